@@ -1,0 +1,3 @@
+//! Builds bootable images for diskless nodes: recipe -> root file system -> archive -> initramfs -> published image.
+
+pub mod progress;

@@ -1,0 +1,426 @@
+//! The kernel command line: how it is cut into parameters, and the `bootnode.*` parameters.
+//!
+//! bootserve prints [`BootParams`] into the iPXE script, init parses them from /proc/cmdline. Every key is documented
+//! in `docs/kernel-cmdline.md`. Cutting follows the kernel's `next_arg` (lib/cmdline.c): parameters are separated by
+//! white space, double quotes protect white space, `-` and `_` are the same in names, and what follows `--` belongs
+//! to the init program.
+
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::event::BootId;
+use crate::mac::MacAddr;
+use crate::manifest::BootMode;
+use crate::store::NodeName;
+
+/// One `name` or `name=value` of the command line, quotes removed, `-` in the name turned into `_`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// The part before the first `=`.
+    pub name: String,
+    /// The part after it, if there is a `=`.
+    pub value: Option<String>,
+}
+
+/// Cuts a command line into its parameters, up to `--`.
+pub fn tokenize(line: &str) -> Vec<Param> {
+    words(line).into_iter().take_while(|word| *word != "--").map(param).collect()
+}
+
+fn words(line: &str) -> Vec<&str> {
+    let mut in_quotes = false;
+    line.split(|c: char| {
+        in_quotes ^= c == '"';
+        c.is_ascii_whitespace() && !in_quotes
+    })
+    .filter(|word| !word.is_empty())
+    .collect()
+}
+
+fn param(word: &str) -> Param {
+    let word = unquote(word);
+    match word.split_once('=') {
+        Some((name, value)) => Param { name: name.replace('-', "_"), value: Some(unquote(value).to_owned()) },
+        None => Param { name: word.replace('-', "_"), value: None },
+    }
+}
+
+/// Removes a leading quote, and a trailing one if there was a leading one, as the kernel does.
+fn unquote(text: &str) -> &str {
+    match text.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"').unwrap_or(rest),
+        None => text,
+    }
+}
+
+/// What init does when a boot fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Wait, then reboot: the node tries again on its own.
+    #[default]
+    Reboot,
+    /// Start a shell on every console. Whoever reaches the console is root.
+    Shell,
+    /// Stop the machine.
+    Halt,
+}
+
+/// The most memory that the root's tmpfs may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootSize {
+    /// So many bytes: `4G`, `4096M`.
+    Bytes(u64),
+    /// So many percent of the machine's memory: `50%`.
+    Percent(u8),
+}
+
+/// The `bootnode.*` parameters and `init=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootParams {
+    /// `bootnode.mode=carried|failsafe`: overrides the manifest.
+    pub mode: Option<BootMode>,
+    /// `bootnode.node=NAME`: becomes the host name.
+    pub node: Option<NodeName>,
+    /// `bootnode.mac=ADDRESS`: the interface that was booted from; identifies the node in reports.
+    pub mac: Option<MacAddr>,
+    /// `bootnode.boot=ID`: marks the events of this boot.
+    pub boot: Option<BootId>,
+    /// `bootnode.report=URL`: base URL of the bootserve that wants to hear of the boot.
+    pub report: Option<ReportUrl>,
+    /// `bootnode.root_size=SIZE|PERCENT`: limit of the root's tmpfs.
+    pub root_size: Option<RootSize>,
+    /// `bootnode.root_inodes=N`: limit of inodes in the root's tmpfs.
+    pub root_inodes: Option<u64>,
+    /// `bootnode.root_mpol=POLICY`: NUMA policy of the root's tmpfs, as tmpfs' `mpol=` takes it.
+    pub root_mpol: Option<Mpol>,
+    /// `bootnode.workers=N`: threads that unpack.
+    pub workers: Option<NonZeroU16>,
+    /// `bootnode.on_failure=reboot|shell|halt`.
+    pub on_failure: OnFailure,
+    /// `bootnode.failure_delay=SECONDS`: wait before the first retry; see [`BootParams::retry_delay`].
+    pub failure_delay: Option<Duration>,
+    /// `bootnode.attempt=N`: how many boots of this node have failed in a row, counted by bootserve.
+    pub attempt: u32,
+    /// `init=PATH`: what to execute in the root.
+    pub init: Option<InitPath>,
+}
+
+/// A parameter that was not understood and is left at its default.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}={value}: {problem}")]
+pub struct ParamError {
+    /// Its name.
+    pub name: String,
+    /// Its value as found.
+    pub value: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// What init is to execute unless `init=` says otherwise.
+pub const DEFAULT_INIT: &str = "/sbin/init";
+const DEFAULT_FAILURE_DELAY: Duration = Duration::from_secs(10);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
+
+impl BootParams {
+    /// Reads the parameters that are ours from a whole kernel command line.
+    ///
+    /// A node must boot as well as it can whatever its command line says, so a parameter that is unknown or malformed
+    /// is left out and returned as an error beside the rest. The last of repeated parameters wins.
+    pub fn parse(line: &str) -> (Self, Vec<ParamError>) {
+        let mut params = Self::default();
+        let mut errors = Vec::new();
+        for Param { name, value } in tokenize(line) {
+            let value = value.unwrap_or_default();
+            if let Err(problem) = params.set(&name, &value) {
+                errors.push(ParamError { name, value, problem });
+            }
+        }
+        (params, errors)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if name == "init" {
+            self.init = Some(parse(value)?);
+            return Ok(());
+        }
+        let Some(key) = name.strip_prefix("bootnode.") else { return Ok(()) };
+        match key {
+            "mode" => self.mode = Some(parse(value)?),
+            "node" => self.node = Some(parse(value)?),
+            "mac" => self.mac = Some(parse(value)?),
+            "boot" => self.boot = Some(parse(value)?),
+            "report" => self.report = Some(parse(value)?),
+            "root_size" => self.root_size = Some(parse(value)?),
+            "root_inodes" => self.root_inodes = Some(parse(value)?),
+            "root_mpol" => self.root_mpol = Some(parse(value)?),
+            "workers" => self.workers = Some(parse(value)?),
+            "on_failure" => self.on_failure = parse(value)?,
+            "failure_delay" => self.failure_delay = Some(Duration::from_secs(parse::<u32>(value)?.into())),
+            "attempt" => self.attempt = parse(value)?,
+            _ => return Err("no such parameter".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// How long to wait before the reboot that follows a failure: the configured delay, doubled for each failed boot
+    /// before this one, at most ten minutes (or the configured delay, if that is longer).
+    pub fn retry_delay(&self) -> Duration {
+        let first = self.failure_delay.unwrap_or(DEFAULT_FAILURE_DELAY);
+        let doubled = first.saturating_mul(1 << self.attempt.min(16));
+        doubled.min(MAX_RETRY_DELAY.max(first))
+    }
+
+    /// What to execute in the root.
+    pub fn init_path(&self) -> &str {
+        self.init.as_ref().map_or(DEFAULT_INIT, InitPath::as_str)
+    }
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(value: &str) -> Result<T, String> {
+    value.parse().map_err(|error: T::Err| error.to_string())
+}
+
+impl fmt::Display for BootParams {
+    /// Prints what differs from the default, in the fixed order of the fields.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = Words { f, first: true };
+        out.option("bootnode.mode", &self.mode)?;
+        out.option("bootnode.node", &self.node)?;
+        out.option("bootnode.mac", &self.mac)?;
+        out.option("bootnode.boot", &self.boot)?;
+        out.option("bootnode.report", &self.report)?;
+        out.option("bootnode.root_size", &self.root_size)?;
+        out.option("bootnode.root_inodes", &self.root_inodes)?;
+        out.option("bootnode.root_mpol", &self.root_mpol)?;
+        out.option("bootnode.workers", &self.workers)?;
+        out.option(
+            "bootnode.on_failure",
+            &(self.on_failure != OnFailure::default()).then_some(self.on_failure),
+        )?;
+        out.option("bootnode.failure_delay", &self.failure_delay.map(|delay| delay.as_secs()))?;
+        out.option("bootnode.attempt", &(self.attempt != 0).then_some(self.attempt))?;
+        out.option("init", &self.init)
+    }
+}
+
+struct Words<'a, 'b> {
+    f: &'a mut fmt::Formatter<'b>,
+    first: bool,
+}
+
+impl Words<'_, '_> {
+    fn option(&mut self, name: &str, value: &Option<impl fmt::Display>) -> fmt::Result {
+        let Some(value) = value else { return Ok(()) };
+        let space = if std::mem::take(&mut self.first) { "" } else { " " };
+        write!(self.f, "{space}{name}={value}")
+    }
+}
+
+impl FromStr for OnFailure {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "reboot" => Ok(Self::Reboot),
+            "shell" => Ok(Self::Shell),
+            "halt" => Ok(Self::Halt),
+            _ => Err("expected reboot, shell or halt".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for OnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reboot => "reboot",
+            Self::Shell => "shell",
+            Self::Halt => "halt",
+        })
+    }
+}
+
+impl FromStr for RootSize {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let error = || "expected bytes with an optional K, M, G or T, or 1% to 100%".to_owned();
+        if let Some(percent) = s.strip_suffix('%') {
+            return match percent.parse() {
+                Ok(percent @ 1..=100) => Ok(Self::Percent(percent)),
+                _ => Err(error()),
+            };
+        }
+        let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match s[digits.len()..].to_ascii_uppercase().as_str() {
+            "" => 0,
+            "K" => 10,
+            "M" => 20,
+            "G" => 30,
+            "T" => 40,
+            _ => return Err(error()),
+        };
+        let number: u64 = digits.parse().map_err(|_| error())?;
+        match number.checked_mul(1 << shift) {
+            Some(bytes) if bytes > 0 => Ok(Self::Bytes(bytes)),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl fmt::Display for RootSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// A text that may stand on the command line as it is, because its type admits no quote or white space.
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident, $accept:expr, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(s: &str) -> Result<Self, String> {
+                let accept: fn(&str) -> bool = $accept;
+                let plain = s.bytes().all(|b| b.is_ascii_graphic() && b != b'"');
+                if plain && accept(s) { Ok(Self(s.to_owned())) } else { Err($expected.to_owned()) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_type! {
+    /// Base URL of a bootserve: `http://192.168.0.1`, without a final slash.
+    ReportUrl, |s| s.len() > "http://".len() && s.starts_with("http://") && !s.ends_with('/'),
+    "expected http://ADDRESS[:PORT]"
+}
+text_type! {
+    /// An absolute path in the root: `/sbin/init`.
+    InitPath, |s| s.starts_with('/'), "expected an absolute path"
+}
+text_type! {
+    /// A memory policy of tmpfs: `interleave`, `bind:0-3`, `prefer=static:1` (tmpfs(5)).
+    Mpol,
+    |s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":=,-".contains(&b)),
+    "expected a policy of tmpfs such as interleave or bind:0-1"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check_tokens(line: &str, expected: &[(&str, Option<&str>)]) {
+        let found = tokenize(line);
+        let found: Vec<_> = found.iter().map(|p| (p.name.as_str(), p.value.as_deref())).collect();
+        assert_eq!(found, expected, "{line:?}");
+    }
+
+    #[test]
+    fn tokens_follow_the_kernel() {
+        check_tokens("quiet  root=/dev/sda1\n", &[("quiet", None), ("root", Some("/dev/sda1"))]);
+        check_tokens(r#"a="b c" d"#, &[("a", Some("b c")), ("d", None)]);
+        check_tokens(r#""a=b c" d"#, &[("a", Some("b c")), ("d", None)]);
+        check_tokens("x=1=2 y=", &[("x", Some("1=2")), ("y", Some(""))]);
+        check_tokens("no-pipe=1", &[("no_pipe", Some("1"))]);
+        check_tokens("a -- single", &[("a", None)]);
+        check_tokens(r#"open="b c"#, &[("open", Some("b c"))]);
+    }
+
+    #[test]
+    fn all_parameters_are_read() {
+        let (params, errors) = BootParams::parse(
+            "console=ttyS0 bootnode.mode=failsafe bootnode.node=node-001 bootnode.mac=fc-ab-14-e8-66-02 \
+             bootnode.boot=0000000000000001 bootnode.report=http://192.168.0.1 bootnode.root_size=4096M \
+             bootnode.root_inodes=100 bootnode.root_mpol=bind:0-1 bootnode.workers=3 bootnode.on-failure=shell \
+             bootnode.failure_delay=5 bootnode.attempt=2 init=/bin/sh -- ignored",
+        );
+        assert_eq!(errors, []);
+        assert_eq!(params.mode, Some(BootMode::Failsafe));
+        assert_eq!(params.root_size, Some(RootSize::Bytes(4096 << 20)));
+        assert_eq!(params.on_failure, OnFailure::Shell);
+        assert_eq!(params.init_path(), "/bin/sh");
+        assert_eq!(params.retry_delay(), Duration::from_secs(20));
+    }
+
+    #[test]
+    fn bad_and_unknown_parameters_are_reported_and_the_rest_is_kept() {
+        let (params, errors) = BootParams::parse(
+            "bootnode.workers=0 bootnode.colour=red bootnode.node=n1 bootnode.root_size=101%",
+        );
+        assert_eq!(params.node.unwrap().as_str(), "n1");
+        let names: Vec<_> = errors.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(names, ["bootnode.workers", "bootnode.colour", "bootnode.root_size"]);
+        assert!(errors[1].to_string().contains("no such parameter"));
+    }
+
+    #[test]
+    fn retries_back_off_to_ten_minutes() {
+        let delay = |attempt| BootParams { attempt, ..BootParams::default() }.retry_delay().as_secs();
+        assert_eq!([delay(0), delay(1), delay(4), delay(1000)], [10, 20, 160, 600]);
+    }
+
+    prop_compose! {
+        fn any_params()(
+            node in proptest::option::of("[a-z][a-z0-9-]{0,8}"),
+            mac: Option<[u8; 6]>,
+            boot: Option<u64>,
+            percent in proptest::option::of(1u8..=100),
+            inodes: Option<u64>,
+            workers: Option<NonZeroU16>,
+            shell: bool,
+            delay: Option<u32>,
+            attempt: u32,
+        ) -> BootParams {
+            BootParams {
+                mode: boot.map(|_| BootMode::Carried),
+                node: node.map(|n| n.parse().unwrap()),
+                mac: mac.map(MacAddr::new),
+                boot: boot.map(BootId::new),
+                report: boot.map(|_| "http://10.0.0.1:8080".parse().unwrap()),
+                root_size: percent.map(RootSize::Percent),
+                root_inodes: inodes,
+                root_mpol: inodes.map(|_| "interleave:0-3".parse().unwrap()),
+                workers,
+                on_failure: if shell { OnFailure::Shell } else { OnFailure::Reboot },
+                failure_delay: delay.map(|d| Duration::from_secs(d.into())),
+                attempt,
+                init: delay.map(|_| "/usr/lib/systemd/systemd".parse().unwrap()),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn display_round_trips(params in any_params()) {
+            prop_assert_eq!(BootParams::parse(&params.to_string()), (params, vec![]));
+        }
+
+        #[test]
+        fn any_line_is_parsed_without_panic(line in "\\PC{0,80}") {
+            let _ = BootParams::parse(&line);
+        }
+    }
+}
