@@ -102,6 +102,8 @@ pub struct RootArchive {
     pub page_rounded_bytes: u64,
     /// Number of inodes that the unpacked root takes.
     pub inodes: u64,
+    /// Memory that decompressing one chunk takes.
+    pub decoder_bytes: u64,
 }
 
 /// Compression of a chunk.
@@ -148,8 +150,8 @@ pub struct Chunk {
     pub sha256: Sha256Digest,
 }
 
-/// The order of extraction: every chunk of a stage before any chunk of the next. Chunks of one stage are independent
-/// of each other, so they can be extracted in parallel.
+/// The order of extraction: the one chunk of directories, then the chunks of entries, which are independent of each other
+/// and can be extracted in parallel, then the one chunk that finishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -208,6 +210,9 @@ pub enum ManifestError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The directories' chunk or the final chunk is missing.
+    #[error("the manifest lists {0} chunks, a root archive has at least two")]
+    TooFewChunks(usize),
     /// The boot mode does not fit the presence of a root archive.
     #[error("the manifest says boot mode {0}, which {1}")]
     Mode(BootMode, &'static str),
@@ -258,23 +263,29 @@ impl RootArchive {
         self.chunks.iter().map(|chunk| chunk.size_bytes).sum()
     }
 
-    /// Chunks lie end to end and their stages never go back.
+    /// Chunks lie end to end; the directories are the first, the finish is the last, and entries are between.
     fn check(&self) -> Result<(), ManifestError> {
         let mut offset: u64 = 0;
-        let mut stage = Stage::Directories;
         for (index, chunk) in self.chunks.iter().enumerate() {
             let problem = |problem| ManifestError::Chunk { index, problem };
+            let stage = match index {
+                0 => Stage::Directories,
+                last if last + 1 == self.chunks.len() => Stage::Finish,
+                _ => Stage::Entries,
+            };
+            if chunk.stage != stage {
+                return Err(problem("is of a stage that does not belong at its place"));
+            }
             if chunk.size_bytes == 0 {
                 return Err(problem("is empty"));
             }
             if chunk.offset_bytes != offset {
                 return Err(problem("does not begin where the one before it ends"));
             }
-            if chunk.stage < stage {
-                return Err(problem("belongs to an earlier stage than the one before it"));
-            }
             offset = offset.checked_add(chunk.size_bytes).ok_or_else(|| problem("ends past 2^64 bytes"))?;
-            stage = chunk.stage;
+        }
+        if self.chunks.len() < 2 {
+            return Err(ManifestError::TooFewChunks(self.chunks.len()));
         }
         Ok(())
     }
@@ -309,6 +320,7 @@ mod tests {
                 unpacked_bytes: 1,
                 page_rounded_bytes: 4096,
                 inodes: 2,
+                decoder_bytes: 1,
             }),
             packages: vec![Package {
                 name: "bash".into(),
@@ -351,9 +363,10 @@ mod tests {
         assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks[1].offset_bytes = 11).contains("chunk 1"));
         assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks[0].size_bytes = 0).contains("empty"));
         assert!(
-            check_rejected(|m| m.root.as_mut().unwrap().chunks[0].stage = Stage::Finish)
-                .contains("earlier stage")
+            check_rejected(|m| m.root.as_mut().unwrap().chunks[0].stage = Stage::Finish).contains("stage")
         );
+        assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks.truncate(2)).contains("chunk 1"));
+        assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks.truncate(1)).contains("chunk"));
         let past_the_end = |m: &mut Manifest| {
             let chunks = &mut m.root.as_mut().unwrap().chunks;
             chunks[1].size_bytes = u64::MAX;

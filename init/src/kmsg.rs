@@ -1,0 +1,59 @@
+//! Lines in the kernel's log, and so on every console (kernel: Documentation/ABI/testing/dev-kmsg).
+//!
+//! Before /dev is there, and where init is tested, lines go to standard error.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::sync::OnceLock;
+
+/// Begins each line, so that an operator can grep for it.
+const PREFIX: &str = "bootnode: ";
+/// The kernel drops records of user space beyond ten in five seconds unless this says `on`.
+const RATE_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
+
+static KMSG: OnceLock<File> = OnceLock::new();
+
+#[derive(Clone, Copy)]
+enum Level {
+    Error = 3,
+    Warning = 4,
+    Info = 6,
+}
+
+/// Sends lines to the kernel's log from now on. Needs /dev and /proc.
+pub fn open() {
+    // A kernel that was booted with printk.devkmsg= keeps its setting and refuses ours, rightly.
+    let _ = fs::write(RATE_LIMIT, "on");
+    match OpenOptions::new().write(true).open("/dev/kmsg") {
+        Ok(file) => _ = KMSG.set(file),
+        Err(error) => warn(&format!("cannot open /dev/kmsg: {error}")),
+    }
+}
+
+/// What happens.
+pub fn info(text: &str) {
+    log(Level::Info, text);
+}
+
+/// What is odd and does not stop the boot.
+pub fn warn(text: &str) {
+    log(Level::Warning, text);
+}
+
+/// What stops the boot. Reaches the console under `quiet` as well.
+pub fn error(text: &str) {
+    log(Level::Error, text);
+}
+
+/// A record a line, since the kernel escapes line feeds within a record.
+fn log(level: Level, text: &str) {
+    for line in text.lines() {
+        let record = format!("<{}>{PREFIX}{line}\n", level as u8);
+        let written = match KMSG.get() {
+            Some(mut kmsg) => kmsg.write_all(record.as_bytes()),
+            None => writeln!(std::io::stderr(), "{PREFIX}{line}"),
+        };
+        // There is no other place to say that a line was lost.
+        let _ = written;
+    }
+}

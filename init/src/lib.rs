@@ -1,0 +1,19 @@
+//! PID 1 of a diskless node.
+//!
+//! [`boot::boot`] is the way from the kernel to the image's own init, step by step; the modules below are its steps. The
+//! same binary, run as `bootnode-report` in the booted system, tells bootserve how the boot went ([`report`]).
+//!
+//! Nothing here runs asynchronously, no step waits for the network, and every path ends in exec, a shell, or the
+//! documented failure policy ([`failure`]).
+
+pub mod boot;
+pub mod clock;
+pub mod failsafe;
+pub mod failure;
+pub mod image;
+pub mod kmsg;
+pub mod memory;
+pub mod mounts;
+pub mod report;
+pub mod switch_root;
+pub mod unpack;

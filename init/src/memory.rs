@@ -1,0 +1,172 @@
+//! Whether the image fits into this machine's memory, and how the memory is divided.
+//!
+//! A chunk's compressed copy is freed when the chunk is unpacked, so by the end of unpacking the machine holds the
+//! unpacked root and the decoders, and no compressed copy. That end is the peak; the check is made against it.
+
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+
+use bootspec::cmdline::{BootParams, RootSize};
+use bootspec::manifest::RootArchive;
+
+const MIB: u64 = 1 << 20;
+/// A tmpfs inode and its directory entry, in kernel memory.
+const INODE_BYTES: u64 = 1024;
+/// What the image's own init needs beside the root to come up at all.
+const RESERVE_BYTES: u64 = 32 * MIB;
+const MEMINFO: &str = "/proc/meminfo";
+
+/// The machine's memory (proc_meminfo(5)).
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// All that the kernel manages.
+    pub total_bytes: u64,
+    /// What could be used now. The initramfs is not in it: its pages cannot be evicted.
+    pub available_bytes: u64,
+}
+
+/// The image does not fit.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not enough memory to unpack the root file system: need {} MiB, have {} MiB (the machine has {} MiB in all)",
+    need_bytes.div_ceil(MIB), have_bytes / MIB, total_bytes / MIB
+)]
+pub struct TooLittle {
+    /// The unpacked root, its inodes, one decoder and a reserve.
+    pub need_bytes: u64,
+    /// What is available, and what the compressed root will give back.
+    pub have_bytes: u64,
+    /// What the machine has in all.
+    pub total_bytes: u64,
+}
+
+/// How the memory is to be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Threads that unpack.
+    pub workers: NonZeroUsize,
+    /// Mount options of the root's tmpfs.
+    pub tmpfs_options: String,
+}
+
+/// Reads [`MEMINFO`].
+pub fn read() -> io::Result<Memory> {
+    let text = fs::read_to_string(MEMINFO)?;
+    parse(&text).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{MEMINFO} has no MemTotal or MemAvailable"))
+    })
+}
+
+fn parse(text: &str) -> Option<Memory> {
+    let field = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some(Memory { total_bytes: field("MemTotal")?, available_bytes: field("MemAvailable")? })
+}
+
+/// Checks that the root fits, and divides what there is.
+pub fn plan(
+    memory: Memory,
+    root: &RootArchive,
+    params: &BootParams,
+    cores: NonZeroUsize,
+) -> Result<Budget, TooLittle> {
+    let unpacked_bytes = root.page_rounded_bytes.saturating_add(root.inodes.saturating_mul(INODE_BYTES));
+    let without_decoders = unpacked_bytes.saturating_add(RESERVE_BYTES);
+    let need_bytes = without_decoders.saturating_add(root.decoder_bytes);
+    let have_bytes = memory.available_bytes.saturating_add(root.compressed_bytes());
+    if have_bytes < need_bytes {
+        return Err(TooLittle { need_bytes, have_bytes, total_bytes: memory.total_bytes });
+    }
+    let affordable = (have_bytes - without_decoders) / root.decoder_bytes.max(1);
+    let wanted = params.workers.map_or(cores, NonZeroUsize::from);
+    let workers = wanted.get().min(root.chunks.len()).min(usize::try_from(affordable).unwrap_or(usize::MAX));
+    Ok(Budget {
+        workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
+        tmpfs_options: tmpfs_options(memory, root, params, unpacked_bytes),
+    })
+}
+
+/// By default the root may grow over half of the memory that it does not take itself, and may have as many inodes more
+/// as it could fill with one page each.
+fn tmpfs_options(memory: Memory, root: &RootArchive, params: &BootParams, unpacked_bytes: u64) -> String {
+    let size_bytes = match params.root_size {
+        Some(RootSize::Bytes(bytes)) => bytes,
+        Some(RootSize::Percent(percent)) => memory.total_bytes / 100 * u64::from(percent),
+        None => unpacked_bytes + memory.total_bytes.saturating_sub(unpacked_bytes) / 2,
+    };
+    let inodes = params.root_inodes.unwrap_or(root.inodes + size_bytes / 4096);
+    let policy = params.root_mpol.as_ref().map_or(String::new(), |policy| format!(",mpol={policy}"));
+    format!("mode=755,size={size_bytes},nr_inodes={inodes}{policy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bootspec::Sha256Digest;
+    use bootspec::manifest::{Chunk, Compression, Stage};
+
+    const MACHINE: Memory = Memory { total_bytes: 1000 * MIB, available_bytes: 500 * MIB };
+    const CORES: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+
+    fn root(unpacked_bytes: u64, chunks: usize) -> RootArchive {
+        let chunk = Chunk {
+            stage: Stage::Entries,
+            offset_bytes: 0,
+            size_bytes: 10 * MIB,
+            tar_bytes: 0,
+            sha256: Sha256Digest::new([0; 32]),
+        };
+        RootArchive {
+            file: "rootfs.tar.xz".parse().unwrap(),
+            compression: Compression::Xz,
+            chunks: vec![chunk; chunks],
+            unpacked_bytes,
+            page_rounded_bytes: unpacked_bytes,
+            inodes: 1024,
+            decoder_bytes: 9 * MIB,
+        }
+    }
+
+    fn check_workers(unpacked_mib: u64, chunks: usize, params: &str, expected: usize) {
+        let (params, _) = BootParams::parse(params);
+        let budget = plan(MACHINE, &root(unpacked_mib * MIB, chunks), &params, CORES).unwrap();
+        assert_eq!(budget.workers.get(), expected);
+    }
+
+    #[test]
+    fn workers_are_capped_by_cores_chunks_parameter_and_memory() {
+        check_workers(100, 20, "", 8);
+        check_workers(100, 3, "", 3);
+        check_workers(100, 20, "bootnode.workers=2", 2);
+        // 500 + 20 * 10 MiB, less 640 + 1 + 32 MiB, is enough for three decoders.
+        check_workers(640, 20, "", 3);
+    }
+
+    #[test]
+    fn too_little_memory_says_what_is_needed_and_what_there_is() {
+        let error = plan(MACHINE, &root(700 * MIB, 20), &BootParams::default(), CORES).unwrap_err();
+        assert!(error.to_string().contains("need 742 MiB, have 700 MiB"), "{error}");
+    }
+
+    #[test]
+    fn absurd_sizes_do_not_overflow() {
+        assert!(plan(MACHINE, &root(u64::MAX, 1), &BootParams::default(), CORES).is_err());
+    }
+
+    #[test]
+    fn tmpfs_options_follow_the_parameters() {
+        let line = "bootnode.root_size=50% bootnode.root_inodes=7 bootnode.root_mpol=interleave";
+        let budget = plan(MACHINE, &root(MIB, 1), &BootParams::parse(line).0, CORES).unwrap();
+        assert_eq!(budget.tmpfs_options, "mode=755,size=524288000,nr_inodes=7,mpol=interleave");
+    }
+
+    #[test]
+    fn meminfo_is_read_in_kibibytes() {
+        let memory = parse("MemTotal:        1000 kB\nMemFree: 5 kB\nMemAvailable:     10 kB\n").unwrap();
+        assert_eq!((memory.total_bytes, memory.available_bytes), (1_024_000, 10_240));
+        assert!(parse("MemTotal: 1 kB").is_none());
+    }
+}

@@ -1,0 +1,81 @@
+//! The file systems that init and everything after it need.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::mount::{MountFlags, mount, mount_move};
+
+/// A mount could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {target}")]
+pub struct MountError {
+    /// What was attempted.
+    pub action: &'static str,
+    /// Where.
+    pub target: String,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+struct EarlyMount {
+    target: &'static str,
+    file_system: &'static str,
+    flags: MountFlags,
+    options: &'static CStr,
+}
+
+const SAFE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// In this order: the log needs /dev and /proc. The options are those that systemd would choose.
+const EARLY: [EarlyMount; 4] = [
+    EarlyMount { target: "/proc", file_system: "proc", flags: SAFE, options: c"" },
+    EarlyMount { target: "/sys", file_system: "sysfs", flags: SAFE, options: c"" },
+    EarlyMount { target: "/dev", file_system: "devtmpfs", flags: MountFlags::NOSUID, options: c"mode=755" },
+    EarlyMount {
+        target: "/run",
+        file_system: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: c"mode=755",
+    },
+];
+
+/// Mounts /proc, /sys, /dev and /run.
+pub fn mount_early() -> Result<(), MountError> {
+    for EarlyMount { target, file_system, flags, options } in EARLY {
+        let failed = |source| MountError { action: "mount", target: target.to_owned(), source };
+        fs::create_dir_all(target).map_err(failed)?;
+        mount(file_system, target, file_system, flags, options).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Moves what [`mount_early`] mounted below `root`.
+pub fn move_early(root: &Path) -> Result<(), MountError> {
+    for EarlyMount { target, .. } in EARLY {
+        let moved = root.join(target.trim_start_matches('/'));
+        let failed = |source| MountError { action: "move", target: target.to_owned(), source };
+        fs::create_dir_all(&moved).map_err(failed)?;
+        mount_move(target, &moved).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Mounts a tmpfs with `options` for the root file system.
+pub fn mount_root(target: &Path, options: &str) -> Result<(), MountError> {
+    let failed = |source| MountError {
+        action: "mount a tmpfs for the root on",
+        target: format!("{} with {options}", target.display()),
+        source,
+    };
+    fs::create_dir_all(target).map_err(failed)?;
+    mount("rootfs", target, "tmpfs", MountFlags::empty(), options_c(options).as_c_str())
+        .map_err(|errno| failed(errno.into()))
+}
+
+/// Options are made of numbers and of a policy whose characters are checked, so they hold no NUL.
+fn options_c(options: &str) -> std::ffi::CString {
+    std::ffi::CString::new(options).expect("mount options hold no NUL")
+}

@@ -1,0 +1,198 @@
+//! What bootserve is told about the boot: init keeps the record, `bootnode-report` sends it from the booted system, where
+//! there is a network.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use bootspec::cmdline::BootParams;
+use bootspec::event::{EVENTS_PATH, Event, Phase, Report, ReportError};
+use bootspec::initramfs::BOOT_REPORT;
+use bootspec::manifest::Manifest;
+
+use crate::clock::uptime_ms;
+use crate::kmsg;
+
+/// The network may come up after the system: this many tries, with a pause that doubles from a quarter of a second up to
+/// [`MAX_PAUSE`].
+const TRIES: u32 = 12;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The record of this boot, while init runs. Without `bootnode.mac=` nobody could tell whose it is, and there is none.
+pub struct BootRecord {
+    report: Option<Report>,
+}
+
+impl BootRecord {
+    /// Begins the record with init's own start.
+    pub fn new(manifest: &Manifest, params: &BootParams) -> Self {
+        let report = params.mac.map(|mac| Report {
+            mac,
+            node: params.node.clone(),
+            boot: params.boot,
+            image: manifest.image.clone(),
+            uptime_ms: 0,
+            events: Vec::new(),
+        });
+        let mut record = Self { report };
+        record.begin(Phase::Init);
+        record
+    }
+
+    /// Notes that `phase` begins now.
+    pub fn begin(&mut self, phase: Phase) {
+        if let Some(report) = &mut self.report {
+            report.events.push(Event { phase, uptime_ms: uptime_ms(), message: None });
+        }
+    }
+
+    /// Leaves the record in /run for the booted system. A boot does not fail for want of a record.
+    pub fn save(&self) {
+        let Some(report) = &self.report else { return };
+        if let Err(error) = write(&report_path(), report) {
+            kmsg::warn(&format!("cannot write /{BOOT_REPORT}: {error}"));
+        }
+    }
+}
+
+fn report_path() -> PathBuf {
+    Path::new("/").join(BOOT_REPORT)
+}
+
+fn write(path: &Path, report: &Report) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(&serde_json::to_vec(report)?)
+}
+
+/// The report cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Init's record is damaged.
+    #[error("/{BOOT_REPORT} is not usable: {0}")]
+    Record(ReportError),
+    /// bootserve did not take it.
+    #[error("cannot post to {url} ({TRIES} tries): {source}")]
+    Post {
+        /// Where it was sent.
+        url: String,
+        /// The last refusal.
+        source: ureq::Error,
+    },
+}
+
+/// Tells the bootserve of `bootnode.report=` that the system is up, and how it got there. Without that parameter, or
+/// without a record, there is nothing to tell and nobody to tell it to, which is no failure.
+pub fn send_ready() -> Result<(), SendError> {
+    let line = read(Path::new("/proc/cmdline"))?;
+    let (params, _) = BootParams::parse(&String::from_utf8_lossy(&line));
+    let Some(base) = params.report else {
+        println!("bootnode-report: no bootnode.report= on the kernel command line, nothing to do");
+        return Ok(());
+    };
+    let mut report = Report::parse(&read(&report_path())?).map_err(SendError::Record)?;
+    report.events.push(Event { phase: Phase::Ready, uptime_ms: uptime_ms(), message: None });
+    post_until_taken(&format!("{base}{EVENTS_PATH}"), &mut report)
+}
+
+fn post_until_taken(url: &str, report: &mut Report) -> Result<(), SendError> {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(REQUEST_TIMEOUT)).build().into();
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..TRIES {
+        if post(&agent, url, report).is_ok() {
+            return Ok(());
+        }
+        sleep(pause);
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+    post(&agent, url, report).map_err(|source| SendError::Post { url: url.to_owned(), source })
+}
+
+fn post(agent: &ureq::Agent, url: &str, report: &mut Report) -> Result<(), ureq::Error> {
+    report.uptime_ms = uptime_ms();
+    let body = serde_json::to_vec(report).expect("a report has only string keys");
+    agent.post(url).content_type("application/json").send(&body).map(|_| ())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SendError> {
+    fs::read(path).map_err(|source| SendError::Read { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::TcpListener;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn report() -> Report {
+        Report {
+            mac: "fc:ab:14:e8:66:02".parse().unwrap(),
+            node: None,
+            boot: None,
+            image: "compute/1".parse().unwrap(),
+            uptime_ms: 0,
+            events: vec![],
+        }
+    }
+
+    #[test]
+    fn the_record_is_private_and_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bootnode/report.json");
+        write(&path, &report()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Report::parse(&fs::read(&path).unwrap()).unwrap(), report());
+    }
+
+    #[test]
+    fn a_refused_report_is_sent_again_until_it_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}{EVENTS_PATH}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            ["503 Busy", "204 No Content"].map(|status| answer(&listener, status))
+        });
+        post_until_taken(&url, &mut report()).unwrap();
+        let [first, second] = server.join().unwrap();
+        assert_eq!(Report::parse(&first).unwrap().mac, report().mac);
+        assert_eq!(Report::parse(&second).unwrap().mac, report().mac);
+    }
+
+    /// Takes one request, answers it with `status`, returns its body.
+    fn answer(listener: &TcpListener, status: &str) -> Vec<u8> {
+        let (stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        write!(reader.get_mut(), "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        body
+    }
+}

@@ -1,0 +1,189 @@
+//! Creates what the entries of a tar stream describe, relative to a directory.
+//!
+//! Made for archives of imagebuild: parents come before what is in them, nothing exists twice but directories, whose
+//! second entry sets their times again. Sparse files are GNU's format 1.0.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::io::Errno;
+use tar::{Archive, Entry, EntryType};
+
+use super::metadata::{self, Metadata};
+use super::parents::{Parents, open_directory};
+use super::sparse;
+
+const COPY_BYTES: usize = 128 * 1024;
+/// What is being made is nobody else's business until its mode is set.
+const PRIVATE_DIRECTORY: Mode = Mode::RWXU;
+const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// A tar stream cannot be extracted.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    /// The stream cannot be decoded, or is no tar.
+    #[error("the archive is not readable")]
+    Archive(#[source] io::Error),
+    /// An entry's name leads out of the root, or is none.
+    #[error("the entry name {0:?} is not a plain relative path")]
+    Name(PathBuf),
+    /// An entry is of a type that imagebuild does not write.
+    #[error("{path} is a tar entry of the unknown type {entry_type:?}")]
+    Type {
+        /// The entry.
+        path: PathBuf,
+        /// Its type.
+        entry_type: EntryType,
+    },
+    /// A PAX record or header field has an impossible value.
+    #[error("the archive has an entry with {0}")]
+    Record(String),
+    /// An object cannot be made.
+    #[error("cannot {action} {path:?}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what, relative to the root.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Extracts all entries of `tar` below `root`, and reads the stream to its end so that its decoder checks all of it.
+pub fn extract(tar: impl Read, root: &OwnedFd) -> Result<(), ExtractError> {
+    let mut archive = Archive::new(tar);
+    let mut extractor = Extractor { root, parents: Parents::new(root.as_fd()), buffer: vec![0; COPY_BYTES] };
+    for entry in archive.entries().map_err(ExtractError::Archive)? {
+        extractor.create(entry.map_err(ExtractError::Archive)?)?;
+    }
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ExtractError::Archive)?;
+    Ok(())
+}
+
+struct Extractor<'a> {
+    root: &'a OwnedFd,
+    parents: Parents<'a>,
+    buffer: Vec<u8>,
+}
+
+impl Extractor<'_> {
+    fn create(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), ExtractError> {
+        let metadata = Metadata::read(&mut entry)?;
+        match entry.header().entry_type() {
+            EntryType::Directory => self.create_directory(&metadata),
+            EntryType::Regular => self.create_file(&metadata, entry),
+            EntryType::Symlink => self.create_symlink(&metadata, &entry),
+            EntryType::Link => self.create_hard_link(&metadata, &entry),
+            EntryType::Char => self.create_node(&metadata, &entry, FileType::CharacterDevice),
+            EntryType::Block => self.create_node(&metadata, &entry, FileType::BlockDevice),
+            EntryType::Fifo => self.create_node(&metadata, &entry, FileType::Fifo),
+            entry_type => Err(ExtractError::Type { path: metadata.path, entry_type }),
+        }
+    }
+
+    /// Makes the directory unless it is there, and sets its metadata in either case.
+    fn create_directory(&mut self, metadata: &Metadata) -> Result<(), ExtractError> {
+        if metadata.path.as_os_str().is_empty() {
+            return metadata.set_on(self.root.as_fd()).map_err(failed("set the metadata of", Path::new("/")));
+        }
+        let (parent, name) = self.parents.open(&metadata.path)?;
+        match mkdirat(parent, name, PRIVATE_DIRECTORY) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed("create the directory", &metadata.path)(errno)),
+        }
+        let dir = open_directory(parent, name).map_err(failed("open the directory", &metadata.path))?;
+        metadata.set_on(dir.as_fd()).map_err(failed("set the metadata of", &metadata.path))
+    }
+
+    fn create_file(
+        &mut self,
+        metadata: &Metadata,
+        mut entry: Entry<'_, impl Read>,
+    ) -> Result<(), ExtractError> {
+        let (parent, name) = self.parents.open(&metadata.path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(parent, name, flags, PRIVATE_FILE).map_err(failed("create", &metadata.path))?;
+        let mut file = File::from(fd);
+        let written = match metadata.sparse_bytes {
+            None => copy(&mut entry, &mut file, &mut self.buffer).map(|_| ()),
+            Some(size_bytes) => self.write_sparse(entry, &mut file, size_bytes),
+        };
+        let unwritable = |source| ExtractError::Io { action: "write", path: metadata.path.clone(), source };
+        written.map_err(unwritable)?;
+        metadata.set_on(file.as_fd()).map_err(failed("set the metadata of", &metadata.path))
+    }
+
+    fn write_sparse(&mut self, entry: impl Read, file: &mut File, size_bytes: u64) -> io::Result<()> {
+        file.set_len(size_bytes)?;
+        let mut entry = BufReader::new(entry);
+        sparse::extract(&mut entry, file, size_bytes, |from, to| copy(from, to, &mut self.buffer))
+    }
+
+    fn create_symlink(
+        &mut self,
+        metadata: &Metadata,
+        entry: &Entry<'_, impl Read>,
+    ) -> Result<(), ExtractError> {
+        // Where the link points is not our concern: nothing that is extracted is reached through it.
+        let target = entry.link_name_bytes().ok_or_else(|| ExtractError::Name(metadata.path.clone()))?;
+        let (parent, name) = self.parents.open(&metadata.path)?;
+        symlinkat(&*target, parent, name).map_err(failed("create the symbolic link", &metadata.path))?;
+        metadata.set_at(parent, name, true).map_err(failed("set the metadata of", &metadata.path))
+    }
+
+    /// Metadata are those of the file, which has them already.
+    fn create_hard_link(
+        &mut self,
+        metadata: &Metadata,
+        entry: &Entry<'_, impl Read>,
+    ) -> Result<(), ExtractError> {
+        let target = entry.link_name_bytes().ok_or_else(|| ExtractError::Name(metadata.path.clone()))?;
+        let target = metadata::path(target);
+        let mut old_parents = Parents::new(self.root.as_fd());
+        let (old_parent, old_name) = old_parents.open(&target)?;
+        let (parent, name) = self.parents.open(&metadata.path)?;
+        linkat(old_parent, old_name, parent, name, AtFlags::empty())
+            .map_err(failed("create the hard link", &metadata.path))
+    }
+
+    fn create_node(
+        &mut self,
+        metadata: &Metadata,
+        entry: &Entry<'_, impl Read>,
+        file_type: FileType,
+    ) -> Result<(), ExtractError> {
+        let header = entry.header();
+        let number =
+            |number: io::Result<Option<u32>>| Ok(number.map_err(ExtractError::Archive)?.unwrap_or(0));
+        let device = makedev(number(header.device_major())?, number(header.device_minor())?);
+        let (parent, name) = self.parents.open(&metadata.path)?;
+        mknodat(parent, name, file_type, PRIVATE_FILE, device)
+            .map_err(failed("create the node", &metadata.path))?;
+        metadata.set_at(parent, name, false).map_err(failed("set the metadata of", &metadata.path))
+    }
+}
+
+/// Copies all of `from`. Returns how much that was.
+fn copy(from: &mut impl Read, to: &mut impl Write, buffer: &mut [u8]) -> io::Result<u64> {
+    let mut copied = 0;
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(length) => {
+                to.write_all(&buffer[..length])?;
+                copied += length as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(Errno) -> ExtractError + 'a {
+    move |errno| ExtractError::Io { action, path: path.to_owned(), source: errno.into() }
+}

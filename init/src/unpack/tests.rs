@@ -1,0 +1,163 @@
+//! Chunks made with the tar crate and a compressor, unpacked and looked at.
+
+use super::*;
+use bootspec::manifest::Stage;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+/// An archive being made, chunk by chunk, in a directory.
+struct Fixture {
+    dir: tempfile::TempDir,
+    archive: RootArchive,
+    paths: Vec<PathBuf>,
+}
+
+impl Fixture {
+    fn new(compression: Compression) -> Self {
+        let archive = RootArchive {
+            file: "rootfs.tar".parse().unwrap(),
+            compression,
+            chunks: vec![],
+            unpacked_bytes: 0,
+            page_rounded_bytes: 0,
+            inodes: 0,
+            decoder_bytes: 0,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("root")).unwrap();
+        Self { dir, archive, paths: vec![] }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    fn chunk(&mut self, stage: Stage, entries: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> &mut Self {
+        let mut builder = tar::Builder::new(Vec::new());
+        entries(&mut builder);
+        let tar = builder.into_inner().unwrap();
+        let compressed = match self.archive.compression {
+            Compression::Xz => {
+                let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 1);
+                encoder.write_all(&tar).unwrap();
+                encoder.finish().unwrap()
+            }
+            Compression::Zstd => zstd::encode_all(&*tar, 1).unwrap(),
+        };
+        let path = self.dir.path().join(self.paths.len().to_string());
+        fs::write(&path, &compressed).unwrap();
+        self.archive.chunks.push(Chunk {
+            stage,
+            offset_bytes: 0,
+            size_bytes: compressed.len() as u64,
+            tar_bytes: tar.len() as u64,
+            sha256: Sha256Digest::new(Sha256::digest(&compressed).into()),
+        });
+        self.paths.push(path);
+        self
+    }
+
+    fn unpack(&self) -> Result<(), UnpackError> {
+        unpack(&self.paths, &self.archive, &self.root(), NonZeroUsize::new(3).unwrap())
+    }
+}
+
+fn add(tar: &mut tar::Builder<Vec<u8>>, name: &str, entry_type: tar::EntryType, mode: u32, contents: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_entry_type(entry_type);
+    header.set_mode(mode);
+    header.set_size(contents.len() as u64);
+    header.set_mtime(1_700_000_000);
+    header.set_uid(rustix::process::getuid().as_raw().into());
+    header.set_gid(rustix::process::getgid().as_raw().into());
+    if entry_type == tar::EntryType::Link || entry_type == tar::EntryType::Symlink {
+        header.as_old_mut().linkname[..contents.len()].copy_from_slice(contents);
+        header.set_size(0);
+    }
+    header.set_cksum();
+    let contents = if header.size().unwrap() == 0 { &[][..] } else { contents };
+    tar.append(&header, contents).unwrap();
+}
+
+fn sample(compression: Compression) -> Fixture {
+    use tar::EntryType::{Directory, Link, Regular, Symlink};
+    let mut fixture = Fixture::new(compression);
+    fixture
+        .chunk(Stage::Directories, |tar| {
+            add(tar, "./", Directory, 0o750, b"");
+            add(tar, "bin/", Directory, 0o555, b"");
+        })
+        .chunk(Stage::Entries, |tar| add(tar, "bin/su", Regular, 0o4755, b"setuid"))
+        .chunk(Stage::Entries, |tar| add(tar, "bin/sh", Symlink, 0o777, b"/bin/su"))
+        .chunk(Stage::Finish, |tar| {
+            add(tar, "bin/su2", Link, 0o4755, b"bin/su");
+            add(tar, "./", Directory, 0o750, b"");
+            add(tar, "bin/", Directory, 0o555, b"");
+        });
+    fixture
+}
+
+#[test]
+fn both_compressions_unpack_with_metadata_and_consume_the_chunks() {
+    for compression in [Compression::Xz, Compression::Zstd] {
+        let fixture = sample(compression);
+        fixture.unpack().unwrap();
+        let metadata = |path: &str| fs::symlink_metadata(fixture.root().join(path)).unwrap();
+        assert_eq!(metadata("").permissions().mode() & 0o7777, 0o750);
+        assert_eq!(metadata("bin").mtime(), 1_700_000_000);
+        assert_eq!(metadata("bin/su").permissions().mode() & 0o7777, 0o4755);
+        assert_eq!(metadata("bin/su").ino(), metadata("bin/su2").ino());
+        assert_eq!(fs::read_link(fixture.root().join("bin/sh")).unwrap(), Path::new("/bin/su"));
+        assert!(fixture.paths.iter().all(|path| !path.exists()));
+    }
+}
+
+#[test]
+fn a_flipped_byte_is_refused_before_anything_of_the_chunk_is_visible() {
+    let fixture = sample(Compression::Xz);
+    let mut bytes = fs::read(&fixture.paths[1]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&fixture.paths[1], bytes).unwrap();
+    let error = fixture.unpack().unwrap_err();
+    assert!(matches!(&error, UnpackError::Digest { path, .. } if *path == fixture.paths[1]), "{error}");
+    assert!(!fixture.root().join("bin/su").exists());
+}
+
+#[test]
+fn a_missing_chunk_is_named() {
+    let fixture = sample(Compression::Zstd);
+    fs::remove_file(&fixture.paths[2]).unwrap();
+    let error = fixture.unpack().unwrap_err();
+    assert!(matches!(&error, UnpackError::Read { path, .. } if *path == fixture.paths[2]), "{error}");
+}
+
+fn check_refused(entries: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> String {
+    let mut fixture = Fixture::new(Compression::Zstd);
+    fixture.chunk(Stage::Directories, entries);
+    let error = fixture.unpack().unwrap_err();
+    assert!(!fixture.dir.path().join("escaped").exists());
+    crate::failure::chain(&error)
+}
+
+#[test]
+fn names_that_lead_out_of_the_root_are_refused() {
+    use tar::EntryType::{Link, Regular, Symlink};
+    assert!(
+        check_refused(|tar| add(tar, "../escaped", Regular, 0o644, b"x")).contains("plain relative path")
+    );
+    assert!(check_refused(|tar| add(tar, "/escaped", Regular, 0o644, b"x")).contains("plain relative path"));
+    assert!(check_refused(|tar| add(tar, "a", Link, 0o644, b"../escaped")).contains("plain relative path"));
+    let through_a_link = |tar: &mut tar::Builder<Vec<u8>>| {
+        add(tar, "out", Symlink, 0o777, b"..");
+        add(tar, "out/escaped", Regular, 0o644, b"x");
+    };
+    assert!(check_refused(through_a_link).contains("cannot open the directory"));
+}
+
+#[test]
+fn unknown_entry_types_are_refused() {
+    let message = check_refused(|tar| add(tar, "a", tar::EntryType::Continuous, 0o644, b""));
+    assert!(message.contains("unknown type"), "{message}");
+}
