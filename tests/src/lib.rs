@@ -1,0 +1,20 @@
+//! A laboratory for diskless boots: a network namespace with a bridge, bootserve on it, and qemu nodes on taps.
+//!
+//! [`lab::Lab`] ties the parts together; tests start there. Everything is awaited with a deadline (see [`deadline`]),
+//! nothing is slept for. All traffic stays inside the namespace, so labs run side by side with the same addresses and
+//! nothing reaches the host's network.
+//!
+//! Needs root (namespaces and taps), iproute2 and qemu; `scripts/setup` installs them.
+
+pub mod accel;
+pub mod api;
+pub mod bootserve;
+pub mod console;
+pub mod deadline;
+pub mod firmware;
+pub mod images;
+pub mod lab;
+pub mod netns;
+pub mod places;
+pub mod qemu;
+pub mod timeline;
