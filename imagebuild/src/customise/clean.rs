@@ -1,0 +1,118 @@
+//! Removes what must differ from node to node, what the build host left behind, and what a node that boots over the
+//! network has no use for. What the recipe itself puts at a path stays.
+
+use std::fs::{self, DirEntry, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{CustomiseError, failed};
+use crate::recipe::Recipe;
+use crate::tool::Tools;
+
+/// An empty file makes systemd choose an id at each boot; without the file, /etc could not be read-only
+/// (machine-id(5)). `uninitialized` would start systemd-firstboot, which asks questions on the console.
+const MACHINE_ID: &str = "/etc/machine-id";
+/// Copies of the build host's files (a link, as systemd-resolved makes one, is the image's own).
+const HOST_FILES: [&str; 2] = ["/etc/hostname", "/etc/resolv.conf"];
+/// What each node makes for itself.
+const NODE_FILES: [&str; 3] =
+    ["/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/dbus/machine-id"];
+/// Caches, package lists and logs of the installation.
+const EMPTIED_DIRS: [&str; 7] = [
+    "/tmp",
+    "/var/cache/apt",
+    "/var/cache/dnf",
+    "/var/cache/libdnf5",
+    "/var/lib/apt/lists",
+    "/var/log/apt",
+    "/var/tmp",
+];
+/// Files by directory, and beginning and end of their names: logs of the installation, SSH host keys, and the
+/// initramfs of a node that boots from its own disk.
+const PATTERNS: [(&str, &str, &str); 6] = [
+    ("/var/log", "", ".log"),
+    ("/etc/ssh", "ssh_host_", "_key"),
+    ("/etc/ssh", "ssh_host_", "_key.pub"),
+    ("/boot", "initrd.img", ""),
+    ("/boot", "initramfs-", ".img"),
+    ("/var/lib/rpm", "rpmdb.sqlite-shm", ""),
+];
+
+/// Cleans the root of `tools`.
+pub fn clean(recipe: &Recipe, tools: &Tools) -> Result<(), CustomiseError> {
+    tools.sandbox().inside(|| {
+        let keep = |path: &Path| recipe.files.iter().any(|file| file.path == path);
+        remove_host_files(keep)?;
+        NODE_FILES.iter().try_for_each(|path| remove(Path::new(path), keep))?;
+        EMPTIED_DIRS.iter().try_for_each(|dir| empty(Path::new(dir), keep))?;
+        PATTERNS
+            .iter()
+            .try_for_each(|(dir, start, end)| remove_matching(Path::new(dir), start, end, keep))?;
+        forget_machine_id(keep)
+    })?
+}
+
+fn remove_host_files(keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError> {
+    for path in HOST_FILES.map(Path::new) {
+        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+            remove(path, &keep)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_matching(
+    dir: &Path,
+    start: &str,
+    end: &str,
+    keep: impl Fn(&Path) -> bool,
+) -> Result<(), CustomiseError> {
+    for entry in entries(dir)? {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if name.starts_with(start) && name.ends_with(end) && !is_dir {
+            remove(&entry.path(), &keep)?;
+        }
+    }
+    Ok(())
+}
+
+fn empty(dir: &Path, keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError> {
+    for entry in entries(dir)? {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+        } else {
+            remove(&path, &keep)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is in `dir`; nothing if it is not there, or is a link to somewhere else.
+fn entries(dir: &Path) -> Result<Vec<DirEntry>, CustomiseError> {
+    if !dir.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(Vec::new());
+    }
+    fs::read_dir(dir).and_then(Iterator::collect).map_err(failed("list", dir))
+}
+
+fn remove(path: &Path, keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError> {
+    if keep(path) {
+        return Ok(());
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn forget_machine_id(keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError> {
+    let path = PathBuf::from(MACHINE_ID);
+    let has_etc = path.parent().is_some_and(Path::is_dir);
+    if keep(&path) || !has_etc {
+        return Ok(());
+    }
+    File::create(&path).map(drop).map_err(failed("empty", &path))
+}

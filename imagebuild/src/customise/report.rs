@@ -1,0 +1,49 @@
+//! The program that reports `ready` from the booted node: a copy of init, started once by systemd.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::files::{make_way, write_new};
+use super::services::{has_systemd, systemctl};
+use super::{CustomiseError, failed};
+use crate::progress::Step;
+use crate::tool::Tools;
+
+const PROGRAM: &str = "/usr/lib/bootnode/bootnode-report";
+const UNIT: &str = "bootnode-report.service";
+const UNIT_PATH: &str = "/usr/lib/systemd/system/bootnode-report.service";
+const UNIT_TEXT: &str = "\
+[Unit]
+Description=Report to the boot server that this node is ready
+Wants=network-online.target
+After=multi-user.target network-online.target
+
+[Service]
+Type=oneshot
+ExecStart=/usr/lib/bootnode/bootnode-report
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// Installs and enables it. An image without systemd has nothing that would start it, so it gets nothing.
+pub fn install(init_binary: &Path, tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
+    if !has_systemd(tools.sandbox())? {
+        step.note("no systemd in the image: it will not report when it is ready");
+        return Ok(());
+    }
+    let mut program = File::open(init_binary)
+        .map_err(|source| CustomiseError::Host { path: init_binary.to_owned(), source })?;
+    tools.sandbox().inside(|| {
+        put(Path::new(PROGRAM), &mut program, 0o755)?;
+        put(Path::new(UNIT_PATH), &mut UNIT_TEXT.as_bytes(), 0o644)
+    })??;
+    systemctl("enable", &[UNIT.to_owned()], tools, step)
+}
+
+fn put(path: &Path, content: &mut dyn std::io::Read, mode: u32) -> Result<(), CustomiseError> {
+    make_way(path).map_err(failed("make way for", path))?;
+    write_new(path, content).map_err(failed("write", path))?;
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(failed("set the mode of", path))
+}

@@ -1,0 +1,504 @@
+//! From [`wire::Recipe`] to [`Recipe`]: what a type cannot say by itself is checked here.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use bootspec::cmdline;
+use bootspec::manifest::Compression;
+use serde::de::DeserializeOwned;
+
+use super::wire::{self, PackageSourceType, SourceType};
+use super::{
+    CompressionSpec, Content, Dnf, FileSpec, KernelSpec, Location, Mmdebstrap, PackageSource, Recipe,
+    RecipeError, Repository, ScriptSpec, Services, Source, UserSpec,
+};
+
+const DEFAULT_FILE_MODE: u32 = 0o644;
+const DEFAULT_XZ_LEVEL: u32 = 6;
+const DEFAULT_ZSTD_LEVEL: u32 = 3;
+const DEFAULT_CHUNK_BYTES: u64 = 16 << 20;
+const MIN_CHUNK_BYTES: u64 = 64 << 10;
+const MAX_CHUNK_BYTES: u64 = 1 << 30;
+/// useradd(8) refuses longer names.
+const MAX_USER_NAME_BYTES: usize = 32;
+
+impl Recipe {
+    /// Parses and checks the text of the recipe file at `path`, which is absolute.
+    pub(super) fn parse(path: &Path, text: String) -> Result<Self, RecipeError> {
+        use wire::{Busybox, Dnf, Mmdebstrap};
+        let head: wire::Head = from_toml(path, &text)?;
+        match (head.source.kind, head.source.from) {
+            (SourceType::Mmdebstrap, _) => Self::parse_as::<Mmdebstrap>(path, text),
+            (SourceType::Dnf, _) => Self::parse_as::<Dnf>(path, text),
+            (SourceType::Busybox, Some(from)) => match from.kind {
+                PackageSourceType::Mmdebstrap => Self::parse_as::<Busybox<Mmdebstrap>>(path, text),
+                PackageSourceType::Dnf => Self::parse_as::<Busybox<Dnf>>(path, text),
+            },
+            (SourceType::Busybox, None) => Err(At { path, dir: path }
+                .error("source.from", "is missing: the kernel needs a source of packages")),
+        }
+    }
+
+    fn parse_as<S: WireSource>(path: &Path, text: String) -> Result<Self, RecipeError> {
+        let recipe: wire::Recipe<S> = from_toml(path, &text)?;
+        let dir = path.parent().expect("an absolute path of a file has a parent");
+        At { path, dir }.recipe(recipe, text)
+    }
+}
+
+fn from_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, RecipeError> {
+    toml::from_str(text).map_err(|source| RecipeError::Toml { path: path.to_owned(), source })
+}
+
+/// The keys of one type of source.
+trait WireSource: DeserializeOwned {
+    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError>;
+}
+
+impl WireSource for wire::Mmdebstrap {
+    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+        Ok(Source::Mmdebstrap(at.mmdebstrap(self, key)?))
+    }
+}
+
+impl WireSource for wire::Dnf {
+    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+        Ok(Source::Dnf(at.dnf(self, key)?))
+    }
+}
+
+impl WireSource for wire::Busybox<wire::Mmdebstrap> {
+    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+        let from = at.mmdebstrap(self.from, &format!("{key}.from"))?;
+        Ok(Source::Busybox(PackageSource::Mmdebstrap(from)))
+    }
+}
+
+impl WireSource for wire::Busybox<wire::Dnf> {
+    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+        let from = at.dnf(self.from, &format!("{key}.from"))?;
+        Ok(Source::Busybox(PackageSource::Dnf(from)))
+    }
+}
+
+/// The recipe that is being checked.
+struct At<'a> {
+    path: &'a Path,
+    dir: &'a Path,
+}
+
+impl At<'_> {
+    fn recipe<S: WireSource>(&self, wire: wire::Recipe<S>, text: String) -> Result<Recipe, RecipeError> {
+        let recipe = Recipe {
+            name: wire.name,
+            description: wire.description,
+            source: wire.source.check(self, "source")?,
+            packages: self.all("packages", wire.packages, check_package)?,
+            kernel_args: self.all("kernel.args", wire.kernel.args, check_kernel_arg)?,
+            kernel: self.kernel(wire.kernel.package, wire.kernel.release)?,
+            files: self.each("file", wire.files, Self::file)?,
+            users: self.each("user", wire.users, Self::user)?,
+            services: self.services(wire.services)?,
+            scripts: self.each("script", wire.scripts, Self::script)?,
+            allowed_scriptlet_failures: wire.scriptlets.allow_failure,
+            compression: self.compression(wire.compression)?,
+            dir: self.dir.to_owned(),
+            text,
+        };
+        self.check_busybox(&recipe)?;
+        self.check_files_exist(&recipe)?;
+        Ok(recipe)
+    }
+
+    /// A failsafe image has no root that could hold packages, files or users.
+    fn check_busybox(&self, recipe: &Recipe) -> Result<(), RecipeError> {
+        let Source::Busybox(_) = recipe.source else { return Ok(()) };
+        let services = &recipe.services;
+        let for_a_root = [
+            ("packages", recipe.packages.is_empty()),
+            ("file", recipe.files.is_empty()),
+            ("user", recipe.users.is_empty()),
+            (
+                "services",
+                services.enable.is_empty() && services.disable.is_empty() && services.mask.is_empty(),
+            ),
+            ("script", recipe.scripts.is_empty()),
+        ];
+        if let Some((key, _)) = for_a_root.iter().find(|(_, empty)| !empty) {
+            return Err(
+                self.error(key, "has no meaning for a busybox source, whose image has no root file system")
+            );
+        }
+        match recipe.kernel.package {
+            Some(_) => Ok(()),
+            None => Err(self.error("kernel.package", "is missing: a busybox source installs nothing else")),
+        }
+    }
+
+    fn check_files_exist(&self, recipe: &Recipe) -> Result<(), RecipeError> {
+        for path in recipe.named_files() {
+            let metadata = fs::metadata(&path);
+            let metadata = metadata.map_err(|source| RecipeError::Read { path: path.clone(), source })?;
+            if !metadata.is_file() {
+                let problem = format!("{} is not a regular file", path.display());
+                return Err(self.error("file.from", &problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn mmdebstrap(&self, wire: wire::Mmdebstrap, key: &str) -> Result<Mmdebstrap, RecipeError> {
+        let variant = wire.variant.unwrap_or_else(|| "minbase".to_owned());
+        self.check(&format!("{key}.suite"), &wire.suite, check_word)?;
+        self.check(&format!("{key}.variant"), &variant, check_word)?;
+        Ok(Mmdebstrap {
+            suite: wire.suite,
+            mirrors: self.all(&format!("{key}.mirrors"), wire.mirrors, check_line)?,
+            components: self.all(&format!("{key}.components"), wire.components, check_word)?,
+            keyrings: wire.keyrings.iter().map(|path| self.dir.join(path)).collect(),
+            variant,
+        })
+    }
+
+    fn dnf(&self, wire: wire::Dnf, key: &str) -> Result<Dnf, RecipeError> {
+        self.check(&format!("{key}.releasever"), &wire.releasever, check_word)?;
+        if let Some(id) = &wire.module_platform_id {
+            self.check(&format!("{key}.module_platform_id"), id, check_word)?;
+        }
+        if wire.repositories.is_empty() {
+            return Err(self.error(&format!("{key}.repository"), "names no repository to install from"));
+        }
+        Ok(Dnf {
+            releasever: wire.releasever,
+            repositories: self.each(&format!("{key}.repository"), wire.repositories, Self::repository)?,
+            module_platform_id: wire.module_platform_id,
+            weak_deps: wire.weak_deps,
+            excludes: self.all(&format!("{key}.excludes"), wire.excludes, check_package)?,
+        })
+    }
+
+    fn repository(&self, wire: wire::Repository, key: &str) -> Result<Repository, RecipeError> {
+        self.check(&format!("{key}.name"), &wire.name, check_word)?;
+        let location = match (wire.baseurl, wire.metalink, wire.mirrorlist) {
+            (Some(url), None, None) => Location::BaseUrl(url),
+            (None, Some(url), None) => Location::Metalink(url),
+            (None, None, Some(url)) => Location::MirrorList(url),
+            _ => return Err(self.error(key, "expected exactly one of baseurl, metalink and mirrorlist")),
+        };
+        let (Location::BaseUrl(url) | Location::Metalink(url) | Location::MirrorList(url)) = &location;
+        self.check(key, url, check_word)?;
+        if (wire.gpgcheck || wire.repo_gpgcheck) && wire.gpgkeys.is_empty() {
+            let problem = "gpgkeys is empty, so no signature can be checked\n\
+                           hint: name the repository's keys, or set gpgcheck = false if it has none";
+            return Err(self.error(key, problem));
+        }
+        let gpgkeys = self.all(&format!("{key}.gpgkeys"), wire.gpgkeys, check_word)?;
+        Ok(Repository {
+            name: wire.name,
+            location,
+            gpgkeys: gpgkeys.iter().map(|key| self.key_url(key)).collect(),
+            gpgcheck: wire.gpgcheck,
+            repo_gpgcheck: wire.repo_gpgcheck,
+        })
+    }
+
+    /// A key is a URL, or a path that starts at the recipe's directory.
+    fn key_url(&self, key: &str) -> String {
+        if key.contains("://") { key.to_owned() } else { format!("file://{}", self.dir.join(key).display()) }
+    }
+
+    fn kernel(&self, package: Option<String>, release: Option<String>) -> Result<KernelSpec, RecipeError> {
+        if let Some(package) = &package {
+            self.check("kernel.package", package, check_package)?;
+        }
+        if let Some(release) = &release {
+            self.check("kernel.release", release, check_word)?;
+        }
+        Ok(KernelSpec { package, release })
+    }
+
+    fn file(&self, wire: wire::File, key: &str) -> Result<FileSpec, RecipeError> {
+        self.check(&format!("{key}.path"), &wire.path, check_root_path)?;
+        let mode = match &wire.mode {
+            Some(text) => parse_mode(text).map_err(|problem| self.error(&format!("{key}.mode"), &problem))?,
+            None => DEFAULT_FILE_MODE,
+        };
+        let content = match (wire.content, wire.from, wire.symlink) {
+            (Some(text), None, None) => Content::Text { text, mode },
+            (None, Some(from), None) => Content::Copy { from: self.dir.join(from), mode },
+            (None, None, Some(target)) if wire.mode.is_none() => Content::Symlink(target),
+            (None, None, Some(_)) => return Err(self.error(key, "a symbolic link has no mode of its own")),
+            _ => return Err(self.error(key, "expected exactly one of content, from and symlink")),
+        };
+        Ok(FileSpec {
+            path: wire.path.into(),
+            content,
+            owner: self.owner(wire.owner, &format!("{key}.owner"))?,
+            group: self.owner(wire.group, &format!("{key}.group"))?,
+        })
+    }
+
+    fn owner(&self, name: Option<String>, key: &str) -> Result<String, RecipeError> {
+        let name = name.unwrap_or_else(|| "root".to_owned());
+        if name.parse::<u32>().is_err() {
+            self.check(key, &name, check_user_name)?;
+        }
+        Ok(name)
+    }
+
+    fn user(&self, wire: wire::User, key: &str) -> Result<UserSpec, RecipeError> {
+        self.check(&format!("{key}.name"), &wire.name, check_user_name)?;
+        for (name, path) in [("home", &wire.home), ("shell", &wire.shell)] {
+            if let Some(path) = path {
+                self.check(&format!("{key}.{name}"), path, check_passwd_path)?;
+            }
+        }
+        if let Some(hash) = &wire.password_hash {
+            // The value is left out of the message: it may be a password in clear.
+            check_password_hash(hash).map_err(|expected| {
+                self.error(&format!("{key}.password_hash"), &format!("expected {expected}"))
+            })?;
+        }
+        Ok(UserSpec {
+            name: wire.name,
+            uid: wire.uid,
+            gid: wire.gid,
+            groups: self.all(&format!("{key}.groups"), wire.groups, check_user_name)?,
+            home: wire.home,
+            shell: wire.shell,
+            password_hash: wire.password_hash,
+            ssh_keys: self.all(&format!("{key}.ssh_keys"), wire.ssh_keys, check_ssh_key)?,
+        })
+    }
+
+    fn services(&self, wire: wire::Services) -> Result<Services, RecipeError> {
+        Ok(Services {
+            enable: self.all("services.enable", wire.enable, check_word)?,
+            disable: self.all("services.disable", wire.disable, check_word)?,
+            mask: self.all("services.mask", wire.mask, check_word)?,
+        })
+    }
+
+    fn script(&self, wire: wire::Script, key: &str) -> Result<ScriptSpec, RecipeError> {
+        let text = match (wire.run, wire.path) {
+            (Some(text), None) => text,
+            (None, Some(path)) => {
+                let path = self.dir.join(path);
+                fs::read_to_string(&path).map_err(|source| RecipeError::Read { path, source })?
+            }
+            _ => return Err(self.error(key, "expected exactly one of run and path")),
+        };
+        Ok(ScriptSpec { name: wire.name, text })
+    }
+
+    fn compression(&self, wire: wire::Compression) -> Result<CompressionSpec, RecipeError> {
+        let (default, range) = match wire.format {
+            Compression::Xz => (DEFAULT_XZ_LEVEL, 0..=9),
+            Compression::Zstd => (DEFAULT_ZSTD_LEVEL, 1..=22),
+        };
+        let level = wire.level.unwrap_or(default);
+        if !range.contains(&level) {
+            let problem = format!("{level} is not a level of {}: expected {range:?}", wire.format);
+            return Err(self.error("compression.level", &problem));
+        }
+        let chunk_bytes = wire.chunk.map_or(DEFAULT_CHUNK_BYTES, |size| size.0);
+        if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
+            return Err(self.error("compression.chunk", "expected 64K to 1G"));
+        }
+        Ok(CompressionSpec { format: wire.format, level, chunk_bytes })
+    }
+
+    fn each<W, T>(
+        &self,
+        key: &str,
+        items: Vec<W>,
+        check: fn(&Self, W, &str) -> Result<T, RecipeError>,
+    ) -> Result<Vec<T>, RecipeError> {
+        items.into_iter().enumerate().map(|(n, item)| check(self, item, &format!("{key}[{n}]"))).collect()
+    }
+
+    fn all(&self, key: &str, values: Vec<String>, accept: Check) -> Result<Vec<String>, RecipeError> {
+        for (n, value) in values.iter().enumerate() {
+            self.check(&format!("{key}[{n}]"), value, accept)?;
+        }
+        Ok(values)
+    }
+
+    fn check(&self, key: &str, value: &str, accept: Check) -> Result<(), RecipeError> {
+        accept(value).map_err(|expected| self.error(key, &format!("found '{value}', expected {expected}")))
+    }
+
+    fn error(&self, key: &str, problem: &str) -> RecipeError {
+        RecipeError::Value { path: self.path.to_owned(), key: key.to_owned(), problem: problem.to_owned() }
+    }
+}
+
+/// Says what was expected if a value is not acceptable.
+type Check = fn(&str) -> Result<(), &'static str>;
+
+/// One argument of a program that is not taken for an option.
+fn check_word(text: &str) -> Result<(), &'static str> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    (plain && !text.starts_with('-')).then_some(()).ok_or("one word that does not begin with '-'")
+}
+
+/// mmdebstrap takes a comma-separated list.
+fn check_package(text: &str) -> Result<(), &'static str> {
+    check_word(text)?;
+    (!text.contains(',')).then_some(()).ok_or("one package")
+}
+
+fn check_line(text: &str) -> Result<(), &'static str> {
+    let plain = !text.is_empty() && !text.contains(char::is_control) && !text.starts_with('-');
+    plain.then_some(()).ok_or("one line")
+}
+
+/// The script that carries kernel arguments to a node has no escapes, hence no control characters and no `${`.
+fn check_kernel_arg(text: &str) -> Result<(), &'static str> {
+    let plain = text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && !text.contains("${");
+    let one = cmdline::tokenize(text).len() == 1 && text.matches('"').count().is_multiple_of(2);
+    (plain && one && text != "--").then_some(()).ok_or("one kernel parameter, quoted if it holds a space")
+}
+
+fn check_root_path(text: &str) -> Result<(), &'static str> {
+    let path = PathBuf::from(text);
+    let mut components = path.components();
+    let absolute = components.next() == Some(Component::RootDir);
+    let mut names = components.peekable();
+    let named = names.peek().is_some() && names.all(|c| matches!(c, Component::Normal(_)));
+    let plain = !text.contains(char::is_control) && !text.ends_with('/');
+    (absolute && named && plain).then_some(()).ok_or("an absolute path inside the image, without '..'")
+}
+
+/// A field of /etc/passwd.
+fn check_passwd_path(text: &str) -> Result<(), &'static str> {
+    check_root_path(text)?;
+    (!text.contains(':')).then_some(()).ok_or("a path without ':'")
+}
+
+fn check_user_name(text: &str) -> Result<(), &'static str> {
+    let first = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    let rest = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+    (first && rest && text.len() <= MAX_USER_NAME_BYTES)
+        .then_some(())
+        .ok_or("at most 32 lower-case letters, digits, '_' and '-', the first a letter or '_'")
+}
+
+fn check_password_hash(text: &str) -> Result<(), &'static str> {
+    let hash = text.starts_with(['$', '!', '*']) && text.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    hash.then_some(()).ok_or("a hash as `mkpasswd` or `openssl passwd -6` prints it, or '!' for no password")
+}
+
+fn check_ssh_key(text: &str) -> Result<(), &'static str> {
+    let line = !text.contains(char::is_control) && text.split_whitespace().count() >= 2;
+    line.then_some(()).ok_or("one line of an authorized_keys file")
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+    mode.ok_or_else(|| format!("found '{text}', expected an octal mode such as \"0644\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINIMAL: &str = "name = 'compute'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
+
+    fn parse(text: &str) -> Result<Recipe, RecipeError> {
+        Recipe::parse(Path::new("/recipes/compute/recipe.toml"), text.to_owned())
+    }
+
+    /// Parses the minimal recipe followed by `rest`, and returns the whole chain of the error.
+    fn check_rejected(rest: &str, expected: &str) {
+        let error = parse(&format!("{MINIMAL}{rest}")).unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        let message = format!("{error}: {source}");
+        assert!(message.contains(expected), "{rest:?} gave {message}");
+    }
+
+    #[test]
+    fn a_minimal_recipe_gets_the_documented_defaults() {
+        let recipe = parse(MINIMAL).unwrap();
+        let Source::Mmdebstrap(source) = &recipe.source else { panic!("{:?}", recipe.source) };
+        assert_eq!((source.variant.as_str(), source.mirrors.len()), ("minbase", 0));
+        let expected = CompressionSpec { format: Compression::Xz, level: 6, chunk_bytes: 16 << 20 };
+        assert_eq!(recipe.compression, expected);
+        assert_eq!(recipe.dir, Path::new("/recipes/compute"));
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line_and_column() {
+        check_rejected("colour = 'red'", "line 5, column 1");
+        check_rejected("[kernel]\narg = []", "unknown field `arg`");
+        check_rejected("releasever = '9'", "unknown field `releasever`");
+        check_rejected("[[file]]\npath = '/etc/motd'\nperm = '0644'", "line 7, column 1");
+    }
+
+    #[test]
+    fn values_that_cannot_be_right_are_rejected_with_their_key() {
+        check_rejected(
+            "[[file]]\npath = '/etc/motd'",
+            "file[0]: expected exactly one of content, from and symlink",
+        );
+        check_rejected("[[file]]\npath = 'etc/motd'\ncontent = ''", "file[0].path");
+        check_rejected("[[file]]\npath = '/etc/../../motd'\ncontent = ''", "without '..'");
+        check_rejected("[[file]]\npath = '/etc/motd'\ncontent = ''\nmode = '999'", "octal");
+        check_rejected(
+            "[[file]]\npath = '/etc/motd'\nfrom = 'absent'",
+            "cannot read /recipes/compute/absent",
+        );
+        check_rejected("[[user]]\nname = 'Root'", "user[0].name");
+        check_rejected("[services]\nenable = ['--now']", "services.enable[0]");
+        check_rejected("[kernel]\nargs = ['a b']", "kernel.args[0]");
+        check_rejected("[kernel]\nargs = ['x=${ip}']", "kernel.args[0]");
+        check_rejected("[compression]\nlevel = 10", "expected 0..=9");
+        check_rejected("[compression]\nchunk = '1Q'", "not a size");
+        check_rejected("[compression]\nchunk = '1K'", "64K to 1G");
+        check_rejected("[[script]]\nname = 'x'", "script[0]: expected exactly one of run and path");
+    }
+
+    #[test]
+    fn a_password_in_clear_is_refused_without_being_shown() {
+        let text = format!("{MINIMAL}[[user]]\nname = 'root'\npassword_hash = 'hunter2'");
+        let message = parse(&text).unwrap_err().to_string();
+        assert!(message.contains("password_hash") && !message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn signatures_are_checked_unless_the_recipe_says_no() {
+        let dnf = |rest: &str| {
+            parse(&format!(
+                "name = 'el'\n[source]\ntype = 'dnf'\nreleasever = '9'\n\
+                 [[source.repository]]\nname = 'base'\nbaseurl = 'file:///repo'\n{rest}"
+            ))
+        };
+        assert!(dnf("").unwrap_err().to_string().contains("gpgkeys is empty"));
+        let Source::Dnf(source) = dnf("gpgkeys = ['https://h/key']").unwrap().source else {
+            panic!("not dnf")
+        };
+        assert!(source.repositories[0].gpgcheck && !source.weak_deps);
+        dnf("gpgcheck = false").unwrap();
+    }
+
+    #[test]
+    fn a_busybox_source_has_a_kernel_and_nothing_else() {
+        let text = "name = 'failsafe'\n[source]\ntype = 'busybox'\n";
+        assert!(parse(text).unwrap_err().to_string().contains("source.from"));
+        let text = format!("{text}[source.from]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n");
+        assert!(parse(&text).unwrap_err().to_string().contains("kernel.package"));
+        let text = format!("{text}[kernel]\npackage = 'linux-image-cloud-amd64'\n");
+        assert_eq!(parse(&text).unwrap().mode(), bootspec::manifest::BootMode::Failsafe);
+        let text = format!("packages = ['vim']\n{text}");
+        assert!(parse(&text).unwrap_err().to_string().contains("packages"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_panic(text in "\\PC{0,200}") {
+            let _ = parse(&text);
+            let _ = parse(&format!("{MINIMAL}{text}"));
+        }
+    }
+}

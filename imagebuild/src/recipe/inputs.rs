@@ -1,0 +1,76 @@
+//! The digest of what a recipe says and of every file it names: equal digests, equal recipes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use bootspec::Sha256Digest;
+use sha2::{Digest, Sha256};
+
+use super::{Content, Dnf, Mmdebstrap, PackageSource, Recipe, RecipeError, Source};
+
+impl Recipe {
+    /// Digest of the recipe's text, of its scripts and of the files it names, in the order in which it names them.
+    /// What lies behind URLs and in package repositories is left out.
+    pub fn input_digest(&self) -> Result<Sha256Digest, RecipeError> {
+        let mut digest = Sha256::new();
+        add(&mut digest, self.text.as_bytes());
+        for script in &self.scripts {
+            add(&mut digest, script.text.as_bytes());
+        }
+        for path in self.named_files() {
+            let content = digest_file(&path).map_err(|source| RecipeError::Read { path, source })?;
+            add(&mut digest, content.as_bytes());
+        }
+        Ok(Sha256Digest::new(digest.finalize().into()))
+    }
+
+    /// The files on this host that the recipe names, apart from scripts, which are part of the recipe once read.
+    pub(super) fn named_files(&self) -> Vec<PathBuf> {
+        let copied = self.files.iter().filter_map(|file| match &file.content {
+            Content::Copy { from, .. } => Some(from.clone()),
+            Content::Text { .. } | Content::Symlink(_) => None,
+        });
+        copied.chain(self.source.key_files()).collect()
+    }
+}
+
+impl Source {
+    fn key_files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Mmdebstrap(debian) | Self::Busybox(PackageSource::Mmdebstrap(debian)) => debian.key_files(),
+            Self::Dnf(dnf) | Self::Busybox(PackageSource::Dnf(dnf)) => dnf.key_files(),
+        }
+    }
+}
+
+impl Mmdebstrap {
+    fn key_files(&self) -> Vec<PathBuf> {
+        self.keyrings.clone()
+    }
+}
+
+impl Dnf {
+    fn key_files(&self) -> Vec<PathBuf> {
+        let keys = self.repositories.iter().flat_map(|repository| &repository.gpgkeys);
+        keys.filter_map(|url| url.strip_prefix("file://")).map(PathBuf::from).collect()
+    }
+}
+
+/// Adds `part` with its length, so that parts cannot run into each other.
+fn add(digest: &mut Sha256, part: &[u8]) {
+    digest.update((part.len() as u64).to_le_bytes());
+    digest.update(part);
+}
+
+fn digest_file(path: &Path) -> io::Result<Sha256Digest> {
+    let mut file = File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Sha256Digest::new(digest.finalize().into())),
+            length => digest.update(&buffer[..length]),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The recipe as it stands in the file: the shape and the spelling of every key, nothing more.
+//!
+//! serde and toml report unknown keys and wrong types with line and column. A source's keys depend on its `type`;
+//! so [`SourceType`] is read first, and then the whole recipe with that type's keys, because serde's tagged enums
+//! would lose the position of an error.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use bootspec::cmdline::RootSize;
+use bootspec::manifest::Compression as Format;
+use bootspec::store::ImageName;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// The part of a recipe that says which keys `[source]` has.
+#[derive(Deserialize)]
+pub struct Head {
+    pub source: SourceHead,
+}
+
+#[derive(Deserialize)]
+pub struct SourceHead {
+    #[serde(rename = "type")]
+    pub kind: SourceType,
+    pub from: Option<FromHead>,
+}
+
+/// The `type` of the `[source.from]` of a busybox source.
+#[derive(Deserialize)]
+pub struct FromHead {
+    #[serde(rename = "type")]
+    pub kind: PackageSourceType,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceType {
+    Mmdebstrap,
+    Dnf,
+    Busybox,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackageSourceType {
+    Mmdebstrap,
+    Dnf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe<S> {
+    pub name: ImageName,
+    #[serde(default)]
+    pub description: String,
+    pub source: S,
+    #[serde(default)]
+    pub packages: Vec<String>,
+    #[serde(default)]
+    pub kernel: Kernel,
+    #[serde(default, rename = "file")]
+    pub files: Vec<File>,
+    #[serde(default, rename = "user")]
+    pub users: Vec<User>,
+    #[serde(default)]
+    pub services: Services,
+    #[serde(default, rename = "script")]
+    pub scripts: Vec<Script>,
+    #[serde(default)]
+    pub scriptlets: Scriptlets,
+    #[serde(default)]
+    pub compression: Compression,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mmdebstrap {
+    #[serde(rename = "type")]
+    _kind: IgnoredAny,
+    pub suite: String,
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+    #[serde(default)]
+    pub components: Vec<String>,
+    #[serde(default)]
+    pub keyrings: Vec<PathBuf>,
+    pub variant: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dnf {
+    #[serde(rename = "type")]
+    _kind: IgnoredAny,
+    pub releasever: String,
+    #[serde(rename = "repository")]
+    pub repositories: Vec<Repository>,
+    pub module_platform_id: Option<String>,
+    #[serde(default)]
+    pub weak_deps: bool,
+    #[serde(default)]
+    pub excludes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repository {
+    pub name: String,
+    pub baseurl: Option<String>,
+    pub metalink: Option<String>,
+    pub mirrorlist: Option<String>,
+    #[serde(default)]
+    pub gpgkeys: Vec<String>,
+    #[serde(default = "yes")]
+    pub gpgcheck: bool,
+    #[serde(default)]
+    pub repo_gpgcheck: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Busybox<S> {
+    #[serde(rename = "type")]
+    _kind: IgnoredAny,
+    pub from: S,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    pub package: Option<String>,
+    pub release: Option<String>,
+    #[serde(default)]
+    pub args: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    pub path: String,
+    pub content: Option<String>,
+    pub from: Option<PathBuf>,
+    pub symlink: Option<String>,
+    pub mode: Option<String>,
+    pub owner: Option<String>,
+    pub group: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    pub name: String,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    pub home: Option<String>,
+    pub shell: Option<String>,
+    pub password_hash: Option<String>,
+    #[serde(default)]
+    pub ssh_keys: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Services {
+    #[serde(default)]
+    pub enable: Vec<String>,
+    #[serde(default)]
+    pub disable: Vec<String>,
+    #[serde(default)]
+    pub mask: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    pub name: String,
+    pub run: Option<String>,
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scriptlets {
+    #[serde(default)]
+    pub allow_failure: BTreeSet<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compression {
+    #[serde(default = "xz")]
+    pub format: Format,
+    pub level: Option<u32>,
+    pub chunk: Option<Size>,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { format: xz(), level: None, chunk: None }
+    }
+}
+
+/// A number of bytes with an optional K, M, G or T: `16M`.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Size(pub u64);
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.parse() {
+            Ok(RootSize::Bytes(bytes)) => Ok(Self(bytes)),
+            _ => Err(format!("'{text}' is not a size: expected bytes with an optional K, M, G or T")),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn xz() -> Format {
+    Format::Xz
+}

@@ -1,0 +1,76 @@
+//! From a recipe to a root file system with a kernel: the front half of a build.
+
+use std::path::{Path, PathBuf};
+
+use bootspec::manifest::{BootMode, Package};
+
+use crate::customise::{self, CustomiseError};
+use crate::kernel::{self, Kernel, KernelError};
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+use crate::sandbox::Sandbox;
+use crate::source::{self, SourceError};
+use crate::tool::{ToolError, Tools};
+
+/// A complete root file system.
+#[derive(Clone, Debug)]
+pub struct BuiltRoot {
+    /// The kernel to boot, in the root.
+    pub kernel: Kernel,
+    /// What the kernel calls the machine: `x86_64`.
+    pub architecture: String,
+    /// The installed packages, sorted by name. Empty if a kernel was unpacked without being installed.
+    pub packages: Vec<Package>,
+}
+
+/// A root cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// The log or the sandbox.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// Its packages cannot be installed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// What the recipe adds to the packages cannot be added.
+    #[error(transparent)]
+    Customise(#[from] CustomiseError),
+    /// There is no kernel to boot.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// Builds the root file system of `recipe` in the directory `root`, which is absolute, and empty or absent.
+///
+/// `cache` keeps downloaded packages for later builds, and the log of the last build of each image; `init_binary`
+/// becomes the root's `bootnode-report`. Whatever happens, no mount and no process is left; an unfinished `root` is.
+pub fn build_root(
+    recipe: &Recipe,
+    root: &Path,
+    cache: &Path,
+    init_binary: &Path,
+    progress: &Progress,
+) -> Result<BuiltRoot, RootError> {
+    let tools = Tools::new(Sandbox::new(root), &log_path(recipe, cache))?;
+
+    let step = progress.step(format!("install packages: {}", recipe.name));
+    let packages = source::install(recipe, &tools, cache, &step)?;
+    step.done(&format!("{} packages", packages.len()));
+
+    if recipe.mode() == BootMode::Carried {
+        let step = progress.step(format!("customise: {}", recipe.name));
+        customise::apply(recipe, &tools, init_binary, &step)?;
+        step.done(&customise::summary(recipe));
+    }
+
+    let step = progress.step(format!("find the kernel: {}", recipe.name));
+    let kernel = kernel::find(&recipe.kernel, &tools, &step)?;
+    step.done(&kernel.release);
+    let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
+    Ok(BuiltRoot { kernel, architecture, packages })
+}
+
+/// Where the output of the programs that build `recipe` is kept.
+fn log_path(recipe: &Recipe, cache: &Path) -> PathBuf {
+    cache.join("logs").join(format!("{}.log", recipe.name))
+}

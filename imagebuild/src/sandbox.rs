@@ -1,0 +1,274 @@
+//! Where foreign programs run: with /proc, /sys and a small /dev in the root, and without a way to leave anything behind.
+//!
+//! Each piece of work gets a thread with a private mount namespace, and each program is PID 1 of a PID namespace. Both
+//! end with the work: when imagebuild returns, fails or is killed, the kernel kills what the program started and drops
+//! the mounts. So there is no clean-up code that could be skipped. It keeps accidents away from the build host; it is
+//! not a jail for hostile packages, since they run as root.
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder};
+use std::io::{self, PipeReader, Read};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::{panic, thread};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{chroot, fchdir};
+
+use crate::{interrupt, sys};
+
+/// Device nodes of the small /dev: name, major and minor number.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Symbolic links of the small /dev.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+/// How often a running program is looked after while it prints nothing.
+const INTERRUPT_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// A root file system under construction, and how programs see it.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    root: PathBuf,
+}
+
+/// Which file system is a program's own root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The build host's, for tools that make their own mounts.
+    Host,
+    /// The build host's, with /proc, /sys and /dev mounted in the root under construction.
+    HostAndRoot,
+    /// The root under construction, with /proc, /sys and /dev mounted.
+    Root,
+}
+
+/// The sandbox could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A namespace, mount or directory that it needs.
+    #[error("cannot {action} for the sandbox of {}{}", root.display(), privilege_hint(source))]
+    Prepare {
+        /// What was attempted.
+        action: &'static str,
+        /// The root file system under construction.
+        root: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The program itself.
+    #[error("cannot run {program}")]
+    Start {
+        /// Which program.
+        program: String,
+        /// Why it did not start.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn privilege_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "\nhint: imagebuild must run as root, with CAP_SYS_ADMIN and CAP_MKNOD"
+        }
+        _ => "",
+    }
+}
+
+impl Sandbox {
+    /// A sandbox for the root file system at `root`, an absolute path. The directory is made when first needed.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The root file system.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Runs `command` to its end, with an empty standard input; `on_line` gets each line
+    /// of standard output and standard error, in the order in which they were written, without its end.
+    pub fn run(
+        &self,
+        view: View,
+        command: Command,
+        on_line: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<ExitStatus, SandboxError> {
+        in_own_thread(|| {
+            self.enter(view)?;
+            let program = command.get_program().to_string_lossy().into_owned();
+            run_as_namespace_init(command, self.proc_dirs(view), on_line)
+                .map_err(|source| SandboxError::Start { program, source })
+        })
+    }
+
+    /// Does `work` with the root file system as `/`: no link inside it leads out of it. File descriptors that were
+    /// opened before keep their meaning. /proc, /sys and /dev are as they are in the root, that is, empty.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, SandboxError> {
+        in_own_thread(|| {
+            self.prepare("unshare namespaces", sys::unshare_thread())?;
+            self.prepare("change into the root", change_root(&self.root))?;
+            Ok(work())
+        })
+    }
+
+    fn enter(&self, view: View) -> Result<(), SandboxError> {
+        self.prepare("unshare namespaces", sys::unshare_thread())?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        self.prepare("make mounts private", mount_change("/", private).map_err(io::Error::from))?;
+        match view {
+            View::Host => Ok(()),
+            View::HostAndRoot => {
+                let host = self.prepare("open /", open_dir("/"))?;
+                self.enter_root()?;
+                self.prepare("return to /", fchdir(&host).and_then(|()| chroot(".")).map_err(io::Error::from))
+            }
+            View::Root => self.enter_root(),
+        }
+    }
+
+    /// Mounts from within the root, so that links in it cannot lead the mounts elsewhere.
+    fn enter_root(&self) -> Result<(), SandboxError> {
+        self.prepare("change into the root", change_root(&self.root))?;
+        self.prepare("make mount points", make_mount_points())?;
+        self.prepare("mount /sys", mount_sys())?;
+        self.prepare("mount /dev", mount_dev())
+    }
+
+    /// Where the program's /proc has to be mounted: by itself, since it shows the namespace of who mounts it.
+    fn proc_dirs(&self, view: View) -> Vec<PathBuf> {
+        match view {
+            View::Host | View::Root => vec!["/proc".into()],
+            View::HostAndRoot => vec!["/proc".into(), self.root.join("proc")],
+        }
+    }
+
+    fn prepare<T>(&self, action: &'static str, result: io::Result<T>) -> Result<T, SandboxError> {
+        result.map_err(|source| SandboxError::Prepare { action, root: self.root.clone(), source })
+    }
+}
+
+/// Namespaces and root directory belong to a thread and end with it.
+fn in_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+}
+
+fn open_dir(path: &str) -> io::Result<std::os::fd::OwnedFd> {
+    Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn change_root(root: &Path) -> io::Result<()> {
+    chroot(root)?;
+    std::env::set_current_dir("/")
+}
+
+/// The package that owns the directories expects these modes, and some package managers do not mend them.
+fn make_mount_points() -> io::Result<()> {
+    for (path, mode) in [("/proc", 0o555), ("/sys", 0o555), ("/dev", 0o755)] {
+        match DirBuilder::new().mode(mode).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Read-only: a scriptlet that triggers udev would act on the build host's devices.
+fn mount_sys() -> io::Result<()> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount(c"sysfs", "/sys", c"sysfs", flags, None)?)
+}
+
+fn mount_dev() -> io::Result<()> {
+    mount(c"dev", "/dev", c"tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=0755,size=64k")?;
+    for (name, major, minor) in DEVICES {
+        let path = Path::new("/dev").join(name);
+        mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))?;
+        // Apart, because the umask has no say here.
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    }
+    for (name, target) in DEVICE_LINKS {
+        symlink(target, Path::new("/dev").join(name))?;
+    }
+    mount_dev_pts()?;
+    fs::create_dir("/dev/shm")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount(c"shm", "/dev/shm", c"tmpfs", flags, c"mode=1777")?)
+}
+
+fn mount_dev_pts() -> io::Result<()> {
+    fs::create_dir("/dev/pts")?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    Ok(mount(c"devpts", "/dev/pts", c"devpts", flags, c"newinstance,ptmxmode=0666,mode=620,gid=5")?)
+}
+
+fn run_as_namespace_init(
+    mut command: Command,
+    proc_dirs: Vec<PathBuf>,
+    on_line: &mut (dyn FnMut(&str) + Send),
+) -> io::Result<ExitStatus> {
+    let proc_dirs = proc_dirs.into_iter().map(|dir| CString::new(dir.into_os_string().into_encoded_bytes()));
+    sys::start_as_namespace_init(&mut command, proc_dirs.collect::<Result<_, _>>()?)?;
+    let (output, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn()?;
+    // It holds the pipe's writing ends, without which the pipe never ends.
+    drop(command);
+    if let Err(error) = each_line(output, on_line) {
+        child.kill()?;
+        child.wait()?;
+        return Err(error);
+    }
+    child.wait()
+}
+
+/// Gives `on_line` each line of `output` up to its end, and notices within [`INTERRUPT_CHECK`] when the user wants to
+/// stop. Bytes that are not UTF-8 are replaced: the lines are for people.
+fn each_line(mut output: PipeReader, on_line: &mut dyn FnMut(&str)) -> io::Result<()> {
+    let mut pending = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        if interrupt::requested() {
+            return Err(io::Error::other("stopped at the user's request"));
+        }
+        if !has_input(&output)? {
+            continue;
+        }
+        let length = output.read(&mut buffer)?;
+        if length == 0 {
+            if !pending.is_empty() {
+                emit(&pending, on_line);
+            }
+            return Ok(());
+        }
+        pending.extend_from_slice(&buffer[..length]);
+        while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+            emit(&pending[..end], on_line);
+            pending.drain(..=end);
+        }
+    }
+}
+
+fn emit(line: &[u8], on_line: &mut dyn FnMut(&str)) {
+    on_line(String::from_utf8_lossy(line).trim_end());
+}
+
+/// Waits until there is something to read, or the end, or for [`INTERRUPT_CHECK`].
+fn has_input(output: &PipeReader) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&INTERRUPT_CHECK)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,153 @@
+//! Distributions made of RPM packages, by the build host's dnf 4 or 5 with `--installroot`.
+//!
+//! dnf sees the recipe's repositories and nothing of the host's configuration: no repository, plug-in, variable or
+//! rpm macro. It does not mount anything, so /proc, /sys and /dev come from the sandbox.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use bootspec::manifest::Package;
+
+use super::scriptlet::Watch;
+use super::{Job, Purpose, ScriptletFailure, SourceError, make_dir, parse_packages};
+use crate::recipe::{Dnf, Location, Repository};
+use crate::sandbox::View;
+use crate::tool::program;
+
+/// Where the image's own rpm looks for its database; hosts have other ideas. rpm leaves /proc and /sys alone, which
+/// are mounted while the packages that own them are unpacked.
+const RPM_MACROS: &str = "%_dbpath /var/lib/rpm\n%_netsharedpath /proc:/sys\n";
+const PACKAGE_FORMAT: &str = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\n";
+/// rpm's pseudo-package for an imported key.
+const KEY_PACKAGE: &str = "gpg-pubkey";
+
+impl Job<'_> {
+    pub(super) fn dnf(&self, source: &Dnf, purpose: Purpose) -> Result<Vec<Package>, SourceError> {
+        let work = tempfile::tempdir()
+            .map_err(|error| SourceError::Prepare { path: std::env::temp_dir(), source: error })?;
+        let work = work.path();
+        write_configuration(source, work)?;
+        make_dir(self.root())?;
+        let mut watch = Watch::default();
+        let command = self.dnf_command(source, purpose, work);
+        let what = "installing packages with dnf";
+        self.tools.run_watched(what, View::HostAndRoot, command, self.step, &mut |line| watch.line(line))?;
+        self.judge(watch.failures())?;
+        self.rpm_packages(work)
+    }
+
+    fn dnf_command(&self, source: &Dnf, purpose: Purpose, work: &Path) -> Command {
+        let mut command = rpm_program("dnf", work);
+        command.arg(format!("--config={}", work.join("dnf.conf").display()));
+        command.arg(format!("--installroot={}", self.root().display()));
+        command.arg(format!("--releasever={}", source.releasever)).args(["--noplugins", "--refresh", "-y"]);
+        // In the configuration file these would be taken relative to the root.
+        command.arg(format!("--setopt=cachedir={}", self.cache.join("dnf").display()));
+        command.arg(format!("--setopt=persistdir={}", work.join("persist").display()));
+        if purpose == Purpose::KernelOnly {
+            command.arg("--setopt=tsflags=noscripts");
+        }
+        command.arg("install").args(&self.packages);
+        command
+    }
+
+    /// Failures that the recipe allows are noted, the others fail the build.
+    fn judge(&self, failures: Vec<ScriptletFailure>) -> Result<(), SourceError> {
+        let (allowed, failures): (Vec<_>, Vec<_>) =
+            failures.into_iter().partition(|failure| self.allowed_failures.contains(&failure.package));
+        for failure in allowed {
+            self.step.note(&format!("allowed by the recipe: {}: {}", failure.package, failure.message));
+        }
+        if failures.is_empty() { Ok(()) } else { Err(SourceError::Scriptlets { failures }) }
+    }
+
+    fn rpm_packages(&self, work: &Path) -> Result<Vec<Package>, SourceError> {
+        let mut command = rpm_program("rpm", work);
+        command.arg("--root").arg(self.root()).args(["-qa", "--qf", PACKAGE_FORMAT]);
+        let lines = self.tools.lines("listing packages with rpm", View::Host, command, self.step)?;
+        let mut packages = parse_packages("rpm", &lines)?;
+        packages.retain(|package| package.name != KEY_PACKAGE);
+        Ok(packages)
+    }
+}
+
+/// rpm reads its macros from the home directory.
+fn rpm_program(name: &str, work: &Path) -> Command {
+    let mut command = program(name);
+    command.env("HOME", work);
+    command
+}
+
+fn write_configuration(source: &Dnf, work: &Path) -> Result<(), SourceError> {
+    for directory in ["repositories", "variables"] {
+        make_dir(&work.join(directory))?;
+    }
+    for (name, text) in [(".rpmmacros", RPM_MACROS), ("dnf.conf", &configuration(source, work))] {
+        let path = work.join(name);
+        fs::write(&path, text).map_err(|source| SourceError::Prepare { path, source })?;
+    }
+    Ok(())
+}
+
+/// dnf.conf(5) with everything in one file. The directories for more of it are empty ones of our own.
+fn configuration(source: &Dnf, work: &Path) -> String {
+    let mut text = format!(
+        "[main]\nreposdir={}\nvarsdir={}\nplugins=0\nkeepcache=1\nbest=1\nskip_if_unavailable=0\ninstall_weak_deps={}\n",
+        work.join("repositories").display(),
+        work.join("variables").display(),
+        u8::from(source.weak_deps),
+    );
+    if let Some(id) = &source.module_platform_id {
+        text += &format!("module_platform_id={id}\n");
+    }
+    if !source.excludes.is_empty() {
+        text += &format!("excludepkgs={}\n", source.excludes.join(","));
+    }
+    for repository in &source.repositories {
+        write_repository(&mut text, repository).expect("writing to a string does not fail");
+    }
+    text
+}
+
+fn write_repository(text: &mut String, repository: &Repository) -> std::fmt::Result {
+    writeln!(text, "\n[{0}]\nname={0}\nenabled=1", repository.name)?;
+    match &repository.location {
+        Location::BaseUrl(url) => writeln!(text, "baseurl={url}")?,
+        Location::Metalink(url) => writeln!(text, "metalink={url}")?,
+        Location::MirrorList(url) => writeln!(text, "mirrorlist={url}")?,
+    }
+    writeln!(text, "gpgcheck={}", u8::from(repository.gpgcheck))?;
+    writeln!(text, "repo_gpgcheck={}", u8::from(repository.repo_gpgcheck))?;
+    writeln!(text, "gpgkey={}", repository.gpgkeys.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_holds_the_recipe_and_nothing_of_the_host() {
+        let source = Dnf {
+            releasever: "9".into(),
+            repositories: vec![Repository {
+                name: "base".into(),
+                location: Location::BaseUrl("file:///repo".into()),
+                gpgkeys: vec!["file:///key".into(), "https://h/key".into()],
+                gpgcheck: true,
+                repo_gpgcheck: false,
+            }],
+            module_platform_id: Some("platform:el9".into()),
+            weak_deps: false,
+            excludes: vec!["*-firmware".into(), "foo".into()],
+        };
+        assert_eq!(
+            configuration(&source, Path::new("/work")),
+            "[main]\nreposdir=/work/repositories\nvarsdir=/work/variables\nplugins=0\nkeepcache=1\nbest=1\n\
+             skip_if_unavailable=0\ninstall_weak_deps=0\nmodule_platform_id=platform:el9\n\
+             excludepkgs=*-firmware,foo\n\n[base]\nname=base\nenabled=1\nbaseurl=file:///repo\ngpgcheck=1\n\
+             repo_gpgcheck=0\ngpgkey=file:///key https://h/key\n"
+        );
+    }
+}

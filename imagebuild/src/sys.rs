@@ -1,0 +1,50 @@
+//! The two system calls for a sandbox that no safe API offers: giving a thread namespaces of its own, and starting a
+//! process that dies with its parent.
+#![allow(unsafe_code, reason = "unshare(2) and work between fork(2) and execve(2) have no safe API")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Gives the calling thread namespaces of its own: mounts, host name and System V IPC; root and working directory as
+/// well. The next process that it starts is PID 1 of a new PID namespace; it can start only that one.
+pub fn unshare_thread() -> io::Result<()> {
+    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
+    // SAFETY: UnshareFlags::FILES is not among the flags, so file descriptors stay shared with the other threads.
+    Ok(unsafe { unshare_unsafe(flags) }?)
+}
+
+/// Makes `command` start as the first process of a PID namespace: it sees its own namespace in each of `proc_dirs`,
+/// and the kernel kills it, and with it the whole namespace, when the thread that starts it ends for any reason.
+pub fn start_as_namespace_init(command: &mut Command, proc_dirs: Vec<CString>) -> io::Result<()> {
+    let parent = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let prepare = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        refuse_if_ended(&parent)?;
+        for dir in &proc_dirs {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            mount(c"proc", dir.as_c_str(), c"proc", flags, None)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only, on values made before the fork. It neither
+    // allocates nor takes a lock: the paths are C strings already, and an io::Error of an errno owns no memory.
+    unsafe { command.pre_exec(prepare) };
+    Ok(())
+}
+
+/// The parent may have ended before the death signal was set; then nobody would send it.
+fn refuse_if_ended(parent: &OwnedFd) -> io::Result<()> {
+    let mut ended = [PollFd::new(parent, PollFlags::IN)];
+    match poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
+        0 => Ok(()),
+        _ => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}
