@@ -194,12 +194,21 @@ struct Node<'a> {
     address: String,
     image: &'a str,
     kernel_args: &'a [String],
+    #[serde(flatten)]
+    settings: &'a toml::Table,
 }
 
 impl<'a> From<&'a NodeSpec> for Node<'a> {
     fn from(spec: &'a NodeSpec) -> Self {
-        let NodeSpec { name, mac, address, image, kernel_args, .. } = spec;
-        Self { name: name.as_str(), mac: mac.to_string(), address: address.to_string(), image, kernel_args }
+        let NodeSpec { name, mac, address, image, kernel_args, settings, .. } = spec;
+        Self {
+            name: name.as_str(),
+            mac: mac.to_string(),
+            address: address.to_string(),
+            image,
+            kernel_args,
+            settings,
+        }
     }
 }
 
@@ -226,7 +235,11 @@ mod tests {
 
     #[test]
     fn config_names_the_nodes_and_their_images() {
-        let node = NodeSpec { kernel_args: vec!["a=\"b c\"".to_owned()], ..NodeSpec::classic(1, "compute") };
+        let node = NodeSpec {
+            kernel_args: vec!["a=\"b c\"".to_owned()],
+            settings: toml::toml! { on_failure = "halt" },
+            ..NodeSpec::classic(1, "compute")
+        };
         let text = render_config(Path::new("/store"), Path::new("/state"), &[node]);
         let config: toml::Table = text.parse().unwrap();
         assert_eq!(config["server"]["store"].as_str(), Some("/store"));
@@ -235,5 +248,6 @@ mod tests {
         assert_eq!(node["address"].as_str(), Some("192.168.0.101"));
         assert_eq!(node["image"].as_str(), Some("compute"));
         assert_eq!(node["kernel_args"][0].as_str(), Some("a=\"b c\""));
+        assert_eq!(node["on_failure"].as_str(), Some("halt"));
     }
 }

@@ -60,12 +60,12 @@ pub enum SetupError {
 
 /// A node did not come as far as expected.
 #[derive(Debug, thiserror::Error)]
-#[error("{node}: {problem}; expected '{goal}', reached '{}'\n{tail}\nother logs: {}", reached(.timeline), .logs.display())]
+#[error("{node}: {problem}; expected '{goal}', reached '{}'\n{tail}\nother logs: {}", reached(*.reached), .logs.display())]
 pub struct BootError {
     node: NodeName,
     goal: Goal,
     problem: Problem,
-    timeline: Timeline,
+    reached: Option<Phase>,
     tail: console::Tail,
     logs: PathBuf,
 }
@@ -82,8 +82,8 @@ enum Problem {
     ShellSilent,
 }
 
-fn reached(timeline: &Timeline) -> String {
-    timeline.phases().last().map_or_else(|| "power-on".to_owned(), |(phase, _)| phase.to_string())
+fn reached(phase: Option<Phase>) -> String {
+    phase.map_or_else(|| "power-on".to_owned(), |phase| phase.to_string())
 }
 
 /// How far a node is expected to come.
@@ -218,7 +218,7 @@ impl Lab {
                 Err(problem) => problem,
             };
             let (node, tail, logs) = (node.name.clone(), node.console.tail(), self.dir().to_owned());
-            return Err(BootError { node, goal, problem, timeline, tail, logs });
+            return Err(BootError { node, goal, problem, reached: timeline.last(), tail, logs });
         }
     }
 

@@ -8,13 +8,17 @@
 
 pub mod accel;
 pub mod api;
+pub mod boot;
 pub mod bootserve;
+pub mod cli;
 pub mod console;
 pub mod deadline;
+pub mod demo;
 pub mod firmware;
 pub mod images;
 pub mod lab;
 pub mod netns;
 pub mod places;
 pub mod qemu;
+pub mod report;
 pub mod timeline;

@@ -34,6 +34,8 @@ pub struct NodeSpec {
     pub image: String,
     /// Kernel arguments for this node alone.
     pub kernel_args: Vec<String>,
+    /// Further keys of the node's table in bootserve's configuration: `on_failure = "halt"`.
+    pub settings: toml::Table,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Number of processors.
@@ -56,6 +58,7 @@ impl NodeSpec {
             address: Ipv4Addr::new(192, 168, 0, 100 + number),
             image: image.to_owned(),
             kernel_args: Vec::new(),
+            settings: toml::Table::new(),
             memory_mib: 1024,
             cpus: 1,
             firmware: Firmware::Bios,

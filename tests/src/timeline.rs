@@ -79,6 +79,11 @@ impl Timeline {
         self.phases.get(&phase).copied()
     }
 
+    /// The latest phase reached.
+    pub fn last(&self) -> Option<Phase> {
+        self.phases.keys().next_back().copied()
+    }
+
     /// The phases reached, in their order.
     pub fn phases(&self) -> impl Iterator<Item = (Phase, Duration)> + '_ {
         self.phases.iter().map(|(&phase, &at)| (phase, at))

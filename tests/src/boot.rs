@@ -1,0 +1,74 @@
+//! `bootlab boot`: one node, one image.
+
+use std::path::{Path, PathBuf};
+use std::slice;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use bootspec::store::{CURRENT, MANIFEST};
+
+use crate::accel::Accel;
+use crate::deadline::within;
+use crate::lab::{Goal, Lab, Node};
+use crate::qemu::NodeSpec;
+use crate::report::BootReport;
+
+/// A boot that ends in systemd's multi-user target, on an idle machine without KVM.
+pub const IDLE_BOOT: Duration = Duration::from_secs(150);
+
+/// What to boot.
+pub struct Request {
+    /// The machine and its image.
+    pub node: NodeSpec,
+    /// Where the image is.
+    pub store: PathBuf,
+    /// How far it must come.
+    pub goal: Goal,
+    /// How long that may take; by default what a boot into systemd takes.
+    pub limit: Option<Duration>,
+    /// Whether it goes on running until it is interrupted.
+    pub keep: bool,
+}
+
+/// Boots the node and tells on standard error how it comes along.
+pub fn run(request: &Request) -> Result<BootReport> {
+    let Request { node: spec, store, goal, limit, keep } = request;
+    check_image(store, &spec.image)?;
+    let lab = Lab::start("boot", store, slice::from_ref(spec))?;
+    let node = lab.boot(spec)?;
+    let report = follow(&lab, &node, spec, *goal, limit.unwrap_or_else(|| within(IDLE_BOOT)))?;
+    if *keep {
+        keep_running(&lab, &node, spec);
+    }
+    Ok(report)
+}
+
+/// Follows a node to its goal, with a line on standard error for each phase.
+pub fn follow(lab: &Lab, node: &Node, spec: &NodeSpec, goal: Goal, limit: Duration) -> Result<BootReport> {
+    let (name, accel) = (&spec.name, Accel::detect());
+    eprintln!("{name}  power-on: {}, {}, {} MiB, {accel}", spec.image, spec.firmware, spec.memory_mib);
+    let timeline = lab.follow(node, goal, limit, |phase, at| {
+        eprintln!("{name}  {:6.1} s  {phase}", at.as_secs_f64());
+    })?;
+    Ok(BootReport::new(spec, &timeline))
+}
+
+/// bootserve refuses an image that is not there as well, but only when the node asks for it.
+fn check_image(store: &Path, image: &str) -> Result<()> {
+    let version = if image.contains('/') { image.to_owned() } else { format!("{image}/{CURRENT}") };
+    let manifest = store.join(version).join(MANIFEST);
+    if !manifest.exists() {
+        let store = store.display();
+        bail!("no image '{image}' in {store}\nhint: imagebuild build RECIPE --store {store}");
+    }
+    Ok(())
+}
+
+fn keep_running(lab: &Lab, node: &Node, spec: &NodeSpec) {
+    eprintln!("{} goes on running until Ctrl-C", spec.name);
+    eprintln!("  console  tail -f {}", node.console().log().display());
+    eprintln!("  logs     {}", lab.dir().display());
+    eprintln!("  network  ip netns exec {} ssh root@{}", lab.netns().name(), spec.address);
+    while !node.console().wait_for_end(Duration::from_secs(3600)) {}
+    eprintln!("{} went off", spec.name);
+}

@@ -1,0 +1,145 @@
+//! The command line: arguments, and what each command prints.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::boot;
+use crate::demo;
+use crate::firmware::Firmware;
+use crate::lab::Goal;
+use crate::places;
+use crate::qemu::{Nic, NodeSpec};
+use crate::report::{self, BootReport};
+
+/// Boots diskless nodes in qemu, in a network namespace of their own.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot one node with an image of the store
+    Boot(BootArgs),
+    /// Build the failsafe image and a compute image, and boot a node with each
+    Demo(OutputArgs),
+}
+
+#[derive(Args)]
+struct OutputArgs {
+    /// The image store [default: the lab's own, below target/lab]
+    #[arg(long, value_name = "DIR", env = "BOOTNODE_STORE")]
+    store: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct BootArgs {
+    /// NAME for the current version, or NAME/VERSION
+    image: String,
+    /// What starts the network boot
+    #[arg(long, value_enum, default_value = "bios")]
+    firmware: Firmware,
+    /// The network card
+    #[arg(long, value_enum, default_value = "virtio-net")]
+    nic: Nic,
+    /// The node's memory, in MiB or with M or G
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = parse_memory)]
+    memory: u32,
+    /// How far it must come: a boot phase (dhcp, script, kernel, init, ready, ...) or failsafe-shell
+    #[arg(long, value_name = "GOAL", default_value = "ready")]
+    expect: Goal,
+    /// Give up after so many seconds [default: what a boot into systemd takes on this machine at worst]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Let the node run on until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs the command and prints its result.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Boot(args) => {
+            let json = args.output.json;
+            print_reports(&[boot::run(&args.into())?], json)
+        }
+        Command::Demo(args) => {
+            let reports = demo::run(&args.store.unwrap_or_else(places::store_dir))?;
+            print_reports(&reports, args.json)
+        }
+    }
+}
+
+impl From<BootArgs> for boot::Request {
+    fn from(args: BootArgs) -> Self {
+        let BootArgs { image, firmware, nic, memory, .. } = args;
+        Self {
+            node: NodeSpec { firmware, nic, memory_mib: memory, ..NodeSpec::classic(0, &image) },
+            store: args.output.store.unwrap_or_else(places::store_dir),
+            goal: args.expect,
+            limit: args.timeout.map(Duration::from_secs),
+            keep: args.keep,
+        }
+    }
+}
+
+/// Prints the chain of an error, and the hints that its links carry last, on lines of their own.
+pub fn print_error(error: &anyhow::Error) {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let (hints, text): (Vec<&str>, Vec<&str>) =
+        causes.iter().flat_map(|cause| cause.lines()).partition(|line| line.starts_with("hint: "));
+    eprintln!("error: {}", text.join("\n"));
+    for hint in hints {
+        eprintln!("{hint}");
+    }
+}
+
+fn print_reports(reports: &[BootReport], json: bool) -> Result<()> {
+    let text = if json { serde_json::to_string_pretty(reports)? } else { report::table(reports) };
+    match writeln!(io::stdout(), "{text}") {
+        // That nobody reads the result any more is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+/// MiB from `512`, `512M` or `2G`.
+fn parse_memory(text: &str) -> Result<u32, String> {
+    let (digits, mib) = match text.strip_suffix('G') {
+        Some(digits) => (digits, 1024),
+        None => (text.strip_suffix('M').unwrap_or(text), 1),
+    };
+    let size: Option<u32> = digits.parse().ok().and_then(|number: u32| number.checked_mul(mib));
+    size.filter(|&size| size > 0).ok_or_else(|| "expected a size such as 512M or 2G".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_is_in_mib() {
+        for (text, expected) in
+            [("512", Some(512)), ("512M", Some(512)), ("2G", Some(2048)), ("0", None), ("5T", None)]
+        {
+            assert_eq!(parse_memory(text).ok(), expected, "{text}");
+        }
+    }
+}
