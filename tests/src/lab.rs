@@ -60,7 +60,7 @@ pub enum SetupError {
 
 /// A node did not come as far as expected.
 #[derive(Debug, thiserror::Error)]
-#[error("{node}: {problem}; expected '{goal}', reached '{}'\n{tail}\nother logs: {}", reached(*.reached), .logs.display())]
+#[error("{node}: {problem}; expected '{goal}', reached '{}'\n{tail}\nother logs: {}", phase_or_power_on(.reached), .logs.display())]
 pub struct BootError {
     node: NodeName,
     goal: Goal,
@@ -82,8 +82,8 @@ enum Problem {
     ShellSilent,
 }
 
-fn reached(phase: Option<Phase>) -> String {
-    phase.map_or_else(|| "power-on".to_owned(), |phase| phase.to_string())
+fn phase_or_power_on(phase: &Option<Phase>) -> String {
+    phase.as_ref().map_or_else(|| "power-on".to_owned(), Phase::to_string)
 }
 
 /// How far a node is expected to come.
