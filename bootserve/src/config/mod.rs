@@ -1,0 +1,366 @@
+//! The configuration file: what bootserve serves, to whom, on which network.
+//!
+//! [`wire`] mirrors the TOML text; [`Config`] is what has passed every check that needs no I/O, so the rest of the
+//! program never meets an address outside the subnet or two nodes with one MAC. Every key: `docs/bootserve.md`.
+
+mod wire;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bootspec::cmdline::BootParams;
+use bootspec::store::{NameError, NodeName, ParseImageRefError};
+use bootspec::{ImageName, ImageRef, MacAddr};
+use ipnet::Ipv4Net;
+
+/// A configuration that is consistent with itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where we listen and where our files are.
+    pub server: Server,
+    /// The network that we give addresses on.
+    pub network: Network,
+    /// Directories that are searched for network boot programs, in order.
+    pub nbp_dirs: Vec<PathBuf>,
+    /// What every machine boots with.
+    pub boot: Boot,
+    nodes: Vec<Node>,
+    by_mac: HashMap<MacAddr, usize>,
+}
+
+/// Where we listen and where our files are.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Network interface; DHCP is heard on no other.
+    pub interface: String,
+    /// Our address on it.
+    pub address: Ipv4Addr,
+    /// The image store.
+    pub store: PathBuf,
+    /// Directory of the database.
+    pub state: PathBuf,
+    /// The user that we become after the ports are bound.
+    pub user: Option<String>,
+    /// TCP port of scripts, images and API.
+    pub http_port: u16,
+}
+
+/// The network that we give addresses on.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Addresses and mask.
+    pub subnet: Ipv4Net,
+    /// Addresses for machines without a reservation.
+    pub range: AddressRange,
+    /// Default gateway.
+    pub router: Option<Ipv4Addr>,
+    /// Name servers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Domain of the nodes.
+    pub domain: Option<String>,
+    /// How long a machine may keep an address without asking again.
+    pub lease: Duration,
+}
+
+/// What every machine boots with.
+#[derive(Clone, Debug, Default)]
+pub struct Boot {
+    /// What machines without a `[[node]]` boot.
+    pub default_image: Option<ImageSelector>,
+    /// Kernel arguments of every machine.
+    pub kernel_args: Vec<KernelArg>,
+}
+
+/// A machine that we know by its MAC address.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its host name.
+    pub name: NodeName,
+    /// The interface it boots from.
+    pub mac: MacAddr,
+    /// Its reserved address.
+    pub address: Ipv4Addr,
+    /// What it boots.
+    pub image: ImageSelector,
+    /// Kernel arguments of its own.
+    pub kernel_args: Vec<KernelArg>,
+    /// What it tells init; bootserve adds node, MAC, boot id, report URL and attempt to each script.
+    pub params: BootParams,
+}
+
+/// An inclusive range of addresses, written `192.168.0.200-192.168.0.250`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    first: Ipv4Addr,
+    last: Ipv4Addr,
+}
+
+/// Which version of an image: `NAME` follows the store's `current` link, `NAME/VERSION` is fixed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageSelector {
+    /// Whatever `current` points to when the script is rendered.
+    Current(ImageName),
+    /// This version.
+    Version(ImageRef),
+}
+
+/// A kernel argument that can stand in a line of an iPXE script: printable ASCII.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelArg(String);
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}\nhint: name another with --config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a malformed value; the message has line and column.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// An address lies where it cannot.
+    #[error("{what} {address} {problem}")]
+    Address {
+        /// Whose address.
+        what: String,
+        /// The address.
+        address: Ipv4Addr,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Two nodes share what must be unique.
+    #[error("nodes {first} and {second} have the same {what} {value}")]
+    Duplicate {
+        /// The node that stands first in the file.
+        first: NodeName,
+        /// The other.
+        second: NodeName,
+        /// What they share: `mac`, `address`, `name`.
+        what: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A value out of its range.
+    #[error("{key} is {found}, expected {expected}")]
+    Value {
+        /// The key in the file.
+        key: &'static str,
+        /// The value found.
+        found: String,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Checks the text of a configuration file.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str::<wire::Config>(text)?.try_into()
+    }
+
+    /// All nodes in the order of the file.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node with this MAC address.
+    pub fn node(&self, mac: MacAddr) -> Option<&Node> {
+        self.by_mac.get(&mac).map(|index| &self.nodes[*index])
+    }
+
+    /// The name of the node with this MAC address, for logs.
+    pub fn node_name(&self, mac: MacAddr) -> Option<&str> {
+        self.node(mac).map(|node| node.name.as_str())
+    }
+
+    /// The node with this name.
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name.as_str() == name)
+    }
+
+    /// Our base URL: `http://192.168.0.1`, with the port unless it is 80.
+    pub fn base_url(&self) -> String {
+        match self.server.http_port {
+            80 => format!("http://{}", self.server.address),
+            port => format!("http://{}:{port}", self.server.address),
+        }
+    }
+}
+
+impl AddressRange {
+    /// The addresses in order.
+    pub fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
+        (self.first.to_bits()..=self.last.to_bits()).map(Ipv4Addr::from_bits)
+    }
+
+    /// Whether `address` is one of them.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&address)
+    }
+}
+
+impl FromStr for AddressRange {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let error = || format!("'{s}' is not an address range: expected FIRST-LAST");
+        let (first, last) = s.split_once('-').ok_or_else(error)?;
+        let parse = |text: &str| text.trim().parse::<Ipv4Addr>().map_err(|_| error());
+        let range = Self { first: parse(first)?, last: parse(last)? };
+        if range.first <= range.last { Ok(range) } else { Err(format!("'{s}' ends before it begins")) }
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for ImageSelector {
+    type Err = ParseImageRefError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s.contains('/') {
+            true => s.parse().map(Self::Version),
+            false => s.parse().map(Self::Current).map_err(|error: NameError| error.into()),
+        }
+    }
+}
+
+impl fmt::Display for ImageSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Current(name) => name.fmt(f),
+            Self::Version(image) => image.fmt(f),
+        }
+    }
+}
+
+impl KernelArg {
+    /// The argument.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KernelArg {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let printable = s.bytes().all(|b| (b' '..=b'~').contains(&b));
+        match printable && !s.trim().is_empty() {
+            true => Ok(Self(s.to_owned())),
+            false => Err(format!("{s:?} is not a kernel argument: expected printable ASCII")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The smallest configuration, `extra` appended.
+    fn parse(extra: &str) -> Result<Config, ConfigError> {
+        Config::parse(&format!(
+            "[server]\ninterface = \"br0\"\naddress = \"192.168.0.1\"\nstore = \"/store\"\nstate = \"/state\"\n\
+             [network]\nsubnet = \"192.168.0.0/24\"\nrange = \"192.168.0.200-192.168.0.250\"\n{extra}"
+        ))
+    }
+
+    fn node(name: &str, mac: &str, address: &str) -> String {
+        format!("[[node]]\nname = '{name}'\nmac = '{mac}'\naddress = '{address}'\nimage = 'failsafe'\n")
+    }
+
+    fn check_rejected(extra: &str, expected: &[&str]) {
+        let error = parse(extra).unwrap_err().to_string();
+        for part in expected {
+            assert!(error.contains(part), "{part:?} in {error}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_example_is_valid() {
+        let config = Config::parse(include_str!("../../bootserve.example.toml")).unwrap();
+        let node = config.node("fc:ab:14:e8:66:02".parse().unwrap()).unwrap();
+        assert_eq!(node.name.as_str(), "node-001");
+        assert_eq!(node.address, Ipv4Addr::new(192, 168, 0, 101));
+        assert_eq!(config.base_url(), "http://192.168.0.1");
+    }
+
+    #[test]
+    fn defaults_fill_what_is_left_out() {
+        let config = parse("").unwrap();
+        assert_eq!(config.server.http_port, 80);
+        assert_eq!(config.network.lease, Duration::from_secs(3600));
+        assert_eq!(config.nbp_dirs, [Path::new("/usr/lib/ipxe"), Path::new("/usr/share/ipxe")]);
+        assert!(config.boot.default_image.is_none());
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_located() {
+        check_rejected("colour = 'red'\n", &["line 9, column 1", "colour"]);
+        check_rejected(&node("n", "fc:ab", "192.168.0.9"), &["line 11", "not a MAC address"]);
+        check_rejected("[boot]\ndefault_image = '../x'\n", &["line 10", "not an image"]);
+        check_rejected("[boot]\nkernel_args = ['a\tb']\n", &["line 10", "kernel argument"]);
+    }
+
+    #[test]
+    fn duplicates_name_both_nodes() {
+        let first = node("a", "fc:ab:14:e8:66:01", "192.168.0.100");
+        let check = |second: String, what: &str| {
+            check_rejected(&format!("{first}{second}"), &["nodes a and", "same", what]);
+        };
+        check(node("b", "FC-AB-14-E8-66-01", "192.168.0.101"), "mac fc:ab:14:e8:66:01");
+        check(node("b", "fc:ab:14:e8:66:02", "192.168.0.100"), "address 192.168.0.100");
+        check(node("a", "fc:ab:14:e8:66:02", "192.168.0.101"), "name a");
+    }
+
+    #[test]
+    fn addresses_must_fit_the_subnet() {
+        check_rejected(
+            &node("a", "fc:ab:14:e8:66:01", "10.0.0.1"),
+            &["node a", "10.0.0.1", "192.168.0.0/24"],
+        );
+        check_rejected(&node("a", "fc:ab:14:e8:66:01", "192.168.0.1"), &["is the server's own"]);
+        check_rejected(&node("a", "fc:ab:14:e8:66:01", "192.168.0.255"), &["broadcast"]);
+        check_rejected("router = '10.0.0.1'\n", &["network.router"]);
+    }
+
+    #[test]
+    fn image_selector_and_range_round_trip() {
+        for text in ["failsafe", "failsafe/1"] {
+            assert_eq!(text.parse::<ImageSelector>().unwrap().to_string(), text);
+        }
+        let range: AddressRange = "10.0.0.9-10.0.0.11".parse().unwrap();
+        assert_eq!(range.to_string().parse(), Ok(range));
+        assert_eq!(range.addresses().count(), 3);
+        assert!("10.0.0.9-10.0.0.8".parse::<AddressRange>().is_err());
+    }
+
+    #[test]
+    fn overrides_become_boot_parameters() {
+        let extra = "mode = 'failsafe'\non_failure = 'shell'\nroot_size = '50%'\nfailure_delay_seconds = 5\n";
+        let config = parse(&format!("{}{extra}", node("a", "fc:ab:14:e8:66:01", "192.168.0.9"))).unwrap();
+        assert_eq!(
+            config.nodes()[0].params.to_string(),
+            "bootnode.mode=failsafe bootnode.root_size=50% bootnode.on_failure=shell bootnode.failure_delay=5"
+        );
+    }
+}

@@ -1,0 +1,278 @@
+//! The configuration as it stands in the TOML file. Single values are parsed here, so that a malformed one is
+//! reported with its line and column; what they mean together is checked in the conversion to [`super::Config`].
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::hash::Hash;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bootspec::MacAddr;
+use bootspec::cmdline::{BootParams, InitPath, Mpol, OnFailure, RootSize};
+use bootspec::manifest::BootMode;
+use bootspec::store::NodeName;
+use ipnet::Ipv4Net;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use super::{AddressRange, ConfigError, ImageSelector, KernelArg};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    server: Server,
+    network: Network,
+    #[serde(default)]
+    nbp: Nbp,
+    #[serde(default)]
+    boot: Boot,
+    #[serde(default, rename = "node")]
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Server {
+    interface: String,
+    address: Ipv4Addr,
+    store: PathBuf,
+    state: PathBuf,
+    user: Option<String>,
+    #[serde(default = "default_http_port")]
+    http_port: NonZeroU16,
+}
+
+fn default_http_port() -> NonZeroU16 {
+    const { NonZeroU16::new(80).expect("80 is not zero") }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    subnet: Ipv4Net,
+    #[serde(deserialize_with = "parsed")]
+    range: AddressRange,
+    router: Option<Ipv4Addr>,
+    #[serde(default)]
+    dns: Vec<Ipv4Addr>,
+    domain: Option<String>,
+    #[serde(default = "default_lease_seconds")]
+    lease_seconds: u32,
+}
+
+fn default_lease_seconds() -> u32 {
+    3600
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nbp {
+    dirs: Vec<PathBuf>,
+}
+
+impl Default for Nbp {
+    /// Where the distributions' iPXE packages put their files: Debian's, then Enterprise Linux'.
+    fn default() -> Self {
+        Self { dirs: vec!["/usr/lib/ipxe".into(), "/usr/share/ipxe".into()] }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Boot {
+    #[serde(default, deserialize_with = "parsed_option")]
+    default_image: Option<ImageSelector>,
+    #[serde(default, deserialize_with = "parsed_list")]
+    kernel_args: Vec<KernelArg>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Node {
+    name: NodeName,
+    mac: MacAddr,
+    address: Ipv4Addr,
+    #[serde(deserialize_with = "parsed")]
+    image: ImageSelector,
+    #[serde(default, deserialize_with = "parsed_list")]
+    kernel_args: Vec<KernelArg>,
+    mode: Option<BootMode>,
+    #[serde(default, deserialize_with = "parsed_option")]
+    root_size: Option<RootSize>,
+    root_inodes: Option<u64>,
+    #[serde(default, deserialize_with = "parsed_option")]
+    root_mpol: Option<Mpol>,
+    workers: Option<NonZeroU16>,
+    #[serde(default, deserialize_with = "parsed_option")]
+    on_failure: Option<OnFailure>,
+    failure_delay_seconds: Option<u32>,
+    #[serde(default, deserialize_with = "parsed_option")]
+    init: Option<InitPath>,
+}
+
+fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+fn parsed_option<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    parsed(deserializer).map(Some)
+}
+
+fn parsed_list<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+}
+
+impl TryFrom<Config> for super::Config {
+    type Error = ConfigError;
+
+    fn try_from(wire: Config) -> Result<Self, ConfigError> {
+        let server = super::Server::from(wire.server);
+        let network = super::Network::try_from(wire.network)?;
+        check_host(&network.subnet, "server.address", server.address)?;
+        let nodes: Vec<super::Node> = wire.nodes.into_iter().map(super::Node::from).collect();
+        check_unique(&nodes, "name", |node| node.name.clone())?;
+        check_unique(&nodes, "address", |node| node.address)?;
+        let by_mac = check_unique(&nodes, "mac", |node| node.mac)?;
+        for node in &nodes {
+            check_node_address(node, &server, &network)?;
+        }
+        let boot = super::Boot { default_image: wire.boot.default_image, kernel_args: wire.boot.kernel_args };
+        Ok(Self { server, network, nbp_dirs: wire.nbp.dirs, boot, nodes, by_mac })
+    }
+}
+
+impl From<Server> for super::Server {
+    fn from(wire: Server) -> Self {
+        Self {
+            interface: wire.interface,
+            address: wire.address,
+            store: wire.store,
+            state: wire.state,
+            user: wire.user,
+            http_port: wire.http_port.get(),
+        }
+    }
+}
+
+const MIN_LEASE_SECONDS: u32 = 60;
+const MAX_PREFIX_LEN: u8 = 30;
+const MAX_DNS_SERVERS: usize = 8;
+/// RFC 1035 section 2.3.4.
+const MAX_DOMAIN_BYTES: usize = 253;
+
+impl TryFrom<Network> for super::Network {
+    type Error = ConfigError;
+
+    fn try_from(wire: Network) -> Result<Self, ConfigError> {
+        let subnet = wire.subnet.trunc();
+        let value = |key, found: String, expected| Err(ConfigError::Value { key, found, expected });
+        if subnet.prefix_len() > MAX_PREFIX_LEN {
+            return value("network.subnet", subnet.to_string(), "a prefix of at most 30 bits");
+        }
+        if wire.lease_seconds < MIN_LEASE_SECONDS {
+            return value("network.lease_seconds", wire.lease_seconds.to_string(), "at least 60");
+        }
+        if wire.dns.len() > MAX_DNS_SERVERS {
+            return value("network.dns", format!("{} servers", wire.dns.len()), "at most 8");
+        }
+        if let Some(domain) = &wire.domain
+            && !is_domain(domain)
+        {
+            return value("network.domain", format!("{domain:?}"), "a domain name such as cluster.example");
+        }
+        check_host(&subnet, "the first address of network.range,", wire.range.first)?;
+        check_host(&subnet, "the last address of network.range,", wire.range.last)?;
+        if let Some(router) = wire.router {
+            check_host(&subnet, "network.router", router)?;
+        }
+        let lease = Duration::from_secs(wire.lease_seconds.into());
+        Ok(Self { subnet, range: wire.range, router: wire.router, dns: wire.dns, domain: wire.domain, lease })
+    }
+}
+
+fn is_domain(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    !text.is_empty() && text.len() <= MAX_DOMAIN_BYTES && text.bytes().all(plain)
+}
+
+impl From<Node> for super::Node {
+    fn from(wire: Node) -> Self {
+        let params = BootParams {
+            mode: wire.mode,
+            root_size: wire.root_size,
+            root_inodes: wire.root_inodes,
+            root_mpol: wire.root_mpol,
+            workers: wire.workers,
+            on_failure: wire.on_failure.unwrap_or_default(),
+            failure_delay: wire.failure_delay_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            init: wire.init,
+            ..BootParams::default()
+        };
+        Self {
+            name: wire.name,
+            mac: wire.mac,
+            address: wire.address,
+            image: wire.image,
+            kernel_args: wire.kernel_args,
+            params,
+        }
+    }
+}
+
+fn check_node_address(
+    node: &super::Node,
+    server: &super::Server,
+    network: &super::Network,
+) -> Result<(), ConfigError> {
+    let what = format!("the address of node {},", node.name);
+    check_host(&network.subnet, &what, node.address)?;
+    if node.address == server.address {
+        return Err(ConfigError::Address {
+            what,
+            address: node.address,
+            problem: "is the server's own".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// An address that a host of `subnet` can have.
+fn check_host(subnet: &Ipv4Net, what: &str, address: Ipv4Addr) -> Result<(), ConfigError> {
+    let problem = if !subnet.contains(&address) {
+        format!("is not in the subnet {subnet}")
+    } else if address == subnet.network() || address == subnet.broadcast() {
+        format!("is the network or broadcast address of {subnet}")
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::Address { what: what.to_owned(), address, problem })
+}
+
+/// Indexes the nodes by a key that no two may share.
+fn check_unique<K: Display + Eq + Hash + Clone>(
+    nodes: &[super::Node],
+    what: &'static str,
+    key: impl Fn(&super::Node) -> K,
+) -> Result<HashMap<K, usize>, ConfigError> {
+    let mut seen = HashMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let value = key(node);
+        if let Some(first) = seen.insert(value.clone(), index) {
+            return Err(ConfigError::Duplicate {
+                first: nodes[first].name.clone(),
+                second: node.name.clone(),
+                what,
+                value: value.to_string(),
+            });
+        }
+    }
+    Ok(seen)
+}

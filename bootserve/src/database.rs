@@ -1,0 +1,109 @@
+//! What must survive a restart: leases and boot events, in one SQLite file below the state directory.
+//!
+//! Write-ahead logging, and every commit is synced: an acknowledged lease is on the disk. The tables' queries stand
+//! with their owners, [`crate::dhcp::store`] and [`crate::events`].
+
+use std::path::{Path, PathBuf};
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+/// File name of the database in the state directory.
+const FILE: &str = "state.sqlite";
+const MAX_CONNECTIONS: u32 = 4;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS leases (
+    address      TEXT PRIMARY KEY,
+    mac          TEXT NOT NULL UNIQUE,
+    expires_unix INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS events (
+    id           INTEGER PRIMARY KEY,
+    mac          TEXT NOT NULL,
+    time_unix_ms INTEGER NOT NULL,
+    phase        TEXT NOT NULL,
+    boot         TEXT,
+    image        TEXT,
+    uptime_ms    INTEGER,
+    message      TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS events_of_mac ON events (mac, id);
+CREATE INDEX IF NOT EXISTS events_of_boot ON events (boot) WHERE boot IS NOT NULL;
+-- A node repeats what it reported before; its own clock tells a repetition from news.
+CREATE UNIQUE INDEX IF NOT EXISTS reported_once
+    ON events (mac, ifnull(boot, ''), phase, uptime_ms) WHERE uptime_ms IS NOT NULL;
+";
+
+/// The open database.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub(crate) pool: SqlitePool,
+}
+
+/// The database failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// It cannot be opened or its tables cannot be made.
+    #[error("cannot open the database {}\nhint: is the directory writable for server.user?", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A query failed.
+    #[error("cannot {action} the database")]
+    Query {
+        /// What was attempted: `store leases in`.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A row does not hold what we write.
+    #[error("the database holds {text:?} as {what}")]
+    Row {
+        /// Which column.
+        what: &'static str,
+        /// What was found.
+        text: String,
+    },
+}
+
+impl Database {
+    /// Opens the database in `state`, and makes it if there is none.
+    pub async fn open(state: &Path) -> Result<Self, DatabaseError> {
+        let path = state.join(FILE);
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        let open_error = |source| DatabaseError::Open { path: path.clone(), source };
+        let pool = SqlitePoolOptions::new().max_connections(MAX_CONNECTIONS);
+        let pool = pool.connect_with(options).await.map_err(open_error)?;
+        sqlx::raw_sql(SCHEMA).execute(&pool).await.map_err(open_error)?;
+        Ok(Self { pool })
+    }
+
+    /// Waits for what is being written and closes the file.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The error of a query that was to `action` the database.
+pub(crate) fn query_error(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError {
+    move |source| DatabaseError::Query { action, source }
+}
+
+/// Reads a text column back into its type.
+pub(crate) fn parse_column<T: std::str::FromStr>(
+    what: &'static str,
+    text: String,
+) -> Result<T, DatabaseError> {
+    text.parse().map_err(|_| DatabaseError::Row { what, text })
+}

@@ -1,0 +1,89 @@
+//! Moves packets between the socket, the state machine and the database.
+//!
+//! Whatever the socket holds is handled together and committed in one transaction before any of the replies is sent:
+//! a hall of nodes that is switched on at once costs a handful of disk syncs, not one for each node.
+
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bootspec::event::Phase;
+use tokio::net::UdpSocket;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::server::{Action, Server};
+use super::store::write_lease;
+use crate::database::{DatabaseError, query_error};
+use crate::events::{BootEvent, EventLog};
+
+/// Replies wait for the whole batch, so it is bounded.
+const MAX_BATCH: usize = 512;
+/// An Ethernet frame's worth; longer packets are cut, and their options end early.
+const MAX_PACKET_BYTES: usize = 1500;
+
+/// Serves DHCP on `socket` until `shutdown`.
+pub async fn run(socket: UdpSocket, mut server: Server, events: Arc<EventLog>, shutdown: CancellationToken) {
+    loop {
+        let readable = tokio::select! {
+            () = shutdown.cancelled() => return,
+            readable = socket.readable() => readable,
+        };
+        if let Err(error) = readable {
+            error!(%error, "DHCP socket failed");
+            return;
+        }
+        let actions = drain(&socket, &mut server);
+        match commit(&events, &actions).await {
+            Ok(()) => send(&socket, &actions).await,
+            // Unsent replies are as good as lost packets: clients repeat their requests.
+            Err(error) => error!(error = &error as &dyn std::error::Error, "DHCP replies not sent"),
+        }
+    }
+}
+
+fn drain(socket: &UdpSocket, server: &mut Server) -> Vec<Action> {
+    let mut packet = [0; MAX_PACKET_BYTES];
+    let mut actions = Vec::new();
+    for _ in 0..MAX_BATCH {
+        match socket.try_recv(&mut packet) {
+            Ok(length) => actions.extend(server.handle(SystemTime::now(), &packet[..length])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => {
+                warn!(%error, "cannot receive from the DHCP socket");
+                break;
+            }
+        }
+    }
+    actions
+}
+
+/// Stores the leases and events among `actions` in one transaction.
+async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseError> {
+    if !actions.iter().any(|action| matches!(action, Action::Store(_))) {
+        return Ok(());
+    }
+    let mut transaction =
+        events.database().pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
+    let mut news = Vec::new();
+    for action in actions {
+        match action {
+            Action::Store(lease) => write_lease(&mut transaction, lease).await?,
+            Action::Booting(mac) => news.push(BootEvent::now(*mac, Phase::Dhcp)),
+            Action::Send(_) => {}
+        }
+    }
+    let news = EventLog::write(&mut transaction, news).await?;
+    transaction.commit().await.map_err(query_error("write to"))?;
+    events.log(&news);
+    Ok(())
+}
+
+async fn send(socket: &UdpSocket, actions: &[Action]) {
+    for action in actions {
+        let Action::Send(reply) = action else { continue };
+        if let Err(error) = socket.send_to(&reply.packet, reply.to).await {
+            warn!(peer = %reply.to, %error, "cannot send a DHCP reply");
+        }
+    }
+}

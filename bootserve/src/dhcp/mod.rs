@@ -1,0 +1,13 @@
+//! The DHCP server (RFC 2131, options of RFC 2132, PXE of RFC 4578) for machines that boot from the network and for
+//! the systems they boot.
+//!
+//! [`request`] reads packets, [`server`] is the state machine that answers them from its [`leases`], [`reply`]
+//! writes the answers; [`driver`] moves packets between them and the socket. We are the authoritative server of our
+//! network. Left out: relays of other subnets, proxyDHCP (port 4011), DHCPv6, plain BOOTP.
+
+pub mod driver;
+pub mod leases;
+pub mod reply;
+pub mod request;
+pub mod server;
+pub mod store;

@@ -1,0 +1,284 @@
+//! The server's answers, written as RFC 2131 table 3 says, with the boot options that the asking firmware understands.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use bootspec::MacAddr;
+use dhcproto::error::EncodeError;
+use dhcproto::v4::{
+    CLIENT_PORT, DhcpOption, Encodable, Message, MessageType, Opcode, OptionCode, SERVER_PORT, UnknownOption,
+};
+
+use super::request::{IPXE_ENCAPSULATED, Request};
+use crate::config::Config;
+
+/// What a reply says about booting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootOptions {
+    /// Nothing: the client is an operating system, or there is nothing to boot.
+    None,
+    /// To PXE firmware: this file by TFTP.
+    Tftp(String),
+    /// To UEFI HTTP Boot firmware: this URL.
+    Http(String),
+    /// To iPXE: the URL of its script.
+    Ipxe(String),
+}
+
+/// An encoded reply and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Address and port to send to.
+    pub to: SocketAddrV4,
+    /// The packet.
+    pub packet: Vec<u8>,
+}
+
+/// RFC 2131 section 2: what every client takes, in bytes with IP and UDP headers.
+const MIN_MAX_MESSAGE_BYTES: u16 = 576;
+const IP_AND_UDP_HEADER_BYTES: u16 = 28;
+/// RFC 1542 section 2.1: some clients and relays drop what is shorter than a BOOTP packet.
+const MIN_PACKET_BYTES: usize = 300;
+/// The `file` field holds 127 characters and a NUL.
+const MAX_FILE_BYTES: usize = 127;
+/// iPXE's encapsulated option 176, no-pxedhcp = 1: do not wait two seconds for a proxyDHCP server.
+const IPXE_NO_PXEDHCP: [u8; 3] = [176, 1, 1];
+/// What goes first when a reply is too long for its client.
+const DISPENSABLE: [OptionCode; 3] =
+    [OptionCode::DomainName, OptionCode::DomainNameServer, OptionCode::Hostname];
+
+/// An OFFER of, or ACK for, `address`.
+pub fn lease(
+    config: &Config,
+    request: &Request,
+    kind: MessageType,
+    address: Ipv4Addr,
+    boot: &BootOptions,
+) -> Result<Reply, EncodeError> {
+    let mut message = answer(config, request, kind, address);
+    let lease_seconds = seconds(config.network.lease);
+    let options = message.opts_mut();
+    options.insert(DhcpOption::AddressLeaseTime(lease_seconds));
+    // RFC 2131 section 4.4.5: T1 and T2 are half and seven eighths of the lease.
+    options.insert(DhcpOption::Renewal(lease_seconds / 2));
+    options.insert(DhcpOption::Rebinding((u64::from(lease_seconds) * 7 / 8) as u32));
+    add_network(&mut message, config, request.mac);
+    add_boot(&mut message, config, boot);
+    finish(message, request, destination(request))
+}
+
+/// An ACK for an INFORM: everything but an address.
+pub fn inform(config: &Config, request: &Request, boot: &BootOptions) -> Result<Reply, EncodeError> {
+    let mut message = answer(config, request, MessageType::Ack, Ipv4Addr::UNSPECIFIED);
+    add_network(&mut message, config, request.mac);
+    add_boot(&mut message, config, boot);
+    finish(message, request, destination(request))
+}
+
+/// A NAK with a text for whoever looks at the client's log.
+pub fn nak(config: &Config, request: &Request, reason: &str) -> Result<Reply, EncodeError> {
+    let mut message = answer(config, request, MessageType::Nak, Ipv4Addr::UNSPECIFIED);
+    message.set_ciaddr(Ipv4Addr::UNSPECIFIED);
+    message.opts_mut().insert(DhcpOption::Message(reason.to_owned()));
+    // The client's address may be wrong for this network, so a NAK is never sent to it (RFC 2131 section 4.1), and a
+    // relay is told to broadcast it, too (section 4.3.2).
+    let to = match request.giaddr {
+        Ipv4Addr::UNSPECIFIED => broadcast(),
+        relay => {
+            message.set_flags(request.flags.set_broadcast());
+            SocketAddrV4::new(relay, SERVER_PORT)
+        }
+    };
+    finish(message, request, to)
+}
+
+fn answer(config: &Config, request: &Request, kind: MessageType, yiaddr: Ipv4Addr) -> Message {
+    let unset = Ipv4Addr::UNSPECIFIED;
+    let mac = request.mac.octets();
+    let mut message = Message::new_with_id(request.xid, request.ciaddr, yiaddr, unset, request.giaddr, &mac);
+    message.set_opcode(Opcode::BootReply).set_flags(request.flags);
+    let options = message.opts_mut();
+    options.insert(DhcpOption::MessageType(kind));
+    options.insert(DhcpOption::ServerIdentifier(config.server.address));
+    if let Some(uuid) = request.client_uuid {
+        options.insert(DhcpOption::ClientMachineIdentifier(uuid.to_vec()));
+    }
+    message
+}
+
+fn add_network(message: &mut Message, config: &Config, mac: MacAddr) {
+    let network = &config.network;
+    let options = message.opts_mut();
+    options.insert(DhcpOption::SubnetMask(network.subnet.netmask()));
+    options.insert(DhcpOption::BroadcastAddr(network.subnet.broadcast()));
+    if let Some(router) = network.router {
+        options.insert(DhcpOption::Router(vec![router]));
+    }
+    if !network.dns.is_empty() {
+        options.insert(DhcpOption::DomainNameServer(network.dns.clone()));
+    }
+    if let Some(domain) = &network.domain {
+        options.insert(DhcpOption::DomainName(domain.clone()));
+    }
+    if let Some(node) = config.node(mac) {
+        options.insert(DhcpOption::Hostname(node.name.to_string()));
+    }
+}
+
+fn add_boot(message: &mut Message, config: &Config, boot: &BootOptions) {
+    match boot {
+        BootOptions::None => {}
+        // Neither option 60 nor 43 goes to PXE firmware: with 60 alone EDK2 takes us for a "BINL" server, asks port
+        // 4011 and gives up after ten seconds.
+        BootOptions::Tftp(name) => set_boot_file(message, config, name),
+        BootOptions::Http(url) => {
+            set_boot_file(message, config, url);
+            // EDK2's HTTP Boot drops replies without this.
+            message.opts_mut().insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
+        }
+        BootOptions::Ipxe(url) => {
+            set_boot_file(message, config, url);
+            let encapsulated = UnknownOption::new(IPXE_ENCAPSULATED, IPXE_NO_PXEDHCP.to_vec());
+            message.opts_mut().insert(DhcpOption::Unknown(encapsulated));
+        }
+    }
+}
+
+/// The boot file goes into the `file` field, where its NUL has a place: EDK2 writes a NUL behind the end of option 67.
+/// The server goes into siaddr, the only place where iPXE looks for it; EDK2 never reads option 66.
+fn set_boot_file(message: &mut Message, config: &Config, file: &str) {
+    message.set_siaddr(config.server.address);
+    match file.len() {
+        0..=MAX_FILE_BYTES => message.set_fname_str(file).opts_mut().remove(OptionCode::BootfileName),
+        _ => message.opts_mut().insert(DhcpOption::BootfileName(file.as_bytes().to_vec())),
+    };
+}
+
+/// RFC 2131 section 4.1: to the relay, to the address in use, or to everyone. We always broadcast to a client that
+/// has no address yet, as we would need a raw socket to reach it; a broadcast is right whatever its flag says.
+fn destination(request: &Request) -> SocketAddrV4 {
+    match (request.giaddr, request.ciaddr) {
+        (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED) => broadcast(),
+        (Ipv4Addr::UNSPECIFIED, ciaddr) => SocketAddrV4::new(ciaddr, CLIENT_PORT),
+        (relay, _) => SocketAddrV4::new(relay, SERVER_PORT),
+    }
+}
+
+fn broadcast() -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT)
+}
+
+/// Encodes the message, without what makes it too long for the client, which would drop it.
+fn finish(mut message: Message, request: &Request, to: SocketAddrV4) -> Result<Reply, EncodeError> {
+    let limit = request.max_message_bytes.unwrap_or(0).max(MIN_MAX_MESSAGE_BYTES) - IP_AND_UDP_HEADER_BYTES;
+    let mut packet = message.to_vec()?;
+    for option in DISPENSABLE {
+        if packet.len() <= usize::from(limit) {
+            break;
+        }
+        message.opts_mut().remove(option);
+        packet = message.to_vec()?;
+    }
+    packet.resize(packet.len().max(MIN_PACKET_BYTES), 0);
+    Ok(Reply { to, packet })
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::tests::packet;
+    use super::*;
+    use dhcproto::v4::{Decodable, Decoder};
+
+    fn config() -> Config {
+        Config::parse(include_str!("../../bootserve.example.toml")).unwrap()
+    }
+
+    fn request(options: &[&[u8]]) -> Request {
+        Request::parse(&packet(&[&[&[53, 1, 1][..]], options].concat())).unwrap()
+    }
+
+    fn offer(config: &Config, request: &Request, boot: BootOptions) -> Reply {
+        lease(config, request, MessageType::Offer, Ipv4Addr::new(192, 168, 0, 101), &boot).unwrap()
+    }
+
+    fn decode(reply: &Reply) -> Message {
+        Message::decode(&mut Decoder::new(&reply.packet)).unwrap()
+    }
+
+    #[test]
+    fn offer_has_address_network_and_name() {
+        let reply = offer(&config(), &request(&[]), BootOptions::None);
+        assert_eq!(reply.to, "255.255.255.255:68".parse().unwrap());
+        let message = decode(&reply);
+        assert_eq!(message.opcode(), Opcode::BootReply);
+        assert_eq!(message.yiaddr(), Ipv4Addr::new(192, 168, 0, 101));
+        assert_eq!(message.siaddr(), Ipv4Addr::UNSPECIFIED);
+        assert_eq!(message.fname(), None);
+        let option = |code| message.opts().get(code).cloned().unwrap();
+        assert_eq!(option(OptionCode::AddressLeaseTime), DhcpOption::AddressLeaseTime(3600));
+        assert_eq!(option(OptionCode::Rebinding), DhcpOption::Rebinding(3150));
+        assert_eq!(option(OptionCode::Hostname), DhcpOption::Hostname("node-001".into()));
+        assert_eq!(option(OptionCode::SubnetMask), DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)));
+    }
+
+    #[test]
+    fn each_firmware_gets_the_options_it_understands() {
+        let check = |boot: BootOptions, file: &str, class: bool, ipxe: bool| {
+            let message = decode(&offer(&config(), &request(&[]), boot));
+            assert_eq!(message.fname().unwrap().trim_ascii_end(), format!("{file}\0").as_bytes());
+            assert_eq!(message.siaddr(), config().server.address);
+            assert_eq!(message.opts().contains(OptionCode::ClassIdentifier), class);
+            assert_eq!(message.opts().contains(IPXE_ENCAPSULATED), ipxe);
+            assert!(!message.opts().contains(OptionCode::VendorExtensions));
+        };
+        check(BootOptions::Tftp("ipxe.efi".into()), "ipxe.efi", false, false);
+        check(BootOptions::Http("http://h/nbp/ipxe.efi".into()), "http://h/nbp/ipxe.efi", true, false);
+        check(BootOptions::Ipxe("http://h/ipxe".into()), "http://h/ipxe", false, true);
+    }
+
+    #[test]
+    fn a_long_boot_file_moves_to_option_67() {
+        let url = format!("http://h/{}", "x".repeat(150));
+        let message = decode(&offer(&config(), &request(&[]), BootOptions::Http(url.clone())));
+        assert_eq!(message.fname(), None);
+        let option = message.opts().get(OptionCode::BootfileName).cloned();
+        assert_eq!(option, Some(DhcpOption::BootfileName(url.into_bytes())));
+    }
+
+    #[test]
+    fn uuid_is_echoed() {
+        let uuid = [&[97, 17, 0][..], &[7; 16]].concat();
+        let message = decode(&offer(&config(), &request(&[&uuid]), BootOptions::None));
+        let option = message.opts().get(OptionCode::ClientMachineIdentifier).cloned();
+        assert_eq!(option, Some(DhcpOption::ClientMachineIdentifier(uuid[2..].to_vec())));
+    }
+
+    #[test]
+    fn replies_fit_what_the_client_takes_and_are_never_shorter_than_bootp() {
+        let mut config = config();
+        config.network.domain = Some("x".repeat(253));
+        let long_url = BootOptions::Http("x".repeat(200));
+        let small = offer(&config, &request(&[&[57, 2, 2, 64]]), long_url.clone());
+        assert!(small.packet.len() <= 548 && !decode(&small).opts().contains(OptionCode::DomainName));
+        let large = offer(&config, &request(&[&[57, 2, 5, 220]]), long_url);
+        assert!(decode(&large).opts().contains(OptionCode::DomainName));
+        assert!(nak(&config, &request(&[]), "no").unwrap().packet.len() >= 300);
+    }
+
+    #[test]
+    fn replies_go_to_relay_address_or_everyone() {
+        let mut request = request(&[]);
+        request.ciaddr = Ipv4Addr::new(192, 168, 0, 101);
+        assert_eq!(offer(&config(), &request, BootOptions::None).to, "192.168.0.101:68".parse().unwrap());
+        assert_eq!(nak(&config(), &request, "no").unwrap().to, "255.255.255.255:68".parse().unwrap());
+        request.giaddr = Ipv4Addr::new(192, 168, 0, 5);
+        assert_eq!(offer(&config(), &request, BootOptions::None).to, "192.168.0.5:67".parse().unwrap());
+        let nak = nak(&config(), &request, "no").unwrap();
+        assert_eq!(nak.to, "192.168.0.5:67".parse().unwrap());
+        assert!(decode(&nak).flags().broadcast());
+    }
+}

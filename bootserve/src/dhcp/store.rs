@@ -1,0 +1,87 @@
+//! Leases in the database: one row an address, and one row a machine.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, SystemTime};
+
+use bootspec::MacAddr;
+use sqlx::{Row, SqliteConnection};
+
+use super::leases::Lease;
+use crate::database::{Database, DatabaseError, parse_column, query_error};
+
+/// All stored leases.
+pub async fn read_leases(database: &Database) -> Result<Vec<Lease>, DatabaseError> {
+    let query = sqlx::query("SELECT mac, address, expires_unix FROM leases");
+    let rows = query.fetch_all(&database.pool).await.map_err(query_error("read leases from"))?;
+    rows.iter()
+        .map(|row| {
+            let expires_unix = u64::try_from(row.get::<i64, _>("expires_unix")).unwrap_or(0);
+            Ok(Lease {
+                mac: parse_column("mac", row.get("mac"))?,
+                address: parse_column("address", row.get("address"))?,
+                expires: SystemTime::UNIX_EPOCH + Duration::from_secs(expires_unix),
+            })
+        })
+        .collect()
+}
+
+/// Stores a lease in place of any other of the machine or the address.
+pub async fn write_lease(connection: &mut SqliteConnection, lease: &Lease) -> Result<(), DatabaseError> {
+    sqlx::query("INSERT OR REPLACE INTO leases (mac, address, expires_unix) VALUES (?, ?, ?)")
+        .bind(lease.mac.to_string())
+        .bind(lease.address.to_string())
+        .bind(unix_seconds(lease.expires))
+        .execute(connection)
+        .await
+        .map_err(query_error("store a lease in"))?;
+    Ok(())
+}
+
+/// The machine that was last given `address`.
+pub async fn mac_of(database: &Database, address: Ipv4Addr) -> Result<Option<MacAddr>, DatabaseError> {
+    let query = sqlx::query_scalar("SELECT mac FROM leases WHERE address = ?").bind(address.to_string());
+    let mac: Option<String> =
+        query.fetch_optional(&database.pool).await.map_err(query_error("look up an address in"))?;
+    mac.map(|mac| parse_column("mac", mac)).transpose()
+}
+
+/// Whether the machine was ever given an address.
+pub async fn has_lease(database: &Database, mac: MacAddr) -> Result<bool, DatabaseError> {
+    let query =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM leases WHERE mac = ?)").bind(mac.to_string());
+    query.fetch_one(&database.pool).await.map_err(query_error("look up a machine in"))
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn leases_survive_reopening_and_replace_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let lease = |mac: u8, last: u8| Lease {
+            mac: MacAddr::new([2, 0, 0, 0, 0, mac]),
+            address: Ipv4Addr::new(10, 0, 0, last),
+            expires: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        };
+        let database = Database::open(dir.path()).await.unwrap();
+        let mut connection = database.pool.acquire().await.unwrap();
+        for lease in [lease(1, 1), lease(2, 2), lease(1, 3), lease(3, 2)] {
+            write_lease(&mut connection, &lease).await.unwrap();
+        }
+        drop(connection);
+        database.close().await;
+        let database = Database::open(dir.path()).await.unwrap();
+        let mut leases = read_leases(&database).await.unwrap();
+        leases.sort_by_key(|lease| lease.mac);
+        assert_eq!(leases, [lease(1, 3), lease(3, 2)]);
+        assert_eq!(mac_of(&database, Ipv4Addr::new(10, 0, 0, 3)).await.unwrap(), Some(lease(1, 3).mac));
+        assert_eq!(mac_of(&database, Ipv4Addr::new(10, 0, 0, 1)).await.unwrap(), None);
+        assert!(!has_lease(&database, lease(2, 2).mac).await.unwrap());
+    }
+}

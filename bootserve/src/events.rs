@@ -1,0 +1,331 @@
+//! What happened in each node's boots: what we saw of it, and what the node reported. Kept in the database, and logged
+//! at info for whoever watches.
+//!
+//! The newest [`MAX_EVENTS_PER_NODE`] events of a machine are kept, and only of machines that are configured or have
+//! had a lease, so that made-up addresses cannot fill the disk.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bootspec::event::{BootId, Phase, Report};
+use bootspec::{ImageRef, MacAddr};
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::database::{Database, DatabaseError, parse_column, query_error};
+use crate::dhcp::store;
+
+/// How many events are kept of a machine.
+pub const MAX_EVENTS_PER_NODE: u32 = 1000;
+
+/// A phase of a boot and when it began, on our clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BootEvent {
+    /// Whose boot.
+    #[serde(skip)]
+    pub mac: MacAddr,
+    /// Milliseconds since the epoch.
+    pub time_unix_ms: i64,
+    /// What began.
+    pub phase: Phase,
+    /// Which boot; unknown before the script.
+    pub boot: Option<BootId>,
+    /// What is booted; unknown before the script.
+    pub image: Option<ImageRef>,
+    /// The node's own clock, if the node reported the event, in milliseconds since its kernel started.
+    #[serde(skip)]
+    pub uptime_ms: Option<i64>,
+    /// More, for humans.
+    pub message: Option<String>,
+}
+
+/// The boot that a script began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The machine.
+    pub mac: MacAddr,
+    /// The image its script named.
+    pub image: Option<ImageRef>,
+}
+
+/// The log of all boots.
+#[derive(Clone, Debug)]
+pub struct EventLog {
+    database: Database,
+    config: Arc<Config>,
+}
+
+impl BootEvent {
+    /// An event of this moment.
+    pub fn now(mac: MacAddr, phase: Phase) -> Self {
+        let time_unix_ms = unix_ms(SystemTime::now());
+        Self { mac, time_unix_ms, phase, boot: None, image: None, uptime_ms: None, message: None }
+    }
+
+    /// The events of a node's report that arrived at `received`. The node's clock is related to ours by the moment
+    /// at which it sent the report.
+    pub fn from_report(report: Report, received: SystemTime) -> Vec<Self> {
+        let Report { mac, boot, image, uptime_ms, events, .. } = report;
+        let events = events.into_iter().map(|event| {
+            let age = Duration::from_millis(uptime_ms.saturating_sub(event.uptime_ms));
+            let began = received.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+            Self {
+                mac,
+                time_unix_ms: unix_ms(began),
+                phase: event.phase,
+                boot,
+                image: Some(image.clone()),
+                uptime_ms: Some(i64::try_from(event.uptime_ms).unwrap_or(i64::MAX)),
+                message: event.message,
+            }
+        });
+        events.collect()
+    }
+}
+
+impl EventLog {
+    /// The log in `database`; `config` says which machines there are and what they are called.
+    pub fn new(database: Database, config: Arc<Config>) -> Self {
+        Self { database, config }
+    }
+
+    /// Where the log is kept.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Stores and logs `events`, all of one machine.
+    pub async fn record(&self, events: Vec<BootEvent>) -> Result<(), DatabaseError> {
+        let mut transaction =
+            self.database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
+        let news = Self::write(&mut transaction, events).await?;
+        transaction.commit().await.map_err(query_error("write to"))?;
+        self.log(&news);
+        Ok(())
+    }
+
+    /// Stores an event that the boot does not depend on: if that fails, it is only logged.
+    pub async fn note(&self, event: BootEvent) {
+        if let Err(error) = self.record(vec![event]).await {
+            warn!(error = &error as &dyn std::error::Error, "boot event lost");
+        }
+    }
+
+    /// Notes that the machine that was last given `peer` was sent the network boot program `name`.
+    pub async fn note_nbp(&self, peer: Ipv4Addr, name: &str) {
+        match store::mac_of(&self.database, peer).await {
+            Ok(Some(mac)) => {
+                self.note(BootEvent { message: Some(name.to_owned()), ..BootEvent::now(mac, Phase::Nbp) })
+                    .await;
+            }
+            Ok(None) => info!(%peer, name, "network boot program sent to an unknown machine"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "boot event lost"),
+        }
+    }
+
+    /// Whether events of this machine are kept.
+    pub async fn knows(&self, mac: MacAddr) -> Result<bool, DatabaseError> {
+        Ok(self.config.node(mac).is_some() || store::has_lease(&self.database, mac).await?)
+    }
+
+    /// Stores `events` and returns those that were not known before.
+    pub(crate) async fn write(
+        connection: &mut SqliteConnection,
+        events: Vec<BootEvent>,
+    ) -> Result<Vec<BootEvent>, DatabaseError> {
+        let mut news = Vec::new();
+        for event in events {
+            if insert(connection, &event).await? {
+                trim(connection, event.mac).await?;
+                news.push(event);
+            }
+        }
+        Ok(news)
+    }
+
+    pub(crate) fn log(&self, events: &[BootEvent]) {
+        for event in events {
+            let BootEvent { mac, phase, message, .. } = event;
+            let node = self.config.node_name(*mac);
+            let (boot, image) =
+                (event.boot.map(tracing::field::display), event.image.as_ref().map(tracing::field::display));
+            info!(%mac, node, %phase, boot, image, message, "boot event");
+        }
+    }
+
+    /// The events of a machine in the order of time.
+    pub async fn events_of(&self, mac: MacAddr) -> Result<Vec<BootEvent>, DatabaseError> {
+        let query = sqlx::query("SELECT * FROM events WHERE mac = ? ORDER BY time_unix_ms, id");
+        let rows = query.bind(mac.to_string()).fetch_all(&self.database.pool).await;
+        rows.map_err(query_error("read events from"))?.iter().map(event).collect()
+    }
+
+    /// The newest event of each machine.
+    pub async fn latest(&self) -> Result<HashMap<MacAddr, BootEvent>, DatabaseError> {
+        // With max(), SQLite takes the other columns from the row that has the maximum.
+        let query = sqlx::query("SELECT *, max(id) FROM events GROUP BY mac");
+        let rows = query.fetch_all(&self.database.pool).await.map_err(query_error("read events from"))?;
+        rows.iter().map(|row| event(row).map(|event| (event.mac, event))).collect()
+    }
+
+    /// The boot that the script with this id began.
+    pub async fn boot(&self, id: BootId) -> Result<Option<Boot>, DatabaseError> {
+        let query = sqlx::query("SELECT * FROM events WHERE boot = ? AND phase = ?");
+        let query = query.bind(id.to_string()).bind(Phase::Script.to_string());
+        let row =
+            query.fetch_optional(&self.database.pool).await.map_err(query_error("look up a boot in"))?;
+        let event = row.as_ref().map(event).transpose()?;
+        Ok(event.map(|event| Boot { mac: event.mac, image: event.image }))
+    }
+
+    /// How many scripts the machine was given since it was last ready: how many boots failed in a row.
+    pub async fn attempts(&self, mac: MacAddr) -> Result<u32, DatabaseError> {
+        let query = sqlx::query_scalar(
+            "SELECT count(*) FROM events WHERE mac = ?1 AND phase = ?2 AND id > \
+             (SELECT ifnull(max(id), 0) FROM events WHERE mac = ?1 AND phase = ?3)",
+        );
+        let query =
+            query.bind(mac.to_string()).bind(Phase::Script.to_string()).bind(Phase::Ready.to_string());
+        query.fetch_one(&self.database.pool).await.map_err(query_error("count attempts in"))
+    }
+}
+
+/// Stores one event; whether it is new.
+async fn insert(connection: &mut SqliteConnection, event: &BootEvent) -> Result<bool, DatabaseError> {
+    let query = sqlx::query(
+        "INSERT OR IGNORE INTO events (mac, time_unix_ms, phase, boot, image, uptime_ms, message) \
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+    );
+    let result = query
+        .bind(event.mac.to_string())
+        .bind(event.time_unix_ms)
+        .bind(event.phase.to_string())
+        .bind(event.boot.map(|boot| boot.to_string()))
+        .bind(event.image.as_ref().map(ImageRef::to_string))
+        .bind(event.uptime_ms)
+        .bind(event.message.as_ref())
+        .execute(connection)
+        .await;
+    Ok(result.map_err(query_error("store an event in"))?.rows_affected() == 1)
+}
+
+async fn trim(connection: &mut SqliteConnection, mac: MacAddr) -> Result<(), DatabaseError> {
+    let query = sqlx::query(
+        "DELETE FROM events WHERE mac = ?1 AND id <= \
+         (SELECT id FROM events WHERE mac = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+    );
+    let result = query.bind(mac.to_string()).bind(MAX_EVENTS_PER_NODE).execute(connection).await;
+    result.map_err(query_error("delete old events from"))?;
+    Ok(())
+}
+
+fn event(row: &SqliteRow) -> Result<BootEvent, DatabaseError> {
+    let optional = |column: &str| row.get::<Option<String>, _>(column);
+    Ok(BootEvent {
+        mac: parse_column("mac", row.get("mac"))?,
+        time_unix_ms: row.get("time_unix_ms"),
+        phase: parse_phase(row.get("phase"))?,
+        boot: optional("boot").map(|text| parse_column("boot", text)).transpose()?,
+        image: optional("image").map(|text| parse_column("image", text)).transpose()?,
+        uptime_ms: row.get("uptime_ms"),
+        message: optional("message"),
+    })
+}
+
+/// A phase reads as it is written in JSON.
+fn parse_phase(text: String) -> Result<Phase, DatabaseError> {
+    serde_json::from_value(text.clone().into()).map_err(|_| DatabaseError::Row { what: "phase", text })
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bootspec::event::Event;
+
+    const NODE_001: MacAddr = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x02]);
+
+    async fn log() -> (tempfile::TempDir, EventLog) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::parse(include_str!("../bootserve.example.toml")).unwrap();
+        let database = Database::open(dir.path()).await.unwrap();
+        (dir, EventLog::new(database, Arc::new(config)))
+    }
+
+    fn report(events: &[(Phase, u64)]) -> Report {
+        Report {
+            mac: NODE_001,
+            node: None,
+            boot: Some(BootId::new(7)),
+            image: "compute/1".parse().unwrap(),
+            uptime_ms: 30_000,
+            events: events
+                .iter()
+                .map(|(phase, uptime_ms)| Event { phase: *phase, uptime_ms: *uptime_ms, message: None })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn reported_times_are_put_on_our_clock() {
+        let received = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let events =
+            BootEvent::from_report(report(&[(Phase::Init, 5_000), (Phase::Ready, 40_000)]), received);
+        assert_eq!(events[0].time_unix_ms, 975_000);
+        assert_eq!(
+            events[1].time_unix_ms, 1_000_000,
+            "an event after the report is no older than the report"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_repeated_report_is_stored_once() {
+        let (_dir, log) = log().await;
+        for events in [&[(Phase::Init, 5_000)][..], &[(Phase::Init, 5_000), (Phase::Ready, 29_000)]] {
+            log.record(BootEvent::from_report(report(events), SystemTime::now())).await.unwrap();
+        }
+        let phases: Vec<_> = log.events_of(NODE_001).await.unwrap().iter().map(|event| event.phase).collect();
+        assert_eq!(phases, [Phase::Init, Phase::Ready]);
+        assert_eq!(log.latest().await.unwrap()[&NODE_001].phase, Phase::Ready);
+    }
+
+    #[tokio::test]
+    async fn attempts_count_scripts_since_the_last_ready() {
+        let (_dir, log) = log().await;
+        let mut seen = Vec::new();
+        for phase in [Phase::Script, Phase::Script, Phase::Ready, Phase::Script] {
+            log.note(BootEvent::now(NODE_001, phase)).await;
+            seen.push(log.attempts(NODE_001).await.unwrap());
+        }
+        assert_eq!(seen, [1, 2, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_boot_is_found_by_the_id_of_its_script() {
+        let (_dir, log) = log().await;
+        let image: ImageRef = "compute/1".parse().unwrap();
+        let script = BootEvent::now(NODE_001, Phase::Script);
+        let id = BootId::new(9);
+        log.note(BootEvent { boot: Some(id), image: Some(image.clone()), ..script }).await;
+        assert_eq!(log.boot(id).await.unwrap(), Some(Boot { mac: NODE_001, image: Some(image) }));
+        assert_eq!(log.boot(BootId::new(10)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_events_are_kept() {
+        let (_dir, log) = log().await;
+        let many = MAX_EVENTS_PER_NODE + 20;
+        let events = (0..many).map(|_| BootEvent::now(NODE_001, Phase::Dhcp)).collect();
+        log.record(events).await.unwrap();
+        assert_eq!(log.events_of(NODE_001).await.unwrap().len() as u32, MAX_EVENTS_PER_NODE);
+    }
+}

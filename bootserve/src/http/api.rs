@@ -1,0 +1,125 @@
+//! The events API: nodes report how their boots go, admins and tests ask.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bootspec::MacAddr;
+use bootspec::event::{MAX_REPORT_BYTES, Phase, Report};
+use bootspec::store::NodeName;
+use serde::Serialize;
+use tracing::info;
+
+use super::{App, internal_error, text};
+use crate::database::DatabaseError;
+use crate::dhcp::store::read_leases;
+use crate::events::BootEvent;
+
+/// `POST /v1/events`: a node's report.
+pub(super) async fn report(State(app): State<Arc<App>>, body: Body) -> Response {
+    let Ok(json) = to_bytes(body, MAX_REPORT_BYTES).await else {
+        let limit = format!("a boot report has at most {MAX_REPORT_BYTES} bytes");
+        return text(StatusCode::PAYLOAD_TOO_LARGE, limit);
+    };
+    let report = match Report::parse(&json) {
+        Ok(report) => report,
+        Err(error) => {
+            info!(error = &error as &dyn std::error::Error, "boot report refused");
+            return text(StatusCode::BAD_REQUEST, with_sources(&error));
+        }
+    };
+    match take(&app, report).await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => {
+            text(StatusCode::BAD_REQUEST, "this machine is neither configured nor has it had a lease")
+        }
+        Err(error) => internal_error(&error),
+    }
+}
+
+/// Records the report, if its sender is known.
+async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
+    let known = app.events.knows(report.mac).await?;
+    if known {
+        app.events.record(BootEvent::from_report(report, SystemTime::now())).await?;
+    }
+    Ok(known)
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |source| source.source());
+    std::iter::once(error.to_string())
+        .chain(sources.map(|source| source.to_string()))
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// `GET /v1/nodes/NAME-OR-MAC/events`: all events of a machine in the order of time.
+pub(super) async fn events_of(State(app): State<Arc<App>>, Path(node): Path<String>) -> Response {
+    let by_name = app.config.node_named(&node).map(|node| node.mac);
+    let Some(mac) = by_name.or_else(|| node.parse().ok()) else {
+        return text(StatusCode::NOT_FOUND, format!("there is no node {node:?}, nor is that a MAC address"));
+    };
+    match app.events.events_of(mac).await {
+        Ok(events) => Json(events).into_response(),
+        Err(error) => internal_error(&error),
+    }
+}
+
+/// A machine in the answer of [`nodes`].
+#[derive(Serialize)]
+struct NodeStatus {
+    name: Option<NodeName>,
+    mac: MacAddr,
+    address: Ipv4Addr,
+    /// The image that it boots by configuration.
+    image: Option<String>,
+    /// The newest event.
+    phase: Option<Phase>,
+    time_unix_ms: Option<i64>,
+    message: Option<String>,
+}
+
+/// `GET /v1/nodes`: every configured node and every machine with a lease, by MAC address.
+pub(super) async fn nodes(State(app): State<Arc<App>>) -> Response {
+    match status(&app).await {
+        Ok(nodes) => Json(nodes).into_response(),
+        Err(error) => internal_error(&error),
+    }
+}
+
+async fn status(app: &App) -> Result<Vec<NodeStatus>, DatabaseError> {
+    let leases = read_leases(app.events.database()).await?;
+    let mut addresses: BTreeMap<_, _> = leases.into_iter().map(|lease| (lease.mac, lease.address)).collect();
+    addresses.extend(app.config.nodes().iter().map(|node| (node.mac, node.address)));
+    let mut latest = app.events.latest().await?;
+    let nodes = addresses.into_iter().map(|(mac, address)| {
+        let node = app.config.node(mac);
+        let image = node.map(|node| &node.image).or(app.config.boot.default_image.as_ref());
+        let event = latest.remove(&mac);
+        NodeStatus {
+            name: node.map(|node| node.name.clone()),
+            mac,
+            address,
+            image: image.map(ToString::to_string),
+            phase: event.as_ref().map(|event| event.phase),
+            time_unix_ms: event.as_ref().map(|event| event.time_unix_ms),
+            message: event.and_then(|event| event.message),
+        }
+    });
+    Ok(nodes.collect())
+}
+
+/// `GET /healthz`: whether the database answers.
+pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
+    match app.events.latest().await {
+        Ok(_) => text(StatusCode::OK, "ok"),
+        Err(error) => internal_error(&error),
+    }
+}

@@ -1,0 +1,185 @@
+//! Files of the image store: `GET /images/NAME/VERSION/ARTIFACT`, with HEAD, Range and conditional requests.
+//!
+//! Only the manifest and what the manifest lists is served; every part of the path has passed the parser of its type,
+//! so no path can leave the version's directory.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bootspec::ImageRef;
+use bootspec::event::{BootId, Phase};
+use bootspec::manifest::{Artifact, Manifest};
+use bootspec::store::{ArtifactName, INITRAMFS, MANIFEST, VMLINUZ};
+use serde::Deserialize;
+use tokio::fs::File;
+use tracing::{info, warn};
+
+use super::range::{Selection, Span, select};
+use super::{App, body, internal_error, text};
+use crate::events::{BootEvent, EventLog};
+use crate::store::{StoreError, read_manifest, read_manifest_json};
+
+#[derive(Deserialize)]
+pub(super) struct BootQuery {
+    boot: Option<String>,
+}
+
+pub(super) async fn artifact(
+    State(app): State<Arc<App>>,
+    Path((name, version, artifact)): Path<(String, String, String)>,
+    Query(query): Query<BootQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let image = format!("{name}/{version}").parse::<ImageRef>();
+    let (Ok(image), Ok(artifact)) = (image, artifact.parse::<ArtifactName>()) else {
+        return not_found();
+    };
+    let store = &app.config.server.store;
+    if artifact.as_str() == MANIFEST {
+        let json = read_manifest_json(store, &image).await;
+        return json
+            .map_or_else(store_error, |json| ([(CONTENT_TYPE, "application/json")], json).into_response());
+    }
+    let manifest = match read_manifest(store, &image).await {
+        Ok(manifest) => manifest,
+        Err(error) => return store_error(error),
+    };
+    let Some(entry) = manifest.artifacts.get(&artifact) else { return not_found() };
+    let path = image.dir(store).join(artifact.as_str());
+    let file = match open_complete(&path, entry).await {
+        Ok(file) => file,
+        Err(error) => return internal_error(&error),
+    };
+    let download = Download {
+        boot: query.boot.and_then(|boot| boot.parse().ok()),
+        phase: phase_of(&artifact),
+        events: Arc::clone(&app.events),
+    };
+    send(file, entry, &manifest, &method, &headers, download).await
+}
+
+/// The artifact's file does not match the manifest.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("cannot open {path}")]
+    Open {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path} has {found} bytes, its manifest says {expected}\nhint: imagebuild verify")]
+    Size { path: String, found: u64, expected: u64 },
+}
+
+/// Opens a file of the size that its manifest says: a node must not begin a download that cannot be right.
+async fn open_complete(path: &std::path::Path, entry: &Artifact) -> Result<File, OpenError> {
+    let open_error = |source| OpenError::Open { path: path.display().to_string(), source };
+    let file = File::open(path).await.map_err(open_error)?;
+    let found = file.metadata().await.map_err(open_error)?.len();
+    if found != entry.size_bytes {
+        let path = path.display().to_string();
+        return Err(OpenError::Size { path, found, expected: entry.size_bytes });
+    }
+    Ok(file)
+}
+
+async fn send(
+    file: File,
+    entry: &Artifact,
+    manifest: &Manifest,
+    method: &Method,
+    headers: &HeaderMap,
+    download: Download,
+) -> Response {
+    let etag = format!("\"{}\"", entry.sha256);
+    let size = entry.size_bytes;
+    if lists(headers, IF_NONE_MATCH, &etag) {
+        return (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response();
+    }
+    let (status, span) = match selection(headers, &etag, size) {
+        Selection::Whole => (StatusCode::OK, Span { start: 0, length: size }),
+        Selection::Part(span) => (StatusCode::PARTIAL_CONTENT, span),
+        Selection::Unsatisfiable => {
+            let range = [(CONTENT_RANGE, format!("bytes */{size}"))];
+            return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
+        }
+    };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        let reaches_end = span.start + span.length == size;
+        let image = manifest.image.clone();
+        match body::of_file(file, span, move || download.sent(image, reaches_end)).await {
+            Ok(body) => body,
+            Err(error) => return internal_error(&error),
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let range = format!("bytes {}-{}/{size}", span.start, (span.start + span.length).saturating_sub(1));
+    let range = (status == StatusCode::PARTIAL_CONTENT).then_some([(CONTENT_RANGE, range)]);
+    let length = [(CONTENT_LENGTH, span.length.to_string()), (ETAG, etag)];
+    let kind = [(CONTENT_TYPE, "application/octet-stream"), (ACCEPT_RANGES, "bytes")];
+    (length, kind, range.map(axum::response::AppendHeaders), response).into_response()
+}
+
+/// A Range counts only if the If-Range beside it names the file that we have (RFC 9110 section 13.1.5).
+fn selection(headers: &HeaderMap, etag: &str, size: u64) -> Selection {
+    let range = headers.get(RANGE).and_then(|value| value.to_str().ok());
+    let is_current = headers.get(IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes());
+    range.filter(|_| is_current).map_or(Selection::Whole, |range| select(range, size))
+}
+
+/// Whether a header lists this ETag, or any (RFC 9110 section 13.1.2; `W/` compares alike there).
+fn lists(headers: &HeaderMap, name: HeaderName, etag: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// A download that may belong to a node's boot.
+struct Download {
+    boot: Option<BootId>,
+    phase: Option<Phase>,
+    events: Arc<EventLog>,
+}
+
+impl Download {
+    /// Notes the phase that the end of the file completes. An id that no script was given is not recorded.
+    fn sent(self, image: ImageRef, reaches_end: bool) {
+        let (Some(id), Some(phase), true) = (self.boot, self.phase, reaches_end) else { return };
+        tokio::spawn(async move {
+            match self.events.boot(id).await {
+                Ok(Some(boot)) => {
+                    let event = BootEvent::now(boot.mac, phase);
+                    self.events.note(BootEvent { boot: Some(id), image: Some(image), ..event }).await;
+                }
+                Ok(None) => info!(boot = %id, %phase, %image, "download for an unknown boot"),
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "boot event lost"),
+            }
+        });
+    }
+}
+
+fn phase_of(artifact: &ArtifactName) -> Option<Phase> {
+    match artifact.as_str() {
+        VMLINUZ => Some(Phase::Kernel),
+        INITRAMFS => Some(Phase::Initramfs),
+        _ => None,
+    }
+}
+
+fn store_error(error: StoreError) -> Response {
+    if error.is_not_found() { not_found() } else { internal_error(&error) }
+}
+
+fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "there is no such file in the image store")
+}

@@ -1,0 +1,139 @@
+//! iPXE scripts and network boot programs: the boot decision, rendered for HTTP clients.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bootspec::cmdline::BootParams;
+use bootspec::event::{BootId, Phase};
+use bootspec::{ImageRef, MacAddr};
+use serde::Deserialize;
+use tracing::{info, warn};
+
+use super::{App, internal_error, script_url, text};
+use crate::config::Config;
+use crate::database::DatabaseError;
+use crate::events::BootEvent;
+use crate::policy::{Assignment, BootDecision, Machine, Stage, decide};
+use crate::script::{self, Client};
+use crate::store;
+
+#[derive(Deserialize)]
+pub(super) struct MachineQuery {
+    mac: Option<String>,
+    uuid: Option<String>,
+}
+
+/// `GET /boot.ipxe`: the script for iPXE that does not know its own URL yet.
+pub(super) async fn first() -> Response {
+    script_response(script::FIRST_SCRIPT.to_owned())
+}
+
+/// `GET /ipxe?mac=`: the script of one machine.
+pub(super) async fn of_machine(State(app): State<Arc<App>>, Query(query): Query<MachineQuery>) -> Response {
+    let Some(text_of_mac) = query.mac else {
+        return text(StatusCode::BAD_REQUEST, "mac is missing: expected /ipxe?mac=fc-ab-14-e8-66-01");
+    };
+    let mac: MacAddr = match text_of_mac.parse() {
+        Ok(mac) => mac,
+        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let script = match decide(&app.config, &Machine { mac, stage: Stage::Script }) {
+        BootDecision::Boot(assignment) => boot_script(&app, mac, assignment).await,
+        BootDecision::NextDevice(reason) => {
+            info!(%mac, uuid = query.uuid, %reason, "nothing to boot");
+            Ok(script::next_device(mac, &reason.to_string()))
+        }
+        decision => unreachable!("a script's stage is decided by image or next device, not {decision:?}"),
+    };
+    script.map_or_else(|error| internal_error(&error), script_response)
+}
+
+/// Renders the script and notes the boot that it begins.
+async fn boot_script(app: &App, mac: MacAddr, assignment: Assignment<'_>) -> Result<String, DatabaseError> {
+    let url = script_url(&app.config, mac);
+    let client = Client { mac, script_url: &url };
+    let manifest = match read_image(app, assignment).await {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            let node = app.config.node_name(mac);
+            warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
+            return Ok(script::wait(client, &error.to_string()));
+        }
+    };
+    let id = BootId::new(rand::random());
+    let params = boot_params(app, mac, assignment, id).await?;
+    let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
+    let kernel_args: Vec<_> = app.config.boot.kernel_args.iter().chain(node_args).collect();
+    note_boot(app, mac, id, &manifest.image).await?;
+    let base_url = app.config.base_url();
+    let boot = script::Boot {
+        manifest: &manifest,
+        base_url: &base_url,
+        id,
+        kernel_args: &kernel_args,
+        params: &params,
+    };
+    Ok(script::boot(client, &boot))
+}
+
+async fn read_image(
+    app: &App,
+    assignment: Assignment<'_>,
+) -> Result<bootspec::manifest::Manifest, store::StoreError> {
+    let store = &app.config.server.store;
+    let image = store::resolve(store, assignment.image).await?;
+    store::read_manifest(store, &image).await
+}
+
+/// What init is told: the node's own parameters and what identifies this boot.
+async fn boot_params(
+    app: &App,
+    mac: MacAddr,
+    assignment: Assignment<'_>,
+    id: BootId,
+) -> Result<BootParams, DatabaseError> {
+    Ok(BootParams {
+        node: assignment.node.map(|node| node.name.clone()),
+        mac: Some(mac),
+        boot: Some(id),
+        report: report_url(&app.config),
+        attempt: app.events.attempts(mac).await?,
+        ..assignment.node.map(|node| node.params.clone()).unwrap_or_default()
+    })
+}
+
+fn report_url(config: &Config) -> Option<bootspec::cmdline::ReportUrl> {
+    config.base_url().parse().ok()
+}
+
+async fn note_boot(app: &App, mac: MacAddr, id: BootId, image: &ImageRef) -> Result<(), DatabaseError> {
+    if app.events.knows(mac).await? {
+        let event = BootEvent::now(mac, Phase::Script);
+        app.events.note(BootEvent { boot: Some(id), image: Some(image.clone()), ..event }).await;
+    }
+    Ok(())
+}
+
+/// `GET /nbp/NAME`: a network boot program for UEFI HTTP Boot, which sends HEAD before GET.
+pub(super) async fn nbp(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    method: Method,
+    Path(name): Path<String>,
+) -> Response {
+    let Some((name, program)) = app.nbps.find(&name) else {
+        return text(StatusCode::NOT_FOUND, "there is no such network boot program");
+    };
+    if let (Method::GET, IpAddr::V4(peer)) = (method, peer.ip()) {
+        app.events.note_nbp(peer, name).await;
+    }
+    ([(CONTENT_TYPE, "application/efi")], program.clone()).into_response()
+}
+
+fn script_response(script: String) -> Response {
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], script).into_response()
+}

@@ -1,0 +1,21 @@
+//! bootserve tells the machines of a private network what to boot, and hands it to them.
+//!
+//! [`policy::decide`] says what a machine boots; [`dhcp`], [`tftp`] and [`http`] render that decision for firmware,
+//! boot programs and iPXE. [`config`] is what the admin wants, [`store`] what imagebuild published, [`events`] what
+//! became of it. [`serve`] puts them together. The crate holds no name service, no proxyDHCP and no TLS.
+
+pub mod arch;
+pub mod check;
+pub mod config;
+pub mod database;
+pub mod dhcp;
+pub mod events;
+pub mod http;
+pub mod nbp;
+pub mod policy;
+pub mod privileges;
+pub mod script;
+pub mod serve;
+pub mod sockets;
+pub mod store;
+pub mod tftp;

@@ -1,0 +1,113 @@
+//! The daemon: from a configuration to running services.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::database::Database;
+use crate::events::EventLog;
+use crate::nbp::NbpSet;
+use crate::sockets::Sockets;
+use crate::{dhcp, http, privileges, tftp};
+
+/// How long downloads may go on after the order to stop. Nodes resume or retry them.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+
+/// Serves as `config` says until SIGTERM or SIGINT: binds, drops privileges, then starts the runtime's threads.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    let user = config.server.user.as_deref().map(privileges::find_user).transpose()?;
+    let nbps = NbpSet::read(&config.nbp_dirs)?;
+    let sockets = Sockets::bind(&config.server)?;
+    privileges::prepare_state(&config.server.state, user.as_ref())?;
+    if let Some(user) = &user {
+        privileges::become_user(user)?;
+    }
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(cancel_on_signal(shutdown.clone()));
+        run(sockets, config, nbps, shutdown).await
+    })
+}
+
+/// Runs the services on `sockets` until `shutdown`.
+pub async fn run(
+    sockets: Sockets,
+    config: Config,
+    nbps: NbpSet,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (config, nbps) = (Arc::new(config), Arc::new(nbps));
+    let database = Database::open(&config.server.state).await?;
+    let leases = dhcp::store::read_leases(&database).await?;
+    let events = Arc::new(EventLog::new(database.clone(), Arc::clone(&config)));
+    announce(&config, &nbps, leases.len());
+
+    let dhcp_server = dhcp::server::Server::new(Arc::clone(&config), Arc::clone(&nbps), leases);
+    let dhcp = dhcp::driver::run(udp(sockets.dhcp)?, dhcp_server, Arc::clone(&events), shutdown.clone());
+    let tftp_server = tftp::driver::Server {
+        nbps: Arc::clone(&nbps),
+        events: Arc::clone(&events),
+        mtu_bytes: sockets.mtu_bytes,
+    };
+    let tftp = tftp_server.run(udp(sockets.tftp)?, shutdown.clone());
+    let app = http::App { config, nbps, events };
+    let http = http::run(tcp(sockets.http)?, app, shutdown.clone());
+
+    let services = async { tokio::join!(dhcp, tftp, http).2 };
+    let served = tokio::select! {
+        served = services => served.context("HTTP server failed"),
+        () = grace_after(&shutdown) => {
+            warn!("downloads were cut off");
+            Ok(())
+        }
+    };
+    database.close().await;
+    info!("stopped");
+    served
+}
+
+fn announce(config: &Config, nbps: &NbpSet, leases: usize) {
+    let nbps: Vec<_> = nbps.names().collect();
+    if nbps.is_empty() {
+        warn!(dirs = ?config.nbp_dirs, "no network boot programs\nhint: install the ipxe package or set nbp.dirs");
+    }
+    let (interface, url) = (&config.server.interface, config.base_url());
+    info!(interface, url, nodes = config.nodes().len(), leases, ?nbps, "serving");
+}
+
+fn udp(socket: std::net::UdpSocket) -> anyhow::Result<UdpSocket> {
+    socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
+    UdpSocket::from_std(socket).context("cannot register a socket with the runtime")
+}
+
+fn tcp(socket: std::net::TcpListener) -> anyhow::Result<TcpListener> {
+    socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
+    TcpListener::from_std(socket).context("cannot register a socket with the runtime")
+}
+
+async fn grace_after(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(SHUTDOWN_GRACE).await;
+}
+
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = signal(SignalKind::terminate());
+    let interrupt = signal(SignalKind::interrupt());
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => info!("stopping on SIGTERM"),
+                _ = interrupt.recv() => info!("stopping on SIGINT"),
+            }
+            shutdown.cancel();
+        }
+        (terminate, interrupt) => warn!(?terminate, ?interrupt, "cannot listen for signals"),
+    }
+}

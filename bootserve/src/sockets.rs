@@ -1,0 +1,135 @@
+//! The sockets, bound while we still may bind low ports.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Server;
+
+const DHCP_PORT: u16 = 67;
+const TFTP_PORT: u16 = 69;
+/// What a hall of nodes sends at once must wait in the socket, not be dropped.
+const DHCP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+const HTTP_BACKLOG: i32 = 4096;
+
+/// Bound sockets of all three services.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Receives broadcasts of one interface.
+    pub dhcp: UdpSocket,
+    /// Receives TFTP requests.
+    pub tftp: UdpSocket,
+    /// Accepts HTTP connections.
+    pub http: TcpListener,
+    /// MTU of the interface.
+    pub mtu_bytes: u16,
+}
+
+/// A socket cannot be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// There is no such interface.
+    #[error("there is no network interface {name}\nhint: ip link shows what there is; set server.interface")]
+    NoInterface {
+        /// Its name.
+        name: String,
+    },
+    /// What /sys says about it makes no sense.
+    #[error("cannot read the MTU of the interface from {}", path.display())]
+    Mtu {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("cannot bind {service} to {address}\nhint: {}", hint(source))]
+    Bind {
+        /// `DHCP`, `TFTP`, `HTTP`.
+        service: &'static str,
+        /// Address and port.
+        address: SocketAddrV4,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root; privileges are dropped afterwards",
+        io::ErrorKind::AddrInUse => "another server uses the port; ss -lnptu shows which",
+        io::ErrorKind::AddrNotAvailable => "the address is not on this machine; ip address shows what is",
+        _ => "see the cause",
+    }
+}
+
+impl Sockets {
+    /// Binds the three services as `server` says.
+    pub fn bind(server: &Server) -> Result<Self, BindError> {
+        let mtu_bytes = mtu_bytes(&server.interface)?;
+        Ok(Self {
+            dhcp: bind("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, |at| dhcp(&server.interface, at))?,
+            tftp: bind("TFTP", server.address, TFTP_PORT, |at| UdpSocket::bind(at))?,
+            http: bind("HTTP", server.address, server.http_port, http)?,
+            mtu_bytes,
+        })
+    }
+}
+
+fn bind<T>(
+    service: &'static str,
+    address: Ipv4Addr,
+    port: u16,
+    open: impl FnOnce(SocketAddrV4) -> io::Result<T>,
+) -> Result<T, BindError> {
+    let address = SocketAddrV4::new(address, port);
+    open(address).map_err(|source| BindError::Bind { service, address, source })
+}
+
+/// Only a socket without an address receives broadcasts; the interface keeps it from answering other networks.
+fn dhcp(interface: &str, address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.set_broadcast(true)?;
+    socket.set_recv_buffer_size(DHCP_RECEIVE_BUFFER_BYTES)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn http(address: SocketAddrV4) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    // So that a restarted server need not wait for the connections of the one before.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(HTTP_BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn mtu_bytes(interface: &str) -> Result<u16, BindError> {
+    let path = Path::new("/sys/class/net").join(interface).join("mtu");
+    let text =
+        std::fs::read_to_string(&path).map_err(|_| BindError::NoInterface { name: interface.to_owned() })?;
+    // Loopback has 65536; no datagram is longer than what 16 bits count.
+    let mtu: u32 = text.trim().parse().map_err(|_| BindError::Mtu { path })?;
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_interface_is_named() {
+        let error = mtu_bytes("nosuch0").unwrap_err().to_string();
+        assert!(error.contains("nosuch0") && error.contains("hint:"), "{error}");
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_a_hint() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = bind("HTTP", Ipv4Addr::LOCALHOST, port, http).unwrap_err().to_string();
+        assert!(error.contains("HTTP to 127.0.0.1") && error.contains("another server"), "{error}");
+    }
+}

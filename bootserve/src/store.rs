@@ -1,0 +1,138 @@
+//! The image store as a boot server sees it: which version a name means, what is in it, and its files.
+//!
+//! Nothing is cached. A version never changes, but `current` does, and versions come and go while we run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bootspec::manifest::{Manifest, ManifestError};
+use bootspec::store::{MANIFEST, current_link};
+use bootspec::{ImageName, ImageRef, ImageVersion};
+use tokio::fs;
+
+use crate::config::ImageSelector;
+
+/// The image cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such image, or no version of it is published.
+    #[error("image {name} has no current version in {}\nhint: imagebuild build {name}", store.display())]
+    NoCurrent {
+        /// The image.
+        name: ImageName,
+        /// Where it was looked for.
+        store: PathBuf,
+        /// Why the link cannot be read.
+        #[source]
+        source: io::Error,
+    },
+    /// `current` does not point to a version beside it.
+    #[error("{} points to {target:?}, expected the name of a version beside it", link.display())]
+    OddCurrent {
+        /// The link.
+        link: PathBuf,
+        /// Where it points to.
+        target: PathBuf,
+    },
+    /// There is no such version.
+    #[error("image {0} is not in the store")]
+    NoVersion(ImageRef),
+    /// The manifest cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The manifest is of no use.
+    #[error("cannot use {}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+}
+
+impl StoreError {
+    /// Whether the image, or the version, does not exist, as opposed to being damaged.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::NoVersion(_) => true,
+            Self::NoCurrent { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// The version that `selector` means now.
+pub async fn resolve(store: &Path, selector: &ImageSelector) -> Result<ImageRef, StoreError> {
+    let name = match selector {
+        ImageSelector::Version(image) => return Ok(image.clone()),
+        ImageSelector::Current(name) => name,
+    };
+    let link = current_link(store, name);
+    let target = fs::read_link(&link).await.map_err(|source| StoreError::NoCurrent {
+        name: name.clone(),
+        store: store.to_owned(),
+        source,
+    })?;
+    let version = target.to_str().and_then(|text| text.parse::<ImageVersion>().ok());
+    match version {
+        Some(version) => Ok(ImageRef { name: name.clone(), version }),
+        None => Err(StoreError::OddCurrent { link, target }),
+    }
+}
+
+/// What is in this version.
+pub async fn read_manifest(store: &Path, image: &ImageRef) -> Result<Manifest, StoreError> {
+    let json = read_manifest_json(store, image).await?;
+    Manifest::parse(&json)
+        .map_err(|source| StoreError::Manifest { path: image.dir(store).join(MANIFEST), source })
+}
+
+/// The manifest of this version as it was published, byte by byte: a signature may depend on them.
+pub async fn read_manifest_json(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
+    let path = image.dir(store).join(MANIFEST);
+    fs::read(&path).await.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StoreError::NoVersion(image.clone()),
+        _ => StoreError::Read { path, source },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn current_is_followed_and_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path();
+        let selector: ImageSelector = "failsafe".parse().unwrap();
+        let missing = resolve(store, &selector).await.unwrap_err();
+        assert!(missing.is_not_found() && missing.to_string().contains("hint: imagebuild build failsafe"));
+
+        std::fs::create_dir(store.join("failsafe")).unwrap();
+        std::os::unix::fs::symlink("v1", store.join("failsafe/current")).unwrap();
+        assert_eq!(resolve(store, &selector).await.unwrap().to_string(), "failsafe/v1");
+
+        std::fs::remove_file(store.join("failsafe/current")).unwrap();
+        std::os::unix::fs::symlink("../../etc", store.join("failsafe/current")).unwrap();
+        let odd = resolve(store, &selector).await.unwrap_err();
+        assert!(odd.to_string().contains("../../etc"), "{odd}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_version_and_a_damaged_manifest_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let image: ImageRef = "failsafe/v1".parse().unwrap();
+        assert!(read_manifest(dir.path(), &image).await.unwrap_err().is_not_found());
+        std::fs::create_dir_all(image.dir(dir.path())).unwrap();
+        std::fs::write(image.dir(dir.path()).join(MANIFEST), "{").unwrap();
+        let error = read_manifest(dir.path(), &image).await.unwrap_err();
+        assert!(!error.is_not_found() && error.to_string().contains("failsafe/v1/manifest.json"), "{error}");
+    }
+}

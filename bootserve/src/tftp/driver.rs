@@ -1,0 +1,175 @@
+//! The sockets of the TFTP server: one for requests, and one of its own for each transfer (RFC 1350 section 4).
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::net::UdpSocket;
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::transfer::{Step, Transfer, TransferError};
+use super::wire::{ErrorCode, Packet, Request};
+use crate::events::EventLog;
+use crate::nbp::NbpSet;
+
+/// A request beyond these is dropped; the client repeats it.
+const MAX_TRANSFERS: usize = 512;
+/// RFC 2347: a request has at most 512 bytes. What clients send during a transfer is shorter.
+const MAX_PACKET_BYTES: usize = 512;
+/// IPv4, UDP and TFTP headers.
+const HEADER_BYTES: u16 = 20 + 8 + 4;
+
+/// The TFTP server.
+#[derive(Debug)]
+pub struct Server {
+    /// The files.
+    pub nbps: Arc<NbpSet>,
+    /// Told of each complete transfer.
+    pub events: Arc<EventLog>,
+    /// MTU of the interface: a DATA packet must not be fragmented, which many boot ROMs cannot put together.
+    pub mtu_bytes: u16,
+}
+
+impl Server {
+    /// Answers requests on `socket` until `shutdown`.
+    pub async fn run(self, socket: UdpSocket, shutdown: CancellationToken) {
+        let mut transfers = JoinSet::new();
+        let mut peers: HashMap<Id, SocketAddr> = HashMap::new();
+        let mut buffer = [0; MAX_PACKET_BYTES];
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(ended) = transfers.join_next_with_id() => {
+                    peers.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+                }
+                received = socket.recv_from(&mut buffer) => match received {
+                    // A request that comes twice before its first answer arrived must not begin a second transfer.
+                    Ok((_, peer)) if peers.values().any(|active| *active == peer) => {}
+                    Ok((_, peer)) if peers.len() >= MAX_TRANSFERS => warn!(%peer, "too many TFTP transfers"),
+                    Ok((length, peer)) => match self.open(&buffer[..length]) {
+                        Ok(file) => {
+                            peers.insert(transfers.spawn(self.transfer(&socket, peer, file)).id(), peer);
+                        }
+                        Err(refusal) => refuse(&socket, peer, refusal).await,
+                    },
+                    Err(error) => warn!(%error, "cannot receive from the TFTP socket"),
+                },
+            }
+        }
+    }
+
+    /// Reads a request and finds its file.
+    fn open(&self, packet: &[u8]) -> Result<OpenFile, Packet> {
+        let request = match Packet::parse(packet) {
+            Ok(Packet::Read(request)) => request,
+            Ok(Packet::Write(_)) => {
+                return Err(error(ErrorCode::AccessViolation, "this server is read-only"));
+            }
+            Ok(_) => return Err(error(ErrorCode::IllegalOperation, "expected a read request")),
+            Err(reason) => return Err(error(ErrorCode::IllegalOperation, &reason.to_string())),
+        };
+        if !request.mode.eq_ignore_ascii_case("octet") {
+            return Err(error(ErrorCode::NotDefined, "only octet mode is supported"));
+        }
+        let found = self.nbps.find(request.filename.trim_start_matches('/'));
+        let (name, data) = found.ok_or_else(|| {
+            error(ErrorCode::FileNotFound, &format!("there is no {:?} here", request.filename))
+        })?;
+        Ok(OpenFile { name, data: data.clone(), request })
+    }
+
+    fn transfer(
+        &self,
+        socket: &UdpSocket,
+        peer: SocketAddr,
+        file: OpenFile,
+    ) -> impl Future<Output = ()> + 'static {
+        let local = socket.local_addr().map(|address| address.ip());
+        let events = Arc::clone(&self.events);
+        let max_blksize = self.mtu_bytes.saturating_sub(HEADER_BYTES);
+        async move {
+            let name = file.name;
+            match send_file(local, peer, file, max_blksize).await {
+                Ok(()) => {
+                    if let IpAddr::V4(peer) = peer.ip() {
+                        events.note_nbp(peer, name).await;
+                    }
+                }
+                // OVMF asks for the size first and refuses the OACK once it knows it; then it begins again.
+                Err(SendError::Transfer(TransferError::Aborted {
+                    code: ErrorCode::OptionsRefused, ..
+                })) => {
+                    debug!(%peer, file = name, "TFTP size probe");
+                }
+                Err(error) => info!(%peer, file = name, %error, "TFTP transfer failed"),
+            }
+        }
+    }
+}
+
+struct OpenFile {
+    name: &'static str,
+    data: Bytes,
+    request: Request,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    Transfer(TransferError),
+    #[error("the socket failed: {0}")]
+    Socket(#[from] io::Error),
+}
+
+async fn send_file(
+    local: io::Result<IpAddr>,
+    peer: SocketAddr,
+    file: OpenFile,
+    max_blksize: u16,
+) -> Result<(), SendError> {
+    let socket = UdpSocket::bind((local?, 0)).await?;
+    socket.connect(peer).await?;
+    debug!(%peer, file = file.name, options = ?file.request.options, "TFTP transfer");
+    let (mut transfer, first) = Transfer::start(Instant::now(), &file.request, file.data, max_blksize);
+    socket.send(&first.encode()).await?;
+    let mut buffer = [0; MAX_PACKET_BYTES];
+    loop {
+        let received = tokio::time::timeout_at(transfer.deadline().into(), socket.recv(&mut buffer)).await;
+        let step = match received {
+            Err(_) => transfer.time_out(Instant::now()),
+            Ok(length) => match Packet::parse(&buffer[..length?]) {
+                Ok(packet) => transfer.handle(Instant::now(), packet),
+                Err(_) => Step::Wait,
+            },
+        };
+        match step {
+            Step::Send(packet) => {
+                socket.send(&packet.encode()).await?;
+            }
+            Step::Wait => {}
+            Step::Done => return Ok(()),
+            Step::Failed(error, last) => {
+                if let Some(last) = last {
+                    socket.send(&last.encode()).await?;
+                }
+                return Err(SendError::Transfer(error));
+            }
+        }
+    }
+}
+
+fn error(code: ErrorCode, message: &str) -> Packet {
+    Packet::Error { code, message: message.to_owned() }
+}
+
+async fn refuse(socket: &UdpSocket, peer: SocketAddr, refusal: Packet) {
+    info!(%peer, ?refusal, "TFTP request refused");
+    if let Err(error) = socket.send_to(&refusal.encode(), peer).await {
+        warn!(%peer, %error, "cannot send a TFTP error");
+    }
+}
