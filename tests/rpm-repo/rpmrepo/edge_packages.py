@@ -1,7 +1,7 @@
 """Small packages that each show one thing a builder of images must get right.
 
 hello 1.0, 2.0  an update, with a dependency, a weak one and a configuration file
-odd-files       metadata and names that get lost easily; a sparse file; one that root cannot read
+odd-files       metadata and names that get lost easily; a sparse file, a FIFO, devices
 scriptlog       notes in /var/log/scriptlog which scriptlets ran, with what mounted
 bad-pre         its %pre fails: rpm does not install it, dnf fails
 bad-post        its %post fails: rpm installs it all the same, dnf succeeds
@@ -27,13 +27,16 @@ _ODD = "/usr/libexec/odd"
 #: Where a hole of 64 MiB ends and the data of the sparse file begins, in MiB.
 _HOLE_MIB = 64
 
-#: One file each: quoting, globs, macros, a leading dash, UTF-8, the longest name there is.
+#: The longest name that rpm can install: it adds nine bytes until the file is complete.
+_LONGEST_NAME = "n" * (255 - 9)
+
+#: One file each: quoting, globs, macros, a leading dash, UTF-8, long names and paths.
 _STRANGE_NAMES = [
     "a b [c]{d}*?%e\\x2d é",
     "-rf",
     "'$HOME;`id`&|<>#!~^",
     "日本語",
-    "n" * 255,
+    _LONGEST_NAME,
     "/".join(["a-long-path-of-its-own"] * 12 + ["file"]),
 ]
 
@@ -89,8 +92,12 @@ def _odd_files() -> Package:
     shared = text_file(f"{_ODD}/hard-a", "one file, three names\n")
     package = _small(
         "odd-files",
-        # rpm's payload has no holes: a sparse file can only come from a scriptlet.
-        Scriptlet("post", f"echo data | dd of=/var/lib/odd/sparse bs=1M seek={_HOLE_MIB} 2>&1"),
+        # rpm's payload has no holes and rpm cannot install FIFOs: both come from a scriptlet.
+        Scriptlet(
+            "post",
+            f"echo data | dd of=/var/lib/odd/sparse bs=1M seek={_HOLE_MIB} 2>/dev/null\n"
+            "mkfifo -m 0640 /var/lib/odd/fifo",
+        ),
         requires=["setup"],
     )
     package.add(
@@ -108,7 +115,6 @@ def _odd_files() -> Package:
         symlink(f"{_ODD}/dangling", "/nowhere/at all"),
         Entry(f"{_ODD}/null", Kind.DEVICE, 0o666, device=("c", 1, 3)),
         Entry(f"{_ODD}/loop", Kind.DEVICE, 0o660, group="disk", device=("b", 7, 0)),
-        Entry(f"{_ODD}/fifo", Kind.FIFO, 0o640),
         Entry("/var/lib/odd", Kind.DIRECTORY, 0o2775, user="daemon", group="staff"),
         directory("/var/lib/odd/sticky", 0o1777),
         Entry("/var/log/odd.log", Kind.GHOST),

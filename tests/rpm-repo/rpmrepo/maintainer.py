@@ -94,7 +94,7 @@ def _libc_bin(package: Package) -> None:
     )
 
 
-def _dbus_daemon(package: Package) -> None:
+def _dbus(package: Package) -> None:
     """dpkg-statoverride makes the helper that starts system services setuid root."""
     package.requires.append("setup")
     helper = package.entry("/usr/lib/dbus-1.0/dbus-daemon-launch-helper")
@@ -158,7 +158,7 @@ _STEPS: dict[str, Callable[[Package], None]] = {
     "busybox": _busybox,
     "chrony": _chrony,
     "dash": _dash,
-    "dbus-daemon": _dbus_daemon,
+    "dbus": _dbus,
     "iputils-ping": _iputils_ping,
     "libc-bin": _libc_bin,
     "mawk": _mawk,

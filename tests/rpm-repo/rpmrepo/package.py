@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from .command import Failure
 from .relation import Version
 
 #: The time of entries we make ourselves, in seconds since 1970: fixed, so that runs are alike.
@@ -15,13 +16,15 @@ MADE_ENTRIES_TIME = 1_700_000_000
 
 
 class Kind(Enum):
-    """What kind of file system object an entry is."""
+    """What kind of file system object an entry is.
+
+    FIFOs are left out: rpm 4.18 opens them when it installs them, and waits for a writer forever.
+    """
 
     FILE = auto()
     DIRECTORY = auto()
     SYMLINK = auto()
     HARD_LINK = auto()
-    FIFO = auto()
     DEVICE = auto()
     GHOST = auto()
 
@@ -75,11 +78,11 @@ class Package:
     entries: list[Entry] = field(default_factory=list)
 
     def entry(self, path: str) -> Entry:
-        """The entry at `path`. Raises KeyError."""
+        """The entry at `path`. Raises Failure, since Debian has moved what we build upon."""
         for entry in self.entries:
             if entry.path == path:
                 return entry
-        raise KeyError(f"{self.name} has no {path}")
+        raise Failure(f"the package {self.name} has no {path}")
 
     def add(self, *entries: Entry) -> None:
         """Adds entries, each in place of one that has the same path."""

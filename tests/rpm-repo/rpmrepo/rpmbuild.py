@@ -75,8 +75,6 @@ def _make(entry: Entry, path: Path) -> None:
         return
     if entry.kind is Kind.SYMLINK:
         path.symlink_to(entry.target)
-    elif entry.kind is Kind.FIFO:
-        os.mkfifo(path)
     else:
         path.write_bytes(entry.content)
     os.utime(path, (entry.mtime, entry.mtime), follow_symlinks=False)
