@@ -1,3 +1,18 @@
 //! Builds bootable images for diskless nodes: recipe -> root file system -> archive -> initramfs -> published image.
 
+pub mod archive;
+pub mod build;
+pub mod cli;
+pub mod customise;
+pub mod initramfs;
+pub mod interrupt;
+pub mod kernel;
+pub mod programs;
 pub mod progress;
+pub mod recipe;
+pub mod root;
+pub mod sandbox;
+pub mod source;
+pub mod store;
+mod sys;
+pub mod tool;

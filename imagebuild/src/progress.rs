@@ -29,11 +29,8 @@ pub struct Step {
 impl Progress {
     /// Bars if standard error is a terminal, lines otherwise.
     pub fn on_stderr() -> Self {
-        let output = if std::io::stderr().is_terminal() {
-            Output::Bars(MultiProgress::new())
-        } else {
-            Output::Lines
-        };
+        let output =
+            if std::io::stderr().is_terminal() { Output::Bars(MultiProgress::new()) } else { Output::Lines };
         Self { output }
     }
 
@@ -97,7 +94,10 @@ impl Step {
 
 fn spinner(name: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_prefix(name.to_owned());
-    bar.set_style(ProgressStyle::with_template("{prefix} {spinner} {elapsed} {wide_msg}").expect("the template is valid"));
+    bar.set_style(
+        ProgressStyle::with_template("{prefix} {spinner} {elapsed} {wide_msg}")
+            .expect("the template is valid"),
+    );
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

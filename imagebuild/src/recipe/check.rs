@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use bootspec::cmdline;
-use bootspec::manifest::Compression;
 use serde::de::DeserializeOwned;
 
+use super::compression::DEFAULT_CHUNK_BYTES;
 use super::wire::{self, PackageSourceType, SourceType};
 use super::{
     CompressionSpec, Content, Dnf, FileSpec, KernelSpec, Location, Mmdebstrap, PackageSource, Recipe,
@@ -14,9 +14,6 @@ use super::{
 };
 
 const DEFAULT_FILE_MODE: u32 = 0o644;
-const DEFAULT_XZ_LEVEL: u32 = 6;
-const DEFAULT_ZSTD_LEVEL: u32 = 3;
-const DEFAULT_CHUNK_BYTES: u64 = 16 << 20;
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 const MAX_CHUNK_BYTES: u64 = 1 << 30;
 /// useradd(8) refuses longer names.
@@ -292,20 +289,12 @@ impl At<'_> {
     }
 
     fn compression(&self, wire: wire::Compression) -> Result<CompressionSpec, RecipeError> {
-        let (default, range) = match wire.format {
-            Compression::Xz => (DEFAULT_XZ_LEVEL, 0..=9),
-            Compression::Zstd => (DEFAULT_ZSTD_LEVEL, 1..=22),
-        };
-        let level = wire.level.unwrap_or(default);
-        if !range.contains(&level) {
-            let problem = format!("{level} is not a level of {}: expected {range:?}", wire.format);
-            return Err(self.error("compression.level", &problem));
-        }
         let chunk_bytes = wire.chunk.map_or(DEFAULT_CHUNK_BYTES, |size| size.0);
         if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
             return Err(self.error("compression.chunk", "expected 64K to 1G"));
         }
-        Ok(CompressionSpec { format: wire.format, level, chunk_bytes })
+        CompressionSpec::new(wire.format, wire.level, chunk_bytes)
+            .map_err(|error| self.error("compression.level", &error.to_string()))
     }
 
     fn each<W, T>(
@@ -402,6 +391,7 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bootspec::manifest::Compression;
     use proptest::prelude::*;
 
     const MINIMAL: &str = "name = 'compute'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";

@@ -5,6 +5,7 @@
 //! the package manager to say.
 
 mod check;
+mod compression;
 mod inputs;
 mod wire;
 
@@ -12,8 +13,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bootspec::manifest::{BootMode, Compression};
+use bootspec::manifest::BootMode;
 use bootspec::store::ImageName;
+
+pub use compression::{CompressionSpec, LevelError};
 
 /// File name of a recipe inside its own directory.
 pub const FILE_NAME: &str = "recipe.toml";
@@ -209,17 +212,6 @@ pub struct ScriptSpec {
     pub name: String,
     /// Its text; without a `#!` line, one for `/bin/sh -e`.
     pub text: String,
-}
-
-/// How the root is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CompressionSpec {
-    /// Compressor.
-    pub format: Compression,
-    /// Its level: 0 to 9 for xz, 1 to 22 for zstd.
-    pub level: u32,
-    /// Length of tar in one chunk, in bytes.
-    pub chunk_bytes: u64,
 }
 
 /// A recipe cannot be used.

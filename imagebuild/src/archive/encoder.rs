@@ -1,0 +1,111 @@
+//! One compressed stream, hashed and counted on its way to a file.
+
+use std::io::{self, Write};
+
+use bootspec::Sha256Digest;
+use bootspec::manifest::Compression;
+use sha2::{Digest, Sha256};
+use xz2::stream::{Check, Stream};
+
+/// Compresses what is written to it.
+pub struct Encoder<W: Write> {
+    inner: Inner<W>,
+    input_bytes: u64,
+}
+
+enum Inner<W: Write> {
+    Xz(xz2::write::XzEncoder<Hasher<W>>),
+    Zstd(zstd::Encoder<'static, Hasher<W>>),
+}
+
+/// What came out of an [`Encoder`].
+#[derive(Debug)]
+pub struct Encoded {
+    /// Bytes that went in.
+    pub input_bytes: u64,
+    /// Bytes that came out.
+    pub output_bytes: u64,
+    /// Digest of what came out.
+    pub sha256: Sha256Digest,
+}
+
+impl<W: Write> Encoder<W> {
+    /// A new stream into `out`. Levels: xz 0 to 9, zstd 1 to 22.
+    pub fn new(compression: Compression, level: u32, out: W) -> io::Result<Self> {
+        let out = Hasher { out, digest: Sha256::new(), bytes: 0 };
+        let inner = match compression {
+            Compression::Xz => {
+                // CRC32, because that is the check every decoder has. Integrity rests on the manifest's SHA-256.
+                let stream = Stream::new_easy_encoder(level, Check::Crc32)?;
+                Inner::Xz(xz2::write::XzEncoder::new_stream(out, stream))
+            }
+            Compression::Zstd => Inner::Zstd(zstd::Encoder::new(out, level as i32)?),
+        };
+        Ok(Self { inner, input_bytes: 0 })
+    }
+
+    /// Ends the stream and gives back the output.
+    pub fn finish(self) -> io::Result<(W, Encoded)> {
+        let hasher = match self.inner {
+            Inner::Xz(encoder) => encoder.finish()?,
+            Inner::Zstd(encoder) => encoder.finish()?,
+        };
+        let encoded = Encoded {
+            input_bytes: self.input_bytes,
+            output_bytes: hasher.bytes,
+            sha256: Sha256Digest::new(hasher.digest.finalize().into()),
+        };
+        Ok((hasher.out, encoded))
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match &mut self.inner {
+            Inner::Xz(encoder) => encoder.write(bytes),
+            Inner::Zstd(encoder) => encoder.write(bytes),
+        }?;
+        self.input_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.inner {
+            Inner::Xz(encoder) => encoder.flush(),
+            Inner::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
+/// Memory that a decoder of a stream of this level takes: its dictionary or window, and some for tables and buffers
+/// (xz(1), section "Preset levels"; zstd's lib/compress/clevels.h).
+pub fn decoder_bytes(compression: Compression, level: u32) -> u64 {
+    const MIB: u64 = 1 << 20;
+    let window_bytes = match (compression, level) {
+        (Compression::Xz, 0..=2) => 2 * MIB,
+        (Compression::Xz, 3..=6) => 8 * MIB,
+        (Compression::Xz, _) => 64 * MIB,
+        (Compression::Zstd, 0..=19) => 8 * MIB,
+        (Compression::Zstd, _) => 128 * MIB,
+    };
+    window_bytes + MIB
+}
+
+struct Hasher<W> {
+    out: W,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Hasher<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,271 @@
+//! The build, step by step: recipe -> root file system -> archive -> initramfs -> published image. And `repack`, which
+//! begins in the middle.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use bootspec::manifest::{BootMode, Build, FORMAT, Manifest, RootArchive};
+use bootspec::store::{ArtifactName, INITRAMFS, NameError, VMLINUZ};
+use bootspec::{ImageRef, ImageVersion, Sha256Digest};
+use sha2::{Digest, Sha256};
+
+use crate::archive::{PackError, PackOptions, pack};
+use crate::initramfs::{InitramfsError, Programs, compose};
+use crate::progress::{Progress, human};
+use crate::recipe::{CompressionSpec, Recipe, RecipeError};
+use crate::root::{RootError, build_root};
+use crate::store::{Draft, Store, StoreError};
+
+/// What to build, and with what.
+pub struct Request<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// How its root is packed: as the recipe says, or otherwise.
+    pub compression: CompressionSpec,
+    /// Where the image is published.
+    pub store: &'a Store,
+    /// Packages are kept here between builds.
+    pub cache: &'a Path,
+    /// What rides in the initramfs.
+    pub programs: &'a Programs,
+    /// Chunks compressed at once.
+    pub jobs: NonZeroUsize,
+    /// Name of the new version; by default its time.
+    pub version: Option<ImageVersion>,
+    /// Build nothing if the current version was built from the same inputs.
+    pub if_changed: bool,
+}
+
+/// What came of a build.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The published version.
+    pub image: ImageRef,
+    /// It was there already and nothing has changed since.
+    pub reused: bool,
+}
+
+/// The build failed. Nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The recipe is not usable.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The root file system could not be made.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The root file system could not be packed.
+    #[error("cannot pack the root file system")]
+    Pack(#[source] PackError),
+    /// The initramfs could not be composed.
+    #[error("cannot make {INITRAMFS}")]
+    Initramfs(#[source] InitramfsError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file could not be put into the image.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// SOURCE_DATE_EPOCH is set to something else than a time.
+    #[error("SOURCE_DATE_EPOCH is '{0}': expected seconds since 1970")]
+    SourceDateEpoch(String),
+    /// The file name of an artifact is not usable.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// Builds an image and publishes it as the current version.
+pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, BuildError> {
+    let recipe = request.recipe;
+    let inputs = inputs_digest(&recipe.input_digest()?, Some(request.compression), request.programs)?;
+    if request.if_changed
+        && let Some(image) = unchanged(request.store, recipe, inputs)?
+    {
+        return Ok(Outcome { image, reused: true });
+    }
+    let time_unix = build_time()?;
+    let version = match &request.version {
+        Some(version) => version.clone(),
+        None => time_version(time_unix)?,
+    };
+    let draft = request.store.begin(&recipe.name, &version)?;
+    let root = draft.scratch()?.join("root");
+    let built = build_root(recipe, &root, request.cache, &request.programs.init, progress)?;
+    copy(&built.kernel.vmlinuz, &draft.dir().join(VMLINUZ))?;
+    let archive = match recipe.mode() {
+        BootMode::Carried => Some(pack_root(&root, &draft, request, progress)?),
+        BootMode::Failsafe => None,
+    };
+    let manifest = Manifest {
+        format: FORMAT,
+        image: draft.image.clone(),
+        architecture: built.architecture.clone(),
+        kernel_release: built.kernel.release.clone(),
+        mode: recipe.mode(),
+        kernel_args: recipe.kernel_args.clone(),
+        artifacts: BTreeMap::new(),
+        root: archive,
+        packages: built.packages.clone(),
+        build: Build { inputs, tool: tool(), host: host_name(), time_unix },
+    };
+    finish(draft, manifest, request.programs, progress)
+}
+
+/// Publishes a new version of `image` with other programs in the initramfs. The root archive and the kernel are the
+/// same files, shared by hard links.
+pub fn repack(
+    store: &Store,
+    image: &ImageRef,
+    programs: &Programs,
+    progress: &Progress,
+) -> Result<Outcome, BuildError> {
+    let old = store.manifest(image)?;
+    let time_unix = build_time()?;
+    let draft = store.begin(&image.name, &time_version(time_unix)?)?;
+    for name in kept_artifacts(&old)? {
+        let path = store.dir(image).join(name.as_str());
+        fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
+    }
+    let inputs = inputs_digest(&old.build.inputs, None, programs)?;
+    let manifest = Manifest {
+        image: draft.image.clone(),
+        build: Build { inputs, tool: tool(), host: host_name(), time_unix },
+        ..old
+    };
+    finish(draft, manifest, programs, progress)
+}
+
+/// The artifacts that do not depend on what is in init's segment.
+fn kept_artifacts(manifest: &Manifest) -> Result<Vec<ArtifactName>, BuildError> {
+    let vmlinuz: ArtifactName = VMLINUZ.parse()?;
+    Ok([vmlinuz].into_iter().chain(manifest.root.as_ref().map(|root| root.file.clone())).collect())
+}
+
+/// Writes the initramfs, describes the artifacts and publishes.
+fn finish(
+    draft: Draft,
+    mut manifest: Manifest,
+    programs: &Programs,
+    progress: &Progress,
+) -> Result<Outcome, BuildError> {
+    let step = progress.step(format!("make {INITRAMFS}"));
+    let path = draft.dir().join(INITRAMFS);
+    let archive = manifest.root.as_ref().map(|root| draft.dir().join(root.file.as_str()));
+    let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
+    compose(programs, &manifest, archive.as_deref(), &mut out).map_err(BuildError::Initramfs)?;
+    out.flush().map_err(failed("write", &path))?;
+    let mut names = kept_artifacts(&manifest)?;
+    names.push(INITRAMFS.parse()?);
+    for name in names {
+        let artifact = draft.describe(&name)?;
+        manifest.artifacts.insert(name, artifact);
+    }
+    let initramfs_bytes = fs::metadata(&path).map_err(failed("look at", &path))?.len();
+    step.done(&human(initramfs_bytes));
+
+    let step = progress.step(format!("publish {}", draft.image));
+    let image = draft.publish(&manifest)?;
+    step.done("published");
+    Ok(Outcome { image, reused: false })
+}
+
+fn pack_root(
+    root: &Path,
+    draft: &Draft,
+    request: &Request<'_>,
+    progress: &Progress,
+) -> Result<RootArchive, BuildError> {
+    let spec = request.compression;
+    let step = progress.step(format!("pack the root file system with {} level {}", spec.format, spec.level));
+    let options = PackOptions {
+        compression: spec.format,
+        level: spec.level,
+        chunk_bytes: spec.chunk_bytes,
+        jobs: request.jobs,
+    };
+    let archive = pack(root, draft.dir(), options, &step).map_err(BuildError::Pack)?;
+    let (unpacked, packed) = (human(archive.unpacked_bytes), human(archive.compressed_bytes()));
+    step.done(&format!("{unpacked} -> {packed} in {} chunks", archive.chunks.len()));
+    Ok(archive)
+}
+
+/// The current version, if it was built from the same inputs and is complete.
+fn unchanged(store: &Store, recipe: &Recipe, inputs: Sha256Digest) -> Result<Option<ImageRef>, BuildError> {
+    let Some(image) = store.current(&recipe.name)? else { return Ok(None) };
+    // A current version that cannot be read is a reason to build, not to fail.
+    let same = store.manifest(&image).is_ok_and(|manifest| manifest.build.inputs == inputs);
+    Ok(same.then_some(image))
+}
+
+fn inputs_digest(
+    base: &Sha256Digest,
+    compression: Option<CompressionSpec>,
+    programs: &Programs,
+) -> Result<Sha256Digest, BuildError> {
+    let mut digest = Sha256::new();
+    digest.update(tool());
+    digest.update(base.as_bytes());
+    if let Some(CompressionSpec { format, level, chunk_bytes }) = compression {
+        digest.update(format!("{format} {level} {chunk_bytes}"));
+    }
+    for path in [Some(&programs.init), programs.busybox.as_ref()].into_iter().flatten() {
+        let contents = fs::read(path).map_err(failed("read", path))?;
+        digest.update(Sha256::digest(contents));
+    }
+    Ok(Sha256Digest::new(digest.finalize().into()))
+}
+
+/// Now, or what SOURCE_DATE_EPOCH says (<https://reproducible-builds.org/specs/source-date-epoch/>).
+fn build_time() -> Result<i64, BuildError> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text.parse().map_err(|_| BuildError::SourceDateEpoch(text)),
+        Err(_) => Ok(jiff::Timestamp::now().as_second()),
+    }
+}
+
+/// A version named after its time in UTC: `20261122T061457Z`.
+fn time_version(time_unix: i64) -> Result<ImageVersion, BuildError> {
+    let time = jiff::Timestamp::from_second(time_unix)
+        .map_err(|_| BuildError::SourceDateEpoch(time_unix.to_string()))?;
+    Ok(time.strftime("%Y%m%dT%H%M%SZ").to_string().parse()?)
+}
+
+fn tool() -> String {
+    format!("imagebuild {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), BuildError> {
+    let contents = fs::read(from).map_err(failed("read", from))?;
+    fs::write(to, contents).map_err(failed("write", to))
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> BuildError + 'a {
+    move |source| BuildError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_times_that_sort_as_text() {
+        assert_eq!(time_version(1_795_328_097).unwrap().as_str(), "20261122T061457Z");
+        assert!(time_version(0).unwrap() < time_version(1).unwrap());
+        assert!(time_version(i64::MAX).is_err());
+    }
+}

@@ -1,0 +1,384 @@
+//! The image store: drafts, atomic publication, look-up, verification. Names and paths are `bootspec::store`'s.
+//!
+//! A version is made in a draft directory beside its destination, `STORE/IMAGE/.draft-*`, synced to disk, then renamed
+//! into place, so that a crash or a full disk leaves no half image. A draft holds a lock while its process lives;
+//! drafts whose process died are removed when the next draft of the image begins.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use bootspec::manifest::{Artifact, Manifest, ManifestError};
+use bootspec::store::{ArtifactName, CURRENT, MANIFEST, NameError, current_link, image_dir};
+use bootspec::{ImageName, ImageRef, ImageVersion, Sha256Digest};
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+
+const DRAFT_PREFIX: &str = ".draft-";
+const SCRATCH: &str = "scratch";
+const READ_BYTES: usize = 256 * 1024;
+
+/// A directory of published images.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A published version.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Name and version.
+    pub image: ImageRef,
+    /// Whether nodes boot this version of the image by default.
+    pub current: bool,
+}
+
+/// Something is wrong with the store or what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The manifest of a version is not usable.
+    #[error("the manifest {path} is not usable")]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ManifestError,
+    },
+    /// There is no such image or version.
+    #[error(
+        "there is no image {0} in the store {1}\nhint: `imagebuild list --store {1}` shows what there is"
+    )]
+    Unknown(String, PathBuf),
+    /// The text names no image.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl Store {
+    /// The store at `root`, which is made when the first image is.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// All versions of all images, sorted by name and version. Empty if the store does not exist yet.
+    pub fn list(&self) -> Result<Vec<Published>, StoreError> {
+        let mut list = Vec::new();
+        for name in names::<ImageName>(&self.root)? {
+            let current = self.current(&name)?;
+            for version in names::<ImageVersion>(&image_dir(&self.root, &name))? {
+                let image = ImageRef { name: name.clone(), version };
+                list.push(Published { current: current.as_ref() == Some(&image), image });
+            }
+        }
+        list.sort_by(|a, b| a.image.cmp(&b.image));
+        Ok(list)
+    }
+
+    /// The version of `name` that nodes boot by default, if one was published.
+    pub fn current(&self, name: &ImageName) -> Result<Option<ImageRef>, StoreError> {
+        let link = current_link(&self.root, name);
+        let target = match fs::read_link(&link) {
+            Ok(target) => target,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { action: "read", path: link, source }),
+        };
+        let version = target.to_string_lossy().parse()?;
+        Ok(Some(ImageRef { name: name.clone(), version }))
+    }
+
+    /// The version that `text` means: `NAME/VERSION`, or `NAME` for its current version.
+    pub fn resolve(&self, text: &str) -> Result<ImageRef, StoreError> {
+        let unknown = || StoreError::Unknown(text.to_owned(), self.root.clone());
+        let image = match text.split_once('/') {
+            Some((name, version)) => ImageRef { name: name.parse()?, version: version.parse()? },
+            None => self.current(&text.parse()?)?.ok_or_else(unknown)?,
+        };
+        if image.dir(&self.root).join(MANIFEST).is_file() { Ok(image) } else { Err(unknown()) }
+    }
+
+    /// The directory of a published version.
+    pub fn dir(&self, image: &ImageRef) -> PathBuf {
+        image.dir(&self.root)
+    }
+
+    /// The description of a published version.
+    pub fn manifest(&self, image: &ImageRef) -> Result<Manifest, StoreError> {
+        let path = self.dir(image).join(MANIFEST);
+        let json = fs::read(&path).map_err(failed("read", &path))?;
+        Manifest::parse(&json).map_err(|source| StoreError::Manifest { path, source })
+    }
+
+    /// Begins a version of `name`. `version` is what the caller would like; if it is taken, `-2`, `-3`, … is appended.
+    pub fn begin(&self, name: &ImageName, version: &ImageVersion) -> Result<Draft, StoreError> {
+        let parent = image_dir(&self.root, name);
+        fs::create_dir_all(&parent).map_err(failed("create", &parent))?;
+        // Held until this draft has its own lock, so that nobody takes it for dead before that.
+        let _beginning = lock(&parent, FlockOperation::LockExclusive)?;
+        remove_dead_drafts(&parent)?;
+        let dir = tempfile::Builder::new()
+            .prefix(DRAFT_PREFIX)
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir_in(&parent)
+            .map_err(failed("create a draft in", &parent))?;
+        let lock = lock(dir.path(), FlockOperation::NonBlockingLockExclusive)?;
+        let version = free_version(&parent, version);
+        Ok(Draft { image: ImageRef { name: name.clone(), version }, parent, dir, _lock: lock })
+    }
+}
+
+/// A version that is being made. Dropped unpublished, it is removed.
+pub struct Draft {
+    /// What it will be called.
+    pub image: ImageRef,
+    parent: PathBuf,
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+impl Draft {
+    /// Where the artifacts go.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A directory for what the build needs and the image does not; removed before publication.
+    pub fn scratch(&self) -> Result<PathBuf, StoreError> {
+        let path = self.dir().join(SCRATCH);
+        fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        Ok(path)
+    }
+
+    /// Size and digest of an artifact that lies in the draft.
+    pub fn describe(&self, name: &ArtifactName) -> Result<Artifact, StoreError> {
+        describe(&self.dir().join(name.as_str()))
+    }
+
+    /// Writes the manifest, makes everything durable, and makes this the current version.
+    pub fn publish(self, manifest: &Manifest) -> Result<ImageRef, StoreError> {
+        let dir = self.dir.path();
+        let scratch = dir.join(SCRATCH);
+        if scratch.exists() {
+            fs::remove_dir_all(&scratch).map_err(failed("remove", &scratch))?;
+        }
+        let path = dir.join(MANIFEST);
+        fs::write(&path, manifest.to_json()).map_err(failed("write", &path))?;
+        for name in manifest.artifacts.keys().map(ArtifactName::as_str).chain([MANIFEST]) {
+            sync(&dir.join(name))?;
+        }
+        sync(dir)?;
+        let destination = self.parent.join(self.image.version.as_str());
+        let dir = self.dir.keep();
+        fs::rename(&dir, &destination).map_err(failed("publish", &destination))?;
+        sync(&self.parent)?;
+        set_current(&self.parent, &self.image.version)?;
+        Ok(self.image)
+    }
+}
+
+/// What [`verify`] found wrong with an artifact.
+#[derive(Clone, Debug)]
+pub struct Damage {
+    /// The artifact, or a chunk of it.
+    pub what: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Reads every artifact of a version again and compares it with the manifest.
+pub fn verify(store: &Store, image: &ImageRef, mut done: impl FnMut(u64)) -> Result<Vec<Damage>, StoreError> {
+    let mut damage = Vec::new();
+    for (name, expected) in &store.manifest(image)?.artifacts {
+        let path = store.dir(image).join(name.as_str());
+        if !path.exists() {
+            damage.push(Damage { what: name.to_string(), problem: "is missing".to_owned() });
+            continue;
+        }
+        let found = describe(&path)?;
+        done(found.size_bytes);
+        if found.size_bytes != expected.size_bytes {
+            let problem = format!("has {} bytes, expected {}", found.size_bytes, expected.size_bytes);
+            damage.push(Damage { what: name.to_string(), problem });
+        } else if found.sha256 != expected.sha256 {
+            let problem = format!("has SHA-256 {}, expected {}", found.sha256, expected.sha256);
+            damage.push(Damage { what: name.to_string(), problem });
+        }
+    }
+    Ok(damage)
+}
+
+fn describe(path: &Path) -> Result<Artifact, StoreError> {
+    let mut file = File::open(path).map_err(failed("open", path))?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut size_bytes = 0;
+    loop {
+        let length = file.read(&mut buffer).map_err(failed("read", path))?;
+        if length == 0 {
+            return Ok(Artifact { size_bytes, sha256: Sha256Digest::new(digest.finalize().into()) });
+        }
+        digest.update(&buffer[..length]);
+        size_bytes += length as u64;
+    }
+}
+
+/// Points `current` at `version`: a new link renamed over the old one, so that there is one at every moment.
+fn set_current(image_dir: &Path, version: &ImageVersion) -> Result<(), StoreError> {
+    let new = image_dir.join(format!("{DRAFT_PREFIX}{CURRENT}-{}", std::process::id()));
+    let link = image_dir.join(CURRENT);
+    symlink(version.as_str(), &new).map_err(failed("create", &new))?;
+    fs::rename(&new, &link).map_err(failed("replace", &link))?;
+    sync(image_dir)
+}
+
+fn free_version(parent: &Path, version: &ImageVersion) -> ImageVersion {
+    let numbered = (2u32..).map(|n| format!("{version}-{n}").parse().expect("a suffix keeps the name valid"));
+    std::iter::once(version.clone())
+        .chain(numbered)
+        .find(|version| !parent.join(version.as_str()).exists())
+        .expect("there are fewer than four billion versions")
+}
+
+fn remove_dead_drafts(parent: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(parent).map_err(failed("list", parent))? {
+        let path = entry.map_err(failed("list", parent))?.path();
+        let is_draft = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT_PREFIX));
+        if !is_draft {
+            continue;
+        }
+        // A draft that another process has just removed is gone, and that is all that is wanted.
+        let Ok(dir) = File::open(&path) else { continue };
+        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && path.is_dir()
+            && !path.is_symlink()
+        {
+            fs::remove_dir_all(&path).map_err(failed("remove the dead draft", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(dir: &Path, operation: FlockOperation) -> Result<File, StoreError> {
+    let file = File::open(dir).map_err(failed("open", dir))?;
+    flock(&file, operation).map_err(|errno| failed("lock", dir)(errno.into()))?;
+    Ok(file)
+}
+
+/// The names in `dir` that are valid as `T`; drafts and `current` are not.
+fn names<T: std::str::FromStr>(dir: &Path) -> Result<Vec<T>, StoreError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("list", dir))?;
+        if entry.path().is_dir() {
+            names.extend(entry.file_name().to_str().and_then(|name| name.parse().ok()));
+        }
+    }
+    Ok(names)
+}
+
+fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync to disk", path))
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
+    move |source| StoreError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bootspec::manifest::{BootMode, Build, FORMAT};
+    use std::collections::BTreeMap;
+
+    fn publish(store: &Store, contents: &str) -> ImageRef {
+        let draft = store.begin(&"failsafe".parse().unwrap(), &"1".parse().unwrap()).unwrap();
+        let vmlinuz: ArtifactName = "vmlinuz".parse().unwrap();
+        fs::write(draft.dir().join("vmlinuz"), contents).unwrap();
+        fs::write(draft.scratch().unwrap().join("temporary"), "x").unwrap();
+        let manifest = Manifest {
+            format: FORMAT,
+            image: draft.image.clone(),
+            architecture: "x86_64".into(),
+            kernel_release: "6.1".into(),
+            mode: BootMode::Failsafe,
+            kernel_args: vec![],
+            artifacts: BTreeMap::from([(vmlinuz.clone(), draft.describe(&vmlinuz).unwrap())]),
+            root: None,
+            packages: vec![],
+            build: Build {
+                inputs: Sha256Digest::new([0; 32]),
+                tool: "test".into(),
+                host: "test".into(),
+                time_unix: 0,
+            },
+        };
+        draft.publish(&manifest).unwrap()
+    }
+
+    #[test]
+    fn published_versions_are_listed_resolved_and_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().join("store"));
+        assert!(store.list().unwrap().is_empty());
+        let first = publish(&store, "kernel");
+        let second = publish(&store, "kernel");
+        assert_eq!(second.to_string(), "failsafe/1-2");
+        let list = store.list().unwrap();
+        assert_eq!(list.iter().map(|p| p.current).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(store.resolve("failsafe").unwrap(), second);
+        assert_eq!(store.resolve("failsafe/1").unwrap(), first);
+        assert!(verify(&store, &second, |_| ()).unwrap().is_empty());
+        assert!(!store.dir(&second).join(SCRATCH).exists());
+    }
+
+    #[test]
+    fn a_changed_byte_and_a_missing_file_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let image = publish(&store, "kernel");
+        let vmlinuz = store.dir(&image).join("vmlinuz");
+        fs::write(&vmlinuz, "kernEl").unwrap();
+        assert!(verify(&store, &image, |_| ()).unwrap()[0].problem.contains("SHA-256"));
+        fs::remove_file(&vmlinuz).unwrap();
+        assert!(verify(&store, &image, |_| ()).unwrap()[0].problem.contains("missing"));
+    }
+
+    #[test]
+    fn an_unknown_image_is_an_error_with_a_hint() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Store::new(dir.path()).resolve("nothing").unwrap_err();
+        assert!(error.to_string().contains("hint: `imagebuild list"), "{error}");
+    }
+
+    #[test]
+    fn live_drafts_stay_and_dead_ones_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let name = "failsafe".parse().unwrap();
+        let alive = store.begin(&name, &"1".parse().unwrap()).unwrap();
+        let dead = dir.path().join("failsafe/.draft-dead");
+        fs::create_dir_all(dead.join("scratch")).unwrap();
+        let other = store.begin(&name, &"1".parse().unwrap()).unwrap();
+        assert!(alive.dir().exists() && other.dir().exists() && !dead.exists());
+        let path = alive.dir().to_owned();
+        drop(alive);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,230 @@
+//! The root archive against the tools that must be able to read it: GNU tar and bsdtar, each fed the plain concatenation
+//! of the chunks. Needs root (owners, device nodes, capabilities); `make test` runs as root and installs the tools.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bootspec::manifest::{Compression, RootArchive, Stage};
+use imagebuild::archive::{PackOptions, pack};
+use imagebuild::progress::Progress;
+use rustix::fs::{CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev, mknodat, utimensat};
+
+/// A tree with everything that tends to get lost.
+fn gauntlet(root: &Path) {
+    assert!(rustix::process::geteuid().is_root(), "this test makes device nodes and owners: run it as root");
+    let at = |path: &str| root.join(path);
+    fs::create_dir_all(at("usr/bin")).unwrap();
+    fs::create_dir_all(at("var/mail")).unwrap();
+    fs::write(at("usr/bin/su"), "setuid").unwrap();
+    chown(at("usr/bin/su"), Some(0), Some(42)).unwrap();
+    mode(&at("usr/bin/su"), 0o4755);
+    fs::hard_link(at("usr/bin/su"), at("var/another-name")).unwrap();
+    fs::write(at("usr/bin/ping"), "capable").unwrap();
+    // VFS_CAP_REVISION_2, effective, CAP_NET_RAW.
+    let mut capability = [0; 20];
+    capability[..8].copy_from_slice(&[1, 0, 0, 2, 0, 0x20, 0, 0]);
+    xattr(&at("usr/bin/ping"), "security.capability", &capability);
+    xattr(&at("usr/bin/ping"), "user.note", b"binary \0 and \n value");
+    symlink("/nonexistent/target", at("usr/bin/dangling")).unwrap();
+    chown(at("var/mail"), Some(1000), Some(3_000_000)).unwrap();
+    mode(&at("var/mail"), 0o2775);
+    fs::create_dir(at("tmp")).unwrap();
+    mode(&at("tmp"), 0o1777);
+    sparse(&at("var/sparse"), 5 << 30, &[(1 << 20, b"in the middle"), ((4 << 30) + 7, b"past 4 GiB")]);
+    sparse(&at("var/hole"), 1 << 20, &[]);
+    fs::write(at("var/empty"), "").unwrap();
+    fs::write(at("var/large"), noise(3 << 20)).unwrap();
+    for name in [&[b'n'; 255][..], b"new\nline", b"\xff\xfe not UTF-8", b"-dash", b" space ", b"back\\slash"]
+    {
+        fs::write(root.join("tmp").join(OsStr::from_bytes(name)), name).unwrap();
+    }
+    let deep: PathBuf = std::iter::repeat_n("deep-directory-name", 12).collect();
+    fs::create_dir_all(root.join(&deep)).unwrap();
+    symlink(&deep, root.join(&deep).join("a-long-link")).unwrap();
+    node(&at("null"), FileType::CharacterDevice, makedev(1, 3));
+    node(&at("disk"), FileType::BlockDevice, makedev(259, 70_000));
+    node(&at("fifo"), FileType::Fifo, 0);
+    time(&at("var/empty"), 1_700_000_000, 123_456_789);
+    time(&at("tmp/-dash"), -1_000, 500_000_000);
+    time(&at("usr/bin/dangling"), 1_600_000_000, 1);
+    time(&at("usr"), 1_500_000_000, 0);
+    time(root, 1_400_000_000, 0);
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn xattr(path: &Path, name: &str, value: &[u8]) {
+    rustix::fs::lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
+}
+
+fn node(path: &Path, file_type: FileType, device: u64) {
+    mknodat(CWD, path, file_type, Mode::from_raw_mode(0o640), device).unwrap();
+}
+
+fn time(path: &Path, tv_sec: i64, tv_nsec: i64) {
+    let time = Timespec { tv_sec, tv_nsec };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+fn sparse(path: &Path, size: u64, data: &[(u64, &[u8])]) {
+    let file = File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    for (offset, bytes) in data {
+        file.write_all_at(bytes, *offset).unwrap();
+    }
+}
+
+/// Bytes that no compressor shortens (xorshift).
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(length)
+    .collect()
+}
+
+/// Everything about every object below `root`, a line each, by path.
+fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let links = if metadata.is_dir() { 0 } else { metadata.nlink() };
+        let contents = if metadata.is_symlink() {
+            fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+        } else if metadata.is_file() {
+            samples(&path, metadata.len())
+        } else {
+            vec![]
+        };
+        let line = format!(
+            "mode {:o} owner {}:{} mtime {}.{:09} links {links} size {} sparse {} device {} xattrs {:?} contents {contents:?}",
+            metadata.mode(),
+            metadata.uid(),
+            metadata.gid(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            if metadata.is_file() { metadata.len() } else { 0 },
+            metadata.is_file() && metadata.blocks() * 512 < metadata.len(),
+            if metadata.file_type().is_char_device() || metadata.file_type().is_block_device() {
+                metadata.rdev()
+            } else {
+                0
+            },
+            xattrs(&path),
+        );
+        found.insert(path.strip_prefix(root).unwrap().to_owned(), line);
+    }
+    found
+}
+
+/// All bytes of small files; of large ones the places where the fixture has data.
+fn samples(path: &Path, length: u64) -> Vec<u8> {
+    if length <= 4 << 20 {
+        return fs::read(path).unwrap();
+    }
+    let file = File::open(path).unwrap();
+    let mut bytes = vec![0; 3 * 64];
+    for (part, offset) in bytes.chunks_mut(64).zip([0, 1 << 20, 4 << 30]) {
+        file.read_exact_at(part, offset).unwrap();
+    }
+    bytes
+}
+
+fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut names = vec![0; 4096];
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
+    let names = String::from_utf8(names[..length].to_vec()).unwrap();
+    let value = |name: &str| {
+        let mut value = vec![0; 4096];
+        let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+        value[..length].to_vec()
+    };
+    names.split('\0').filter(|name| !name.is_empty()).map(|name| (name.to_owned(), value(name))).collect()
+}
+
+fn options(compression: Compression, jobs: usize) -> PackOptions {
+    let jobs = NonZeroUsize::new(jobs).unwrap();
+    PackOptions { compression, level: 1, chunk_bytes: 1 << 20, jobs }
+}
+
+fn pack_gauntlet(root: &Path, out: &Path, options: PackOptions) -> RootArchive {
+    fs::create_dir_all(out).unwrap();
+    pack(root, out, options, &Progress::quiet().step("pack")).unwrap()
+}
+
+fn check_tool(compression: Compression, tool: &str, arguments: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, copy) = (dir.path().join("root"), dir.path().join("copy"));
+    gauntlet(&root);
+    let archive = pack_gauntlet(&root, &dir.path().join("out"), options(compression, 2));
+    fs::create_dir(&copy).unwrap();
+    let file = dir.path().join("out").join(archive.file.as_str());
+    let run =
+        Command::new(tool).args(arguments).arg("-xpf").arg(&file).arg("-C").arg(&copy).output().unwrap();
+    assert!(run.status.success(), "{tool}: {}", String::from_utf8_lossy(&run.stderr));
+    let (expected, found) = (listing(&root), listing(&copy));
+    for (path, line) in &expected {
+        assert_eq!(found.get(path), Some(line), "{tool}: {path:?}");
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+#[test]
+fn gnu_tar_reads_xz_archives_without_loss() {
+    check_tool(Compression::Xz, "tar", &["--numeric-owner", "--xattrs", "--xattrs-include=*"]);
+}
+
+#[test]
+fn gnu_tar_reads_zstd_archives_without_loss() {
+    check_tool(Compression::Zstd, "tar", &["--numeric-owner", "--xattrs", "--xattrs-include=*"]);
+}
+
+#[test]
+fn bsdtar_reads_zstd_archives_without_loss() {
+    check_tool(Compression::Zstd, "bsdtar", &["--numeric-owner"]);
+}
+
+#[test]
+fn the_number_of_jobs_does_not_change_a_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    gauntlet(&root);
+    let pack = |jobs| {
+        let out = dir.path().join(format!("out-{jobs}"));
+        let archive = pack_gauntlet(&root, &out, options(Compression::Zstd, jobs));
+        (fs::read(out.join(archive.file.as_str())).unwrap(), archive)
+    };
+    let (one, many) = (pack(1), pack(5));
+    assert!(one == many);
+    assert!(one.1.chunks.iter().filter(|chunk| chunk.stage == Stage::Entries).count() >= 3);
+}
+
+#[test]
+fn a_large_file_stands_alone_and_holes_take_no_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    gauntlet(&root);
+    let archive = pack_gauntlet(&root, &dir.path().join("out"), options(Compression::Zstd, 2));
+    let largest = archive.chunks.iter().map(|chunk| chunk.tar_bytes).max().unwrap();
+    assert!((3 << 20..(3 << 20) + 4096).contains(&largest), "{largest}");
+    assert!(archive.unpacked_bytes < 4 << 20, "{}", archive.unpacked_bytes);
+    assert_eq!(archive.inodes as usize, listing(&root).len() - 1);
+}
