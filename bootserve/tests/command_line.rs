@@ -1,0 +1,55 @@
+//! The program as users and scripts see it: exit status, messages, JSON.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn bootserve(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bootserve")).args(args).output().unwrap()
+}
+
+fn check_status(args: &[&str], status: i32, expected: &[&str]) {
+    let output = bootserve(args);
+    let text = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
+    for part in expected {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+}
+
+/// A configuration on an interface that does not exist, with a store that is empty.
+fn write_config(dir: &Path, extra: &str) -> String {
+    let path = dir.join("bootserve.toml");
+    let store = dir.display();
+    let text = format!(
+        "[server]\ninterface = 'nosuch0'\naddress = '192.168.0.1'\nstore = '{store}'\nstate = '{store}/state'\n\
+         [network]\nsubnet = '192.168.0.0/24'\nrange = '192.168.0.200-192.168.0.250'\n{extra}"
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn wrong_usage_is_status_2_and_a_missing_file_status_1() {
+    check_status(&["serve", "--colour"], 2, &["Usage"]);
+    check_status(&["serve", "--config", "/nosuch/file"], 1, &["/nosuch/file", "hint:"]);
+    check_status(&["check", "--config", "/nosuch/file"], 1, &["error: cannot read", "cannot be used"]);
+}
+
+#[test]
+fn a_missing_interface_is_reported_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    check_status(&["serve", "--config", &write_config(dir.path(), "")], 1, &["nosuch0", "hint:"]);
+    assert!(!dir.path().join("state").exists());
+}
+
+#[test]
+fn an_unbuilt_image_is_a_warning_and_an_unknown_key_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let unbuilt = write_config(dir.path(), "[boot]\ndefault_image = 'compute'\n");
+    check_status(&["check", "--config", &unbuilt], 0, &["warning: image compute", "is valid"]);
+    let json: serde_json::Value =
+        serde_json::from_slice(&bootserve(&["check", "--json", "--config", &unbuilt]).stdout).unwrap();
+    assert_eq!(json["ok"], true);
+    let unknown = write_config(dir.path(), "colour = 'red'\n");
+    check_status(&["check", "--config", &unknown], 1, &["error:", "line 9", "colour"]);
+}

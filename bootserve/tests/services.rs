@@ -1,0 +1,171 @@
+//! The daemon on loopback: HTTP and TFTP as clients see them, and restarts.
+
+mod support;
+
+use std::time::Duration;
+
+use bootserve::tftp::wire::{ErrorCode, Packet};
+use serde_json::{Value, json};
+use support::{Daemon, IMAGE, NODE_MAC};
+
+#[test]
+fn a_node_gets_the_script_of_its_image() {
+    let daemon = Daemon::start();
+    let script = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
+    let url = format!("{}/images/{IMAGE}/vmlinuz?boot=", daemon.url());
+    assert!(script.starts_with("#!ipxe\n"), "{script}");
+    for part in [
+        format!("kernel {url}"),
+        "initrd=initramfs.img quiet console=ttyS0 bootnode.node=node-000".to_owned(),
+        format!("bootnode.report={}", daemon.url()),
+    ] {
+        assert!(script.contains(&part), "{part} in {script}");
+    }
+    assert!(!script.contains("bootnode.attempt"), "{script}");
+    let second = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
+    assert!(second.contains("bootnode.attempt=1"), "{second}");
+}
+
+#[test]
+fn scripts_need_a_mac_and_strangers_go_on_to_their_next_device() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.get("/ipxe").status, 400);
+    let bad = daemon.get("/ipxe?mac=xyz");
+    assert_eq!(bad.status, 400);
+    assert!(bad.text().contains("not a MAC address"));
+    let stranger = daemon.get("/ipxe?mac=02-00-00-00-00-01").text();
+    assert!(stranger.contains("nothing to boot") && stranger.ends_with("exit\n"), "{stranger}");
+    for path in ["/boot.ipxe", "/boot.ipxe.0"] {
+        assert!(daemon.get(path).text().contains("chain ipxe?mac=${net0/mac:hexhyp}"));
+    }
+}
+
+#[test]
+fn an_image_that_is_missing_makes_the_node_wait_and_say_why() {
+    let daemon = Daemon::start();
+    std::fs::remove_file(daemon.store().join("failsafe/current")).unwrap();
+    let script = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
+    assert!(script.contains("has no current version") && script.contains("chain --replace"), "{script}");
+}
+
+#[test]
+fn artifacts_have_length_etag_and_ranges() {
+    let daemon = Daemon::start();
+    let path = format!("/images/{IMAGE}/initramfs.img");
+    let whole = daemon.get(&path);
+    assert_eq!((whole.status, whole.header("content-length")), (200, Some("100000")));
+    assert_eq!(whole.body.len(), 100_000);
+    let etag = whole.header("etag").unwrap().to_owned();
+
+    let head = daemon.request("HEAD", &path, &[]);
+    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("100000"), 0));
+    let part = daemon.request("GET", &path, &[("range", "bytes=99990-")]);
+    assert_eq!((part.status, part.header("content-range")), (206, Some("bytes 99990-99999/100000")));
+    assert_eq!(part.body, whole.body[99_990..]);
+    let resumed = daemon.request("GET", &path, &[("range", "bytes=5-9"), ("if-range", &etag)]);
+    assert_eq!((resumed.status, &resumed.body[..]), (206, &whole.body[5..10]));
+    let changed = daemon.request("GET", &path, &[("range", "bytes=5-9"), ("if-range", "\"other\"")]);
+    assert_eq!((changed.status, changed.body.len()), (200, 100_000));
+    let behind = daemon.request("GET", &path, &[("range", "bytes=100000-")]);
+    assert_eq!((behind.status, behind.header("content-range")), (416, Some("bytes */100000")));
+    let unchanged = daemon.request("GET", &path, &[("if-none-match", &etag)]);
+    assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
+}
+
+#[test]
+fn only_what_the_manifest_names_is_served() {
+    let daemon = Daemon::start();
+    let dir = daemon.store().join(IMAGE);
+    std::fs::write(dir.join("secret"), "secret").unwrap();
+    assert_eq!(daemon.get(&format!("/images/{IMAGE}/manifest.json")).status, 200);
+    for path in [
+        format!("/images/{IMAGE}/secret"),
+        format!("/images/{IMAGE}/..%2f..%2f..%2fetc%2fpasswd"),
+        "/images/failsafe/..%2f../secret".to_owned(),
+        "/images/failsafe/current/vmlinuz".to_owned(),
+        "/images/none/1/vmlinuz".to_owned(),
+        "/nbp/..%2fipxe.efi".to_owned(),
+    ] {
+        assert_eq!(daemon.get(&path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_file_of_the_wrong_size_is_refused() {
+    let daemon = Daemon::start();
+    std::fs::write(daemon.store().join(IMAGE).join("vmlinuz"), "short").unwrap();
+    assert_eq!(daemon.get(&format!("/images/{IMAGE}/vmlinuz")).status, 500);
+}
+
+/// Phases of node-000, once there are `count` of them.
+fn phases(daemon: &Daemon, count: usize) -> Vec<String> {
+    let events = daemon.wait_for("/v1/nodes/node-000/events", |events| {
+        events.as_array().is_some_and(|events| events.len() >= count)
+    });
+    events.as_array().unwrap().iter().map(|event| event["phase"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_boot_is_followed_from_script_to_ready_over_a_restart() {
+    let daemon = Daemon::start();
+    let script = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
+    let boot = script.split("?boot=").nth(1).unwrap()[..16].to_owned();
+    for artifact in ["vmlinuz", "initramfs.img"] {
+        daemon.get(&format!("/images/{IMAGE}/{artifact}?boot={boot}"));
+        daemon.get(&format!("/images/{IMAGE}/{artifact}?boot=0123456789abcdef"));
+    }
+    assert_eq!(phases(&daemon, 3), ["script", "kernel", "initramfs"]);
+
+    let daemon = daemon.restart();
+    let report = json!({
+        "mac": NODE_MAC, "boot": boot, "image": IMAGE, "uptime_ms": 100,
+        "events": [{"phase": "init", "uptime_ms": 100}, {"phase": "ready", "uptime_ms": 100, "message": "up"}],
+    });
+    for _ in 0..2 {
+        assert_eq!(daemon.post("/v1/events", report.to_string().as_bytes()).status, 204);
+    }
+    assert_eq!(phases(&daemon, 5), ["script", "kernel", "initramfs", "init", "ready"]);
+    let events = daemon.json(&format!("/v1/nodes/{NODE_MAC}/events"));
+    assert_eq!((&events[4]["boot"], &events[4]["image"]), (&json!(boot), &json!(IMAGE)));
+    assert_eq!(daemon.json("/v1/nodes")[0]["phase"], "ready");
+    assert_eq!(daemon.get("/v1/nodes/nobody/events").status, 404);
+}
+
+#[test]
+fn reports_are_checked() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.post("/v1/events", b"{").status, 400);
+    assert_eq!(daemon.post("/v1/events", &vec![b' '; 65 * 1024]).status, 413);
+    let stranger = json!({"mac": "02:00:00:00:00:01", "image": IMAGE, "uptime_ms": 1, "events": []});
+    assert_eq!(daemon.post("/v1/events", stranger.to_string().as_bytes()).status, 400);
+}
+
+#[test]
+fn tftp_sends_the_boot_program_with_the_options_of_ovmf() {
+    let daemon = Daemon::start();
+    let options = [("tsize", "0"), ("blksize", "1468"), ("windowsize", "4")];
+    let file = daemon.tftp("undionly.kpxe", "octet", &options).unwrap();
+    assert_eq!(file, support::nbp());
+    assert_eq!(daemon.tftp("/undionly.kpxe", "OCTET", &[]).unwrap(), support::nbp());
+    assert_eq!(daemon.get("/nbp/undionly.kpxe").body, support::nbp());
+}
+
+#[test]
+fn tftp_refuses_what_it_does_not_have_or_do() {
+    let daemon = Daemon::start();
+    let check = |name, mode, expected| match daemon.tftp(name, mode, &[]) {
+        Err(Packet::Error { code, .. }) => assert_eq!(code, expected, "{name} {mode}"),
+        other => panic!("{other:?}"),
+    };
+    check("../../etc/passwd", "octet", ErrorCode::FileNotFound);
+    check("undionly.kpxe", "netascii", ErrorCode::NotDefined);
+}
+
+#[test]
+fn the_server_stops_when_it_is_told_to() {
+    let daemon = Daemon::start();
+    let started = std::time::Instant::now();
+    let _: Value = daemon.json("/v1/nodes");
+    daemon.stop();
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
