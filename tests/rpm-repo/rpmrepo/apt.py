@@ -26,6 +26,7 @@ class Stanza:
     version: str
     architecture: str
     summary: str
+    size_bytes: int
     depends: list[list[Relation]]
     provides: list[Relation]
 
@@ -83,7 +84,7 @@ class Apt:
         missing = [
             f"{stanza.name}={stanza.version}"
             for stanza in stanzas
-            if not files[stanza.name].exists()
+            if not _is_complete(files[stanza.name], stanza)
         ]
         if missing:
             run([*self._apt_get(), "download", *missing], cwd=self._debs)
@@ -91,6 +92,11 @@ class Apt:
 
     def _apt_get(self) -> list[str]:
         return ["apt-get", "-qq", "--yes", *self._options]
+
+
+def _is_complete(file: Path, stanza: Stanza) -> bool:
+    """Whether the download was not cut short. apt has checked the digest of one that was not."""
+    return file.is_file() and file.stat().st_size == stanza.size_bytes
 
 
 def _option(key: str, value: str | Path) -> list[str]:
@@ -112,6 +118,7 @@ def _parse_stanza(text: str) -> Stanza:
         fields["Version"],
         fields["Architecture"],
         fields.get("Description-en") or fields.get("Description") or fields["Package"],
+        int(fields["Size"]),
         parse_relations(", ".join(depends)),
         [alternatives[0] for alternatives in parse_relations(fields.get("Provides", ""))],
     )

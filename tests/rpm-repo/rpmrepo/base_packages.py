@@ -64,6 +64,8 @@ _GROUPS = {
     **{"root": 0, "daemon": 1, "bin": 2, "sys": 3, "adm": 4, "tty": 5, "disk": 6, "lp": 7},
     **{"mail": 8, "man": 12, "kmem": 15, "dialout": 20, "cdrom": 24, "floppy": 25, "tape": 26},
     **{"audio": 29, "shadow": 42, "utmp": 43, "video": 44, "staff": 50, "games": 60},
+    # What udev's rules give devices to; Debian's udev makes these in its maintainer script.
+    **{"input": 101, "kvm": 102, "render": 103, "sgx": 104},
     **{"sshd": 74, "_chrony": 75, "_ssh": 76, "messagebus": 81, "users": 100, "nogroup": 65534},
 }
 
@@ -102,7 +104,6 @@ enable getty@.service
 enable ssh.service
 enable sshd-keygen.service
 enable systemd-networkd.service
-disable systemd-networkd-wait-online.service
 """
 
 _NETWORK = """\
@@ -137,7 +138,9 @@ def _setup(login_shell: str) -> Package:
     users = [(*user[:4], user[4] or "/usr/sbin/nologin") for user in _USERS]
     users[0] = (*users[0][:4], login_shell)
     texts = {
-        "/etc/passwd": _lines(f"{u}:x:{uid}:{gid}:{u}:{home}:{sh}" for u, uid, gid, home, sh in users),
+        "/etc/passwd": _lines(
+            f"{u}:x:{uid}:{gid}:{u}:{home}:{sh}" for u, uid, gid, home, sh in users
+        ),
         "/etc/group": _lines(f"{name}:x:{gid}:" for name, gid in _GROUPS.items()),
         "/etc/environment": "",
         "/etc/fstab": "",

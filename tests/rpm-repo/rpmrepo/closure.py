@@ -15,14 +15,12 @@ from .relation import Relation
 SUPERSEDED = {
     "only maintainer scripts use it": (
         r"adduser|cdebconf|debconf(-2\.0)?|debianutils|dpkg|init-system-helpers|install-info"
-        r"|lsb-base|perl(-base|api-.*|-modules.*)?|libperl.*|runit-helper|sensible-utils"
+        r"|lsb-base|perl(-base|-modules.*)?|libperl.*|runit-helper|sensible-utils"
         r"|sysvinit-utils|ucf|usr-is-merged|usrmerge"
     ),
     "bootnode makes the initramfs": r"initramfs-tools.*|linux-base|linux-initramfs-tool",
-    "our filesystem, setup and testos-release stand in for it": (
-        r"base-files|base-passwd|netbase|readline-common|gcc-12-base|tzdata"
-    ),
-    "chrony keeps the time": r"systemd-timesyncd|time-daemon",
+    "our filesystem, setup and testos-release stand in for it": r"base-files",
+    "it holds documentation only": r"gcc-12-base",
 }
 
 _SUPERSEDED = re.compile("|".join(SUPERSEDED.values()))

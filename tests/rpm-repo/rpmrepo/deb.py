@@ -50,14 +50,17 @@ def read_entries(deb: Path) -> list[Entry]:
     conffiles = read_conffiles(deb)
     entries = []
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as unpacker:
-        with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
+    try:
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE) as unpacker,
+            tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive,
+        ):
             for member in archive:
                 path = canonical(member.name)
                 if not is_left_out(path):
                     entries.append(_entry(deb, archive, member, path, path in conffiles))
-    if unpacker.returncode != 0:
-        raise Failure(f"{' '.join(command)} ended with status {unpacker.returncode}")
+    except tarfile.TarError as error:
+        raise Failure(f"cannot read {deb}: {error}", hint=f"remove {deb}") from error
     return entries
 
 

@@ -104,7 +104,9 @@ def _odd_files() -> Package:
         directory(_ODD),
         text_file(f"{_ODD}/setuid", script, mode=0o4755),
         Entry(f"{_ODD}/setgid-mail", mode=0o2755, group="mail", content=script.encode()),
-        Entry(f"{_ODD}/capable", mode=0o755, content=script.encode(), capabilities="cap_net_raw=ep"),
+        Entry(
+            f"{_ODD}/capable", mode=0o755, content=script.encode(), capabilities="cap_net_raw=ep"
+        ),
         text_file(f"{_ODD}/unreadable", "nobody\n", mode=0),
         text_file(f"{_ODD}/empty", ""),
         Entry(f"{_ODD}/old", content=b"1970-01-01 00:00:01\n", mtime=1),

@@ -113,9 +113,7 @@ def symlink(path: str, target: str) -> Entry:
 
 def hard_link(path: str, to: Entry) -> Entry:
     """Another name for the file `to` of the same package: same owner, mode and time."""
-    return Entry(
-        path, Kind.HARD_LINK, to.mode, to.user, to.group, to.mtime, target=to.path
-    )
+    return Entry(path, Kind.HARD_LINK, to.mode, to.user, to.group, to.mtime, target=to.path)
 
 
 def without_empty_directories(entries: Iterable[Entry], below: str) -> list[Entry]:

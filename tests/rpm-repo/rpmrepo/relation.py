@@ -15,6 +15,8 @@ most of it carries over. They differ in what an absent part means:
 import re
 from dataclasses import dataclass
 
+from .command import Failure
+
 _RELATION = re.compile(
     r"""
     (?P<name> [a-z0-9][a-z0-9+.-]+ )
@@ -26,7 +28,7 @@ _RELATION = re.compile(
 )
 
 
-class RelationError(ValueError):
+class RelationError(Failure):
     """A relation field that Debian Policy does not allow."""
 
 

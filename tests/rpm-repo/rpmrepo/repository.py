@@ -124,7 +124,9 @@ def _make_anew(
     return stamp
 
 
-def _sign_and_index(files: list[Path], chosen: PackageSet, repository: Path, key_file: Path) -> None:
+def _sign_and_index(
+    files: list[Path], chosen: PackageSet, repository: Path, key_file: Path
+) -> None:
     """Signs the packages, writes the metadata over them, and signs that."""
     comps = repository.parent / "comps.xml"
     comps.write_text(_COMPS.format(name=escape(chosen.name)), encoding="utf-8")

@@ -23,7 +23,18 @@ class SigningKey:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet"]
-        run([*self._gpg, "--passphrase", "", "--quick-gen-key", _USER_ID, _ALGORITHM, "sign", "never"])
+        run(
+            [
+                *self._gpg,
+                "--passphrase",
+                "",
+                "--quick-gen-key",
+                _USER_ID,
+                _ALGORITHM,
+                "sign",
+                "never",
+            ]
+        )
 
     def public_key(self) -> bytes:
         """The public key, armoured, as dnf's `gpgkey` wants it."""
@@ -37,7 +48,9 @@ class SigningKey:
             "_gpg_path": self._home,
             "_gpg_name": _USER_ID,
         }
-        defines = (word for name, value in macros.items() for word in ("--define", f"{name} {value}"))
+        defines = (
+            word for name, value in macros.items() for word in ("--define", f"{name} {value}")
+        )
         run(["rpmsign", *defines, "--addsign", *packages])
 
     def sign_detached(self, file: Path) -> None:
