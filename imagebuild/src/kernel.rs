@@ -143,15 +143,21 @@ fn names_in(dir: &Path) -> Result<BTreeSet<String>, KernelError> {
     }
 }
 
-/// depmod(8) by the build host: a root with a kernel alone has no depmod of its own.
+/// By the root's own depmod(8), whose version fits its modprobe, or by the build host's.
 fn index_modules(release: &str, tools: &Tools, step: &Step) -> Result<(), ToolError> {
     let root = tools.sandbox().root();
     if is_regular(&modules_dir(root).join(release).join("modules.dep")) {
         return Ok(());
     }
     let mut command = program("depmod");
-    command.arg("-b").arg(root).arg(release);
-    tools.run("indexing kernel modules with depmod", View::Host, command, step)
+    let view = if tools.root_has("depmod")? {
+        View::Root
+    } else {
+        command.arg("-b").arg(root);
+        View::Host
+    };
+    command.arg(release);
+    tools.run("indexing kernel modules with depmod", view, command, step)
 }
 
 #[cfg(test)]

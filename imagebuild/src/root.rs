@@ -1,5 +1,6 @@
 //! From a recipe to a root file system with a kernel: the front half of a build.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bootspec::manifest::{BootMode, Package};
@@ -26,6 +27,15 @@ pub struct BuiltRoot {
 /// A root cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
+    /// A relative path starts nowhere.
+    #[error("cannot make the path {} absolute", path.display())]
+    Path {
+        /// Which path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The log or the sandbox.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -40,7 +50,7 @@ pub enum RootError {
     Kernel(#[from] KernelError),
 }
 
-/// Builds the root file system of `recipe` in the directory `root`, which is absolute, and empty or absent.
+/// Builds the root file system of `recipe` in the directory `root`, which is empty or absent.
 ///
 /// `cache` keeps downloaded packages for later builds, and the log of the last build of each image; `init_binary`
 /// becomes the root's `bootnode-report`. Whatever happens, no mount and no process is left; an unfinished `root` is.
@@ -51,10 +61,14 @@ pub fn build_root(
     init_binary: &Path,
     progress: &Progress,
 ) -> Result<BuiltRoot, RootError> {
-    let tools = Tools::new(Sandbox::new(root), &log_path(recipe, cache))?;
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|source| RootError::Path { path: path.to_owned(), source })
+    };
+    let (root, cache) = (absolute(root)?, absolute(cache)?);
+    let tools = Tools::new(Sandbox::new(&root), &log_path(recipe, &cache))?;
 
     let step = progress.step(format!("install packages: {}", recipe.name));
-    let packages = source::install(recipe, &tools, cache, &step)?;
+    let packages = source::install(recipe, &tools, &cache, &step)?;
     step.done(&format!("{} packages", packages.len()));
 
     if recipe.mode() == BootMode::Carried {

@@ -66,8 +66,14 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// The user stopped imagebuild.
+    #[error("interrupted: {program} was ended")]
+    Interrupted {
+        /// Which program was running.
+        program: String,
+    },
     /// The program itself.
-    #[error("cannot run {program}")]
+    #[error("cannot run {program}{}", missing_hint(source))]
     Start {
         /// Which program.
         program: String,
@@ -75,6 +81,13 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+}
+
+fn missing_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "\nhint: install it, or the interpreter that its first line names",
+        _ => "",
+    }
 }
 
 fn privilege_hint(error: &io::Error) -> &'static str {
@@ -108,8 +121,12 @@ impl Sandbox {
         in_own_thread(|| {
             self.enter(view)?;
             let program = command.get_program().to_string_lossy().into_owned();
-            run_as_namespace_init(command, self.proc_dirs(view), on_line)
-                .map_err(|source| SandboxError::Start { program, source })
+            run_as_namespace_init(command, self.proc_dirs(view), on_line).map_err(|source| {
+                match source.kind() {
+                    io::ErrorKind::Interrupted => SandboxError::Interrupted { program },
+                    _ => SandboxError::Start { program, source },
+                }
+            })
         })
     }
 
@@ -240,7 +257,7 @@ fn each_line(mut output: PipeReader, on_line: &mut dyn FnMut(&str)) -> io::Resul
     let mut buffer = [0; 4096];
     loop {
         if interrupt::requested() {
-            return Err(io::Error::other("stopped at the user's request"));
+            return Err(io::ErrorKind::Interrupted.into());
         }
         if !has_input(&output)? {
             continue;
@@ -270,5 +287,96 @@ fn has_input(output: &PipeReader) -> io::Result<bool> {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Namespaces are root's to make. Returns false, and says so, for anybody else.
+    fn is_root() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            eprintln!("skipped: needs root");
+        }
+        is_root
+    }
+
+    /// A root that holds a static busybox, and nothing else.
+    fn busybox_root() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        fs::copy("/bin/busybox", dir.path().join("bin/sh")).unwrap();
+        dir
+    }
+
+    fn sh(root: &Path, view: View, script: &str) -> (Vec<String>, ExitStatus) {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        let mut lines = Vec::new();
+        let status = Sandbox::new(root).run(view, command, &mut |line| lines.push(line.to_owned())).unwrap();
+        (lines, status)
+    }
+
+    #[test]
+    fn programs_see_proc_sys_and_dev_and_leave_empty_directories() {
+        if !is_root() {
+            return;
+        }
+        let root = busybox_root();
+        let script = "cd /proc && echo [0-9]*; test -d /sys/kernel && echo x >/dev/null && cat /dev/null && \
+                      test -c /dev/urandom && test -d /dev/pts && test -h /dev/fd && echo complete";
+        // Without the applets' links, busybox' shell runs its own applets.
+        let (lines, status) = sh(root.path(), View::Root, script);
+        assert!(status.success(), "{lines:?}");
+        assert_eq!(lines, ["1", "complete"]);
+        for mount_point in ["proc", "sys", "dev"] {
+            assert_eq!(root.path().join(mount_point).read_dir().unwrap().count(), 0, "{mount_point}");
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(root.path().to_str().unwrap()), "{mounts}");
+    }
+
+    #[test]
+    fn a_tool_of_the_host_finds_them_in_the_root() {
+        if !is_root() {
+            return;
+        }
+        let root = busybox_root();
+        let dir = root.path().display();
+        let script = format!(
+            "test -c {dir}/dev/null && test -d {dir}/proc/1 && test -d {dir}/sys/kernel && echo complete"
+        );
+        assert_eq!(sh(root.path(), View::HostAndRoot, &script).0, ["complete"]);
+        assert_eq!(sh(root.path(), View::Host, &format!("ls {dir}/dev")).0, [""; 0]);
+    }
+
+    #[test]
+    fn links_out_of_the_root_lead_into_the_root() {
+        if !is_root() {
+            return;
+        }
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        symlink(outside.path(), root.path().join("escape")).unwrap();
+        let write = || fs::write("/escape/file", "");
+        let sandbox = Sandbox::new(root.path());
+        assert!(sandbox.inside(write).unwrap().is_err());
+        let twin = root.path().join(outside.path().strip_prefix("/").unwrap());
+        fs::create_dir_all(&twin).unwrap();
+        sandbox.inside(write).unwrap().unwrap();
+        assert!(twin.join("file").exists());
+        assert_eq!(outside.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_program_that_does_not_exist_is_named() {
+        if !is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let command = Command::new("no-such-program");
+        let error = Sandbox::new(root.path()).run(View::Host, command, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("cannot run no-such-program"), "{error}");
     }
 }

@@ -91,6 +91,12 @@ impl Tools {
         &self.log_path
     }
 
+    /// Whether the root has a program called `name` where [`program`] would find it.
+    pub fn root_has(&self, name: &str) -> Result<bool, SandboxError> {
+        let exists = |dir: &str| Path::new(dir).join(name).exists();
+        self.sandbox.inside(|| SEARCH_PATH.split(':').any(exists))
+    }
+
     /// Runs `command`; `what` says what it is to do: `install packages with dnf`. Its last line is `step`'s message.
     pub fn run(&self, what: &str, view: View, command: Command, step: &Step) -> Result<(), ToolError> {
         self.run_watched(what, view, command, step, &mut |_| {})

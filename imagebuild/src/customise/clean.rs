@@ -17,8 +17,9 @@ const HOST_FILES: [&str; 2] = ["/etc/hostname", "/etc/resolv.conf"];
 /// What each node makes for itself.
 const NODE_FILES: [&str; 3] =
     ["/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/dbus/machine-id"];
-/// Caches, package lists and logs of the installation.
-const EMPTIED_DIRS: [&str; 7] = [
+/// Caches, package lists and logs of the installation; device nodes, which the running kernel makes.
+const EMPTIED_DIRS: [&str; 8] = [
+    "/dev",
     "/tmp",
     "/var/cache/apt",
     "/var/cache/dnf",
@@ -115,4 +116,58 @@ fn forget_machine_id(keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError>
         return Ok(());
     }
     File::create(&path).map(drop).map_err(failed("empty", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::Sandbox;
+
+    const MINIMAL: &str = "name = 'x'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
+
+    /// Cleans a root made of `paths` under a recipe that ends in `rest`, and returns the files that are left.
+    fn left(paths: &[&str], rest: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        for path in paths {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "full").unwrap();
+        }
+        let recipe = dir.path().join("recipe.toml");
+        fs::write(&recipe, format!("{MINIMAL}{rest}")).unwrap();
+        let tools = Tools::new(Sandbox::new(&root), &dir.path().join("log")).unwrap();
+        clean(&Recipe::read(&recipe).unwrap(), &tools).unwrap();
+        paths.iter().filter(|path| root.join(path).exists()).map(|path| (*path).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_belongs_to_a_node_or_to_the_build_is_removed_and_the_rest_stays() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let removed = [
+            "etc/hostname",
+            "etc/resolv.conf",
+            "etc/ssh/ssh_host_ed25519_key",
+            "etc/ssh/ssh_host_ed25519_key.pub",
+            "boot/initrd.img-6.1",
+            "var/log/dpkg.log",
+            "var/cache/apt/archives/a.deb",
+            "tmp/x/y",
+        ];
+        let kept = ["etc/machine-id", "etc/ssh/sshd_config", "boot/vmlinuz-6.1", "var/log/btmp"];
+        assert_eq!(left(&[&removed[..], &kept[..]].concat(), ""), kept);
+    }
+
+    #[test]
+    fn a_path_that_the_recipe_sets_stays() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let rest = "[[file]]\npath = '/etc/resolv.conf'\ncontent = 'nameserver 192.168.0.1'\n";
+        assert_eq!(left(&["etc/resolv.conf", "etc/hostname"], rest), ["etc/resolv.conf"]);
+    }
 }

@@ -73,3 +73,52 @@ pub fn write_new(path: &Path, content: &mut dyn io::Read) -> io::Result<()> {
     io::copy(content, &mut file)?;
     file.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::sandbox::Sandbox;
+
+    fn spec(path: &str, content: Content, owner: &str) -> FileSpec {
+        FileSpec { path: path.into(), content, owner: owner.into(), group: "root".into() }
+    }
+
+    fn text(text: &str, mode: u32) -> Content {
+        Content::Text { text: text.into(), mode }
+    }
+
+    #[test]
+    fn files_replace_what_is_there_with_the_owner_and_mode_asked_for() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::write(root.join("etc/passwd"), "alice:x:1000:1000::/home/alice:/bin/sh\n").unwrap();
+        fs::write(root.join("etc/group"), "root:x:0:\n").unwrap();
+        symlink("/run/stub", root.join("etc/resolv.conf")).unwrap();
+        fs::write(dir.path().join("source"), "copied").unwrap();
+        let tools = Tools::new(Sandbox::new(&root), &dir.path().join("log")).unwrap();
+
+        let copy = Content::Copy { from: dir.path().join("source"), mode: 0o4755 };
+        let files = [
+            spec("/etc/resolv.conf", text("nameserver 192.168.0.1\n", 0o644), "root"),
+            spec("/opt/a/b", copy, "alice"),
+            spec("/opt/link", Content::Symlink("a/b".into()), "4711"),
+        ];
+        write(&files, &tools).unwrap();
+        let resolv = root.join("etc/resolv.conf");
+        assert!(resolv.symlink_metadata().unwrap().is_file());
+        let copied = root.join("opt/a/b").metadata().unwrap();
+        assert_eq!((copied.mode() & 0o7777, copied.uid()), (0o4755, 1000));
+        assert_eq!(fs::read_to_string(root.join("opt/link")).unwrap(), "copied");
+        assert_eq!(root.join("opt/link").symlink_metadata().unwrap().uid(), 4711);
+
+        let error = write(&[spec("/etc/motd", text("", 0o644), "bob")], &tools).unwrap_err();
+        assert!(error.to_string().contains("/etc/motd: the image has no user 'bob'"), "{error}");
+    }
+}

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::files::{make_way, write_new};
-use super::services::{has_systemd, systemctl};
+use super::services::{SYSTEMCTL, systemctl};
 use super::{CustomiseError, failed};
 use crate::progress::Step;
 use crate::tool::Tools;
@@ -29,7 +29,7 @@ WantedBy=multi-user.target
 
 /// Installs and enables it. An image without systemd has nothing that would start it, so it gets nothing.
 pub fn install(init_binary: &Path, tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
-    if !has_systemd(tools.sandbox())? {
+    if !tools.root_has(SYSTEMCTL)? {
         step.note("no systemd in the image: it will not report when it is ready");
         return Ok(());
     }

@@ -4,8 +4,11 @@
 use super::CustomiseError;
 use crate::progress::Step;
 use crate::recipe::Services;
-use crate::sandbox::{Sandbox, SandboxError, View};
+use crate::sandbox::View;
 use crate::tool::{Tools, program};
+
+/// Present in every image that systemd manages.
+pub const SYSTEMCTL: &str = "systemctl";
 
 /// Enables, disables and masks, in this order.
 pub fn apply(services: &Services, tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
@@ -15,7 +18,7 @@ pub fn apply(services: &Services, tools: &Tools, step: &Step) -> Result<(), Cust
         if units.is_empty() {
             continue;
         }
-        if !has_systemd(tools.sandbox())? {
+        if !tools.root_has(SYSTEMCTL)? {
             return Err(CustomiseError::NoSystemd { action, units: units.clone() });
         }
         systemctl(action, units, tools, step)?;
@@ -25,15 +28,8 @@ pub fn apply(services: &Services, tools: &Tools, step: &Step) -> Result<(), Cust
 
 /// Runs `systemctl ACTION UNITS` in the root.
 pub fn systemctl(action: &str, units: &[String], tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
-    let mut command = program("systemctl");
+    let mut command = program(SYSTEMCTL);
     command.arg(action).args(units);
     let what = format!("systemctl {action} {}", units.join(" "));
     Ok(tools.run(&what, View::Root, command, step)?)
-}
-
-/// Whether the image is booted and managed by systemd.
-pub fn has_systemd(sandbox: &Sandbox) -> Result<bool, SandboxError> {
-    sandbox.inside(|| {
-        ["/usr/bin/systemctl", "/bin/systemctl"].iter().any(|path| std::fs::metadata(path).is_ok())
-    })
 }

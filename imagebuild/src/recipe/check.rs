@@ -443,7 +443,7 @@ mod tests {
         check_rejected("[services]\nenable = ['--now']", "services.enable[0]");
         check_rejected("[kernel]\nargs = ['a b']", "kernel.args[0]");
         check_rejected("[kernel]\nargs = ['x=${ip}']", "kernel.args[0]");
-        check_rejected("[compression]\nlevel = 10", "expected 0..=9");
+        check_rejected("[compression]\nlevel = 10", "expected 0 to 9");
         check_rejected("[compression]\nchunk = '1Q'", "not a size");
         check_rejected("[compression]\nchunk = '1K'", "64K to 1G");
         check_rejected("[[script]]\nname = 'x'", "script[0]: expected exactly one of run and path");

@@ -5,7 +5,8 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bootspec::manifest::Package;
@@ -34,6 +35,7 @@ impl Job<'_> {
         let command = self.dnf_command(source, purpose, work);
         let what = "installing packages with dnf";
         self.tools.run_watched(what, View::HostAndRoot, command, self.step, &mut |line| watch.line(line))?;
+        self.remove_traces()?;
         self.judge(watch.failures())?;
         self.rpm_packages(work)
     }
@@ -44,13 +46,37 @@ impl Job<'_> {
         command.arg(format!("--installroot={}", self.root().display()));
         command.arg(format!("--releasever={}", source.releasever)).args(["--noplugins", "--refresh", "-y"]);
         // In the configuration file these would be taken relative to the root.
-        command.arg(format!("--setopt=cachedir={}", self.cache.join("dnf").display()));
+        command.arg(format!("--setopt=cachedir={}", self.dnf_cache().display()));
         command.arg(format!("--setopt=persistdir={}", work.join("persist").display()));
         if purpose == Purpose::KernelOnly {
             command.arg("--setopt=tsflags=noscripts");
         }
         command.arg("install").args(&self.packages);
         command
+    }
+
+    fn dnf_cache(&self) -> PathBuf {
+        self.cache.join("dnf")
+    }
+
+    /// dnf 4 notes expired repositories below the path of the cache, but in the root.
+    fn remove_traces(&self) -> Result<(), SourceError> {
+        let cache = self.dnf_cache();
+        let inside = self.root().join(cache.strip_prefix("/").unwrap_or(&cache));
+        let expired = inside.join("expired_repos.json");
+        match fs::remove_file(&expired) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(|source| SourceError::Prepare { path: expired, source })?,
+        }
+        let made =
+            inside.ancestors().take_while(|dir| dir.parent().is_some_and(|parent| parent != self.root()));
+        for dir in made {
+            // One that is not empty belongs to a package, and so do those above it.
+            if fs::remove_dir(dir).is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Failures that the recipe allows are noted, the others fail the build.

@@ -3,6 +3,8 @@
 //! The archive of downloaded packages is a directory of the cache, mounted over the root's own while mmdebstrap runs,
 //! so that a package is downloaded once. mmdebstrap mounts /proc, /sys and /dev by itself.
 
+use std::path::Path;
+
 use bootspec::manifest::Package;
 
 use super::{Job, Purpose, SourceError, make_dir, parse_packages};
@@ -14,6 +16,9 @@ use crate::tool::program;
 const MOUNT_ARCHIVES: &str = r#"mkdir -p "$1/var/cache/apt/archives" && mount --bind "$BOOTNODE_ARCHIVES" "$1/var/cache/apt/archives""#;
 /// mmdebstrap must not empty the cache.
 const KEEP_ARCHIVES: &str = "essential/unlink,cleanup/apt/cache";
+/// mmdebstrap's own hooks that make /bin, /sbin and /lib links before the first package is unpacked, where the suite
+/// wants that. Without them the package usrmerge does it afterwards, and brings perl into the image for it.
+const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
 
 impl Job<'_> {
     pub(super) fn mmdebstrap(
@@ -31,6 +36,9 @@ impl Job<'_> {
             Purpose::System => format!("--variant={}", source.variant),
             Purpose::KernelOnly => "--variant=extract".to_owned(),
         });
+        if purpose == Purpose::System && Path::new(MERGED_USR_HOOKS).is_dir() {
+            command.arg(format!("--hook-dir={MERGED_USR_HOOKS}"));
+        }
         command.arg(format!("--skip={KEEP_ARCHIVES}")).arg(format!("--setup-hook={MOUNT_ARCHIVES}"));
         command.args(source.keyrings.iter().map(|keyring| format!("--keyring={}", keyring.display())));
         if !source.components.is_empty() {
