@@ -129,6 +129,7 @@ def _filesystem() -> Package:
         Version("", "3.16", "1"),
         "Directories and the links of the merged /usr",
         noarch=False,
+        # Every package requires this one, so owners and groups are known before any file is made.
         requires=["setup"],
         entries=entries,
     )

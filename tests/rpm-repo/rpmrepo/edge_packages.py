@@ -98,7 +98,6 @@ def _odd_files() -> Package:
             f"echo data | dd of=/var/lib/odd/sparse bs=1M seek={_HOLE_MIB} 2>/dev/null\n"
             "mkfifo -m 0640 /var/lib/odd/fifo",
         ),
-        requires=["setup"],
     )
     package.add(
         directory(_ODD),

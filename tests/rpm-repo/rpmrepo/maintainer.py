@@ -36,11 +36,12 @@ _INITTAB = """\
 
 _RC_S = """\
 #!/bin/sh
-# Mounts what the initramfs has not mounted already.
-mountpoint -q /proc || mount -t proc proc /proc
-mountpoint -q /sys || mount -t sysfs sysfs /sys
-mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
-mountpoint -q /run || mount -t tmpfs -o mode=0755 tmpfs /run
+# An initramfs may have mounted these already.
+test -e /proc/self || mount -t proc proc /proc
+mounted() { grep -q " $1 " /proc/mounts; }
+mounted /sys || mount -t sysfs sysfs /sys
+mounted /dev || mount -t devtmpfs devtmpfs /dev
+mounted /run || mount -t tmpfs -o mode=0755 tmpfs /run
 hostname -F /etc/hostname
 modprobe virtio_pci
 modprobe virtio_net
@@ -57,7 +58,6 @@ def complete(packages: Mapping[str, Package]) -> None:
 
 def _busybox(package: Package) -> None:
     """Shell, init and every other applet, with an inittab that starts a shell on the console."""
-    package.requires.append("setup")
     package.provides += ["/bin/sh", "/usr/bin/sh", "/usr/sbin/depmod"]
     program = package.entry("/usr/bin/busybox")
     package.add(
@@ -96,7 +96,6 @@ def _libc_bin(package: Package) -> None:
 
 def _dbus(package: Package) -> None:
     """dpkg-statoverride makes the helper that starts system services setuid root."""
-    package.requires.append("setup")
     helper = package.entry("/usr/lib/dbus-1.0/dbus-daemon-launch-helper")
     package.add(dataclasses.replace(helper, mode=0o4754, group="messagebus"))
 
@@ -108,7 +107,6 @@ def _iputils_ping(package: Package) -> None:
 
 def _systemd(package: Package) -> None:
     """Users, enabled units and the default target, in the order in which EL's scriptlets run."""
-    package.requires.append("setup")
     # An empty machine-id is made anew at each boot. "uninitialized" would be a first boot, in
     # which systemd-firstboot waits for a key.
     package.add(config_file("/etc/machine-id", "", mode=0o444))
@@ -131,7 +129,6 @@ def _udev(package: Package) -> None:
 
 def _openssh_server(package: Package) -> None:
     """ucf installs sshd_config; the host key must be made on the node, not in the image."""
-    package.requires.append("setup")
     template = package.entry("/usr/share/openssh/sshd_config").content.decode()
     package.add(
         config_file("/etc/ssh/sshd_config", template + "HostKey /etc/ssh/ssh_host_ed25519_key\n"),
@@ -141,7 +138,6 @@ def _openssh_server(package: Package) -> None:
 
 def _chrony(package: Package) -> None:
     """ucf installs the configuration; the daemon owns its state."""
-    package.requires.append("setup")
     template = package.entry("/usr/share/chrony/chrony.conf").content.decode()
     keys = config_file("/etc/chrony/chrony.keys", "", mode=0o640)
     package.add(
