@@ -1,0 +1,59 @@
+# The commands of the README. `make demo` and `make test` do all set-up themselves and are safe to repeat.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+CARGO  := cargo
+# PID 1 is a static executable at a fixed address; see [profile.init] in Cargo.toml. `cargo rustc` gives these flags to
+# this one crate and to none of its dependencies.
+STATIC := -C target-feature=+crt-static -C relocation-model=static
+TARGET := target/debug
+
+.PHONY: help setup build init lint demo test test-fast install clean
+
+help:
+	@echo 'make demo                  set up, build everything, boot node-000 and node-001 diskless in qemu'
+	@echo 'make test                  set up, then run every check and test'
+	@echo 'make build                 build the programs into $(TARGET), and init into target/init'
+	@echo 'make install PREFIX=DIR    install programs, init, recipes, example configuration [$(PREFIX)]'
+
+setup:
+	@scripts/setup
+
+build: init
+	$(CARGO) build --workspace
+
+init:
+	$(CARGO) rustc -p init --bin init --profile init -- $(STATIC)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+demo: setup
+	@$(MAKE) --no-print-directory build
+	$(TARGET)/bootlab demo
+
+# The system tests come last: their summary is the last line. They share two cores, so two at a time.
+test: setup
+	@$(MAKE) --no-print-directory lint build
+	cd tests/rpm-repo && python3 -m unittest discover --quiet
+	$(CARGO) test --workspace --exclude bootlab --lib --tests
+	$(CARGO) test --package bootlab --lib --tests -- --test-threads=2
+
+# For the inner loop: no virtual machine is started.
+test-fast:
+	$(CARGO) test --workspace --exclude bootlab --lib --tests
+	$(CARGO) test --package bootlab --lib
+
+install:
+	$(CARGO) rustc -p init --bin init --profile init -- $(STATIC)
+	$(CARGO) build --release -p imagebuild -p bootserve -p bootlab
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/bootnode $(DESTDIR)$(PREFIX)/share/bootnode/recipes
+	install -m 755 target/release/imagebuild target/release/bootserve target/release/bootlab $(DESTDIR)$(PREFIX)/bin
+	install -m 755 target/init/init $(DESTDIR)$(PREFIX)/lib/bootnode/init
+	cp -R --no-target-directory rootfs-recipes $(DESTDIR)$(PREFIX)/share/bootnode/recipes
+	install -m 644 bootserve/bootserve.example.toml $(DESTDIR)$(PREFIX)/share/bootnode
+
+clean:
+	$(CARGO) clean
