@@ -66,7 +66,7 @@ _GROUPS = {
     **{"audio": 29, "shadow": 42, "utmp": 43, "video": 44, "staff": 50, "games": 60},
     # What udev's rules give devices to; Debian's udev makes these in its maintainer script.
     **{"input": 101, "kvm": 102, "render": 103, "sgx": 104},
-    **{"sshd": 74, "_chrony": 75, "_ssh": 76, "messagebus": 81, "users": 100, "nogroup": 65534},
+    **{"sshd": 74, "_chrony": 75, "messagebus": 81, "users": 100, "nogroup": 65534},
 }
 
 _NSSWITCH = """\
