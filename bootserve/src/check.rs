@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::arch::Platform;
 use crate::config::Config;
+use crate::diagnosis::explain;
 use crate::nbp::NbpSet;
 use crate::privileges::find_user;
 use crate::store::{read_manifest, resolve};
@@ -99,9 +100,7 @@ impl Findings {
     }
 
     fn add(&mut self, severity: Severity, error: &dyn std::error::Error) {
-        let sources = std::iter::successors(error.source(), |source| source.source());
-        let message = sources.fold(error.to_string(), |message, source| format!("{message}: {source}"));
-        self.findings.push(Finding { severity, message });
+        self.findings.push(Finding { severity, message: explain(error) });
     }
 }
 

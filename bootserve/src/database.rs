@@ -11,6 +11,8 @@ use sqlx::sqlite::{
 
 /// File name of the database in the state directory.
 const FILE: &str = "state.sqlite";
+/// The files that SQLite makes there, with its log and its shared memory.
+pub(crate) const FILES: [&str; 3] = [FILE, "state.sqlite-wal", "state.sqlite-shm"];
 const MAX_CONNECTIONS: u32 = 4;
 
 const SCHEMA: &str = "
@@ -87,6 +89,12 @@ impl Database {
         let pool = pool.connect_with(options).await.map_err(open_error)?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await.map_err(open_error)?;
         Ok(Self { pool })
+    }
+
+    /// Whether it answers.
+    pub async fn probe(&self) -> Result<(), DatabaseError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await.map_err(query_error("query"))?;
+        Ok(())
     }
 
     /// Waits for what is being written and closes the file.

@@ -154,7 +154,7 @@ impl EventLog {
             let node = self.config.node_name(*mac);
             let (boot, image) =
                 (event.boot.map(tracing::field::display), event.image.as_ref().map(tracing::field::display));
-            info!(%mac, node, %phase, boot, image, message, "boot event");
+            info!(%mac, node, %phase, boot, image, detail = message, "boot event");
         }
     }
 

@@ -9,6 +9,7 @@ pub mod check;
 pub mod config;
 pub mod database;
 pub mod dhcp;
+pub mod diagnosis;
 pub mod events;
 pub mod http;
 pub mod nbp;

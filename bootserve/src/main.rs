@@ -1,11 +1,13 @@
 //! The command line of bootserve.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use bootserve::check::check;
 use bootserve::config::Config;
+use bootserve::diagnosis::explain;
 use bootserve::serve::serve;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
         Command::Check { config, json } => check_file(config, json),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("bootserve: {error:#}");
+        eprintln!("bootserve: {}", explain(&*error));
         ExitCode::FAILURE
     })
 }
@@ -83,9 +85,17 @@ fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {
     Ok(if findings.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Colours are for terminals whose user did not object (no-color.org).
+fn use_colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn init_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(use_colours());
     match format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),

@@ -2,10 +2,13 @@
 //! acts on all of them.
 
 use std::io;
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, User, setgid, setgroups, setuid};
+
+use crate::database::FILES;
 
 /// The user cannot be changed.
 #[derive(Debug, thiserror::Error)]
@@ -22,10 +25,10 @@ pub enum PrivilegeError {
         #[source]
         source: Errno,
     },
-    /// The state directory cannot be made or handed over.
-    #[error("cannot prepare the state directory {}", path.display())]
+    /// The state directory or the database in it cannot be made or handed over.
+    #[error("cannot make {} or hand it to server.user", path.display())]
     State {
-        /// Directory or file.
+        /// The directory or file.
         path: PathBuf,
         /// Why.
         #[source]
@@ -33,17 +36,19 @@ pub enum PrivilegeError {
     },
 }
 
-/// Makes the state directory, open to no one else, and hands it to `user` with all that is in it.
+/// Makes the state directory and hands it, with the database in it, to `user`. Nothing else that may be in the
+/// directory changes hands: the path may be a mistake.
 pub fn prepare_state(state: &Path, user: Option<&User>) -> Result<(), PrivilegeError> {
-    let state_error = |source| PrivilegeError::State { path: state.to_owned(), source };
-    std::fs::create_dir_all(state).map_err(state_error)?;
+    let state_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PrivilegeError::State { path, source }
+    };
+    std::fs::create_dir_all(state).map_err(state_error(state))?;
     let Some(user) = user else { return Ok(()) };
-    let owner = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-    std::os::unix::fs::chown(state, owner.0, owner.1).map_err(state_error)?;
-    for entry in std::fs::read_dir(state).map_err(state_error)? {
+    let database = FILES.iter().map(|name| state.join(name)).filter(|path| path.exists());
+    for path in std::iter::once(state.to_owned()).chain(database) {
         // The link itself, not what it points to: the directory may have belonged to the user before.
-        std::os::unix::fs::lchown(entry.map_err(state_error)?.path(), owner.0, owner.1)
-            .map_err(state_error)?;
+        lchown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(state_error(&path))?;
     }
     Ok(())
 }

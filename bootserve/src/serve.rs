@@ -75,7 +75,8 @@ pub async fn run(
 fn announce(config: &Config, nbps: &NbpSet, leases: usize) {
     let nbps: Vec<_> = nbps.names().collect();
     if nbps.is_empty() {
-        warn!(dirs = ?config.nbp_dirs, "no network boot programs\nhint: install the ipxe package or set nbp.dirs");
+        let hint = "install the ipxe package or set nbp.dirs";
+        warn!(dirs = ?config.nbp_dirs, hint, "no network boot programs");
     }
     let (interface, url) = (&config.server.interface, config.base_url());
     info!(interface, url, nodes = config.nodes().len(), leases, ?nbps, "serving");

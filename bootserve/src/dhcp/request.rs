@@ -106,7 +106,12 @@ struct Options(HashMap<OptionCode, Vec<u8>>);
 
 impl Options {
     fn read(message: &Message) -> Self {
-        Self(message.opts().map(|option| (option.code(), option.data().to_vec())).collect())
+        let mut options = HashMap::new();
+        for option in message.opts() {
+            // Of an option that comes again later, the first counts. (Adjacent pieces have been joined: RFC 3396.)
+            options.entry(option.code()).or_insert_with(|| option.data().to_vec());
+        }
+        Self(options)
     }
 
     fn bytes(&self, code: OptionCode) -> Option<&[u8]> {

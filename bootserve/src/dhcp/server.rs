@@ -79,11 +79,8 @@ impl Server {
     fn discover(&mut self, now: SystemTime, request: &Request) -> Vec<Action> {
         let mac = request.mac;
         let Some(address) = self.leases.choose(mac, request.requested, now) else {
-            warn!(
-                %mac,
-                "no address left in {}\nhint: widen network.range or shorten network.lease_seconds",
-                self.config.network.range
-            );
+            let range = self.config.network.range;
+            warn!(%mac, %range, hint = "widen network.range or shorten network.lease_seconds", "no address left");
             return Vec::new();
         };
         self.leases.hold(mac, address, now + OFFER_HOLD);
@@ -147,7 +144,7 @@ impl Server {
             warn!(%mac, %address, "address is in use by another machine and is left out for ten minutes");
         } else {
             let node = self.config.node_name(mac);
-            error!(%mac, node, %address, "address was declined\nhint: another machine may be using it");
+            error!(%mac, node, %address, hint = "find the other machine that uses it", "address declined");
         }
         Vec::new()
     }
@@ -186,7 +183,8 @@ impl Server {
 }
 
 fn no_program(mac: MacAddr, platform: crate::arch::Platform) -> BootOptions {
-    warn!(%mac, ?platform, "no network boot program for this machine\nhint: install the ipxe package or set nbp.dirs");
+    let hint = "install the ipxe package or set nbp.dirs";
+    warn!(%mac, ?platform, hint, "no network boot program for this machine");
     BootOptions::None
 }
 
@@ -196,6 +194,168 @@ fn send(mac: MacAddr, reply: Result<Reply, EncodeError>) -> Vec<Action> {
         Err(error) => {
             error!(%mac, %error, "cannot encode the DHCP reply");
             Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::tests::packet;
+    use super::*;
+    use dhcproto::v4::{Decodable, Decoder, Message};
+    use proptest::prelude::*;
+
+    const T0: SystemTime = SystemTime::UNIX_EPOCH;
+    const DISCOVER: &[u8] = &[53, 1, 1];
+    const REQUEST: &[u8] = &[53, 1, 3];
+    const OUR_ID: &[u8] = &[54, 4, 192, 168, 0, 1];
+
+    /// The classic network; packets come from node-001, whose address is .101.
+    fn server() -> Server {
+        server_with(Vec::new())
+    }
+
+    fn server_with(stored: Vec<Lease>) -> Server {
+        let config = Config::parse(include_str!("../../bootserve.example.toml")).unwrap();
+        Server::new(Arc::new(config), Arc::default(), stored)
+    }
+
+    fn requested(last: u8) -> [u8; 6] {
+        [50, 4, 192, 168, 0, last]
+    }
+
+    /// Makes the packet one of a machine without a reservation.
+    fn from_stranger(mut packet: Vec<u8>, number: u8) -> Vec<u8> {
+        packet[28..34].copy_from_slice(&[2, 0, 0, 0, 0, number]);
+        packet
+    }
+
+    fn with_ciaddr(mut packet: Vec<u8>, address: [u8; 4]) -> Vec<u8> {
+        packet[12..16].copy_from_slice(&address);
+        packet
+    }
+
+    /// Type and address of the reply among the actions.
+    fn reply(actions: &[Action]) -> Option<(MessageType, Ipv4Addr)> {
+        let sent = actions.iter().find_map(|action| match action {
+            Action::Send(reply) => Some(Message::decode(&mut Decoder::new(&reply.packet)).unwrap()),
+            _ => None,
+        });
+        sent.map(|message| (message.opts().msg_type().unwrap(), message.yiaddr()))
+    }
+
+    fn host(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(192, 168, 0, last)
+    }
+
+    #[test]
+    fn an_offer_is_not_stored_and_an_acknowledgement_is_before_it_is_sent() {
+        let mut server = server();
+        let offer = server.handle(T0, &packet(&[DISCOVER]));
+        assert_eq!(offer.len(), 1);
+        assert_eq!(reply(&offer), Some((MessageType::Offer, host(101))));
+        let ack = server.handle(T0, &packet(&[REQUEST, OUR_ID, &requested(101)]));
+        let mac = "fc:ab:14:e8:66:02".parse().unwrap();
+        let lease = Lease { mac, address: host(101), expires: T0 + Duration::from_secs(3600) };
+        assert_eq!(ack[0], Action::Store(lease));
+        assert_eq!(reply(&ack[1..]), Some((MessageType::Ack, host(101))));
+    }
+
+    #[test]
+    fn requests_are_answered_as_rfc_2131_says() {
+        let nak = Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED));
+        let ack = Some((MessageType::Ack, host(101)));
+        let check = |packet: Vec<u8>, expected, case: &str| {
+            assert_eq!(reply(&server().handle(T0, &packet)), expected, "{case}");
+        };
+        check(packet(&[REQUEST, OUR_ID, &requested(101)]), ack, "selecting, even if we forgot the offer");
+        check(packet(&[REQUEST, OUR_ID, &requested(102)]), nak, "selecting another address");
+        check(
+            packet(&[REQUEST, &[54, 4, 192, 168, 0, 9], &requested(101)]),
+            None,
+            "selecting another server",
+        );
+        check(packet(&[REQUEST, &requested(101)]), ack, "init-reboot");
+        check(packet(&[REQUEST, &[50, 4, 10, 0, 0, 9]]), nak, "init-reboot from another network");
+        check(with_ciaddr(packet(&[REQUEST]), [192, 168, 0, 101]), ack, "renewing");
+        check(with_ciaddr(packet(&[REQUEST]), [192, 168, 0, 102]), nak, "renewing another address");
+    }
+
+    #[test]
+    fn leases_survive_a_restart() {
+        let mut before = server();
+        let request = from_stranger(packet(&[REQUEST, &requested(222)]), 1);
+        let actions = before.handle(T0, &request);
+        let Action::Store(lease) = actions[0] else { panic!("{actions:?}") };
+        let mut after = server_with(vec![lease]);
+        let discover = after.handle(T0, &from_stranger(packet(&[DISCOVER]), 1));
+        assert_eq!(reply(&discover), Some((MessageType::Offer, host(222))));
+        let other = after.handle(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 2));
+        assert_eq!(reply(&other), Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED)));
+    }
+
+    #[test]
+    fn an_exhausted_range_is_silent() {
+        let mut server = server();
+        let mut discover = |number| reply(&server.handle(T0, &from_stranger(packet(&[DISCOVER]), number)));
+        let offers = (1..=51).map(|number| discover(number).unwrap().1).collect::<Vec<_>>();
+        assert_eq!((offers[0], offers[50]), (host(200), host(250)));
+        assert_eq!(discover(52), None);
+    }
+
+    #[test]
+    fn released_and_declined_addresses_are_given_up() {
+        let mut server = server();
+        server.handle(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 1));
+        let release = with_ciaddr(from_stranger(packet(&[&[53, 1, 7]]), 1), [192, 168, 0, 222]);
+        assert!(matches!(server.handle(T0, &release)[..], [Action::Store(lease)] if lease.expires == T0));
+        let request = from_stranger(packet(&[REQUEST, &requested(222)]), 2);
+        assert_eq!(reply(&server.handle(T0, &request)), Some((MessageType::Ack, host(222))));
+        assert_eq!(server.handle(T0, &from_stranger(packet(&[&[53, 1, 4], &requested(222)]), 2)), []);
+        assert_eq!(reply(&server.handle(T0, &request)), Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED)));
+        let later = T0 + DECLINE_QUARANTINE;
+        assert_eq!(reply(&server.handle(later, &request)), Some((MessageType::Ack, host(222))));
+    }
+
+    #[test]
+    fn an_inform_is_answered_without_address_and_only_to_our_network() {
+        let inform = packet(&[&[53, 1, 8]]);
+        let ours = server().handle(T0, &with_ciaddr(inform.clone(), [192, 168, 0, 77]));
+        assert_eq!(reply(&ours), Some((MessageType::Ack, Ipv4Addr::UNSPECIFIED)));
+        assert_eq!(server().handle(T0, &with_ciaddr(inform, [10, 0, 0, 1])), []);
+    }
+
+    #[test]
+    fn relays_of_other_subnets_are_ignored() {
+        let mut relayed = packet(&[DISCOVER]);
+        relayed[24..28].copy_from_slice(&[10, 0, 0, 1]);
+        assert_eq!(server().handle(T0, &relayed), []);
+        relayed[24..28].copy_from_slice(&[192, 168, 0, 9]);
+        assert!(reply(&server().handle(T0, &relayed)).is_some());
+    }
+
+    #[test]
+    fn only_firmware_that_was_given_an_address_begins_a_boot() {
+        let mut server = server();
+        let mut is_boot = |options: &[&[u8]]| {
+            let actions = server.handle(T0, &packet(options));
+            actions.iter().any(|action| matches!(action, Action::Booting(_)))
+        };
+        let ipxe: &[u8] = b"\x4d\x04iPXE";
+        assert!(is_boot(&[REQUEST, &requested(101), ipxe]));
+        assert!(!is_boot(&[REQUEST, &requested(101)]));
+        assert!(!is_boot(&[DISCOVER, ipxe]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_packets_are_handled_without_panic(
+            packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..8)
+        ) {
+            let mut server = server();
+            for options in packets {
+                server.handle(T0, &packet(&[&options]));
+            }
         }
     }
 }

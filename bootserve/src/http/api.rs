@@ -19,6 +19,7 @@ use tracing::info;
 use super::{App, internal_error, text};
 use crate::database::DatabaseError;
 use crate::dhcp::store::read_leases;
+use crate::diagnosis::explain;
 use crate::events::BootEvent;
 
 /// `POST /v1/events`: a node's report.
@@ -31,7 +32,7 @@ pub(super) async fn report(State(app): State<Arc<App>>, body: Body) -> Response 
         Ok(report) => report,
         Err(error) => {
             info!(error = &error as &dyn std::error::Error, "boot report refused");
-            return text(StatusCode::BAD_REQUEST, with_sources(&error));
+            return text(StatusCode::BAD_REQUEST, explain(&error));
         }
     };
     match take(&app, report).await {
@@ -50,14 +51,6 @@ async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
         app.events.record(BootEvent::from_report(report, SystemTime::now())).await?;
     }
     Ok(known)
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |source| source.source());
-    std::iter::once(error.to_string())
-        .chain(sources.map(|source| source.to_string()))
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// `GET /v1/nodes/NAME-OR-MAC/events`: all events of a machine in the order of time.
@@ -118,8 +111,8 @@ async fn status(app: &App) -> Result<Vec<NodeStatus>, DatabaseError> {
 
 /// `GET /healthz`: whether the database answers.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
-    match app.events.latest().await {
-        Ok(_) => text(StatusCode::OK, "ok"),
+    match app.events.database().probe().await {
+        Ok(()) => text(StatusCode::OK, "ok"),
         Err(error) => internal_error(&error),
     }
 }

@@ -3,6 +3,8 @@
 //! Only the manifest and what the manifest lists is served; every part of the path has passed the parser of its type,
 //! so no path can leave the version's directory.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -11,10 +13,10 @@ use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, IntoResponseParts, Response};
 use bootspec::ImageRef;
 use bootspec::event::{BootId, Phase};
-use bootspec::manifest::{Artifact, Manifest};
+use bootspec::manifest::Artifact;
 use bootspec::store::{ArtifactName, INITRAMFS, MANIFEST, VMLINUZ};
 use serde::Deserialize;
 use tokio::fs::File;
@@ -30,6 +32,7 @@ pub(super) struct BootQuery {
     boot: Option<String>,
 }
 
+/// `GET /images/NAME/VERSION/ARTIFACT`, and HEAD.
 pub(super) async fn artifact(
     State(app): State<Arc<App>>,
     Path((name, version, artifact)): Path<(String, String, String)>,
@@ -47,45 +50,44 @@ pub(super) async fn artifact(
         return json
             .map_or_else(store_error, |json| ([(CONTENT_TYPE, "application/json")], json).into_response());
     }
-    let manifest = match read_manifest(store, &image).await {
-        Ok(manifest) => manifest,
+    let entry = match read_manifest(store, &image).await {
+        Ok(manifest) => manifest.artifacts.get(&artifact).cloned(),
         Err(error) => return store_error(error),
     };
-    let Some(entry) = manifest.artifacts.get(&artifact) else { return not_found() };
-    let path = image.dir(store).join(artifact.as_str());
-    let file = match open_complete(&path, entry).await {
-        Ok(file) => file,
-        Err(error) => return internal_error(&error),
-    };
+    let Some(entry) = entry else { return not_found() };
     let download = Download {
         boot: query.boot.and_then(|boot| boot.parse().ok()),
         phase: phase_of(&artifact),
+        image,
         events: Arc::clone(&app.events),
     };
-    send(file, entry, &manifest, &method, &headers, download).await
+    let path = download.image.dir(store).join(artifact.as_str());
+    match open_complete(&path, &entry).await {
+        Ok(file) => send(file, &entry, &method, &headers, download).await,
+        Err(error) => internal_error(&error),
+    }
 }
 
 /// The artifact's file does not match the manifest.
 #[derive(Debug, thiserror::Error)]
 enum OpenError {
-    #[error("cannot open {path}")]
+    #[error("cannot open {}", path.display())]
     Open {
-        path: String,
+        path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
-    #[error("{path} has {found} bytes, its manifest says {expected}\nhint: imagebuild verify")]
-    Size { path: String, found: u64, expected: u64 },
+    #[error("{} has {found} bytes, its manifest says {expected}\nhint: imagebuild verify", path.display())]
+    Size { path: PathBuf, found: u64, expected: u64 },
 }
 
 /// Opens a file of the size that its manifest says: a node must not begin a download that cannot be right.
 async fn open_complete(path: &std::path::Path, entry: &Artifact) -> Result<File, OpenError> {
-    let open_error = |source| OpenError::Open { path: path.display().to_string(), source };
+    let open_error = |source| OpenError::Open { path: path.to_owned(), source };
     let file = File::open(path).await.map_err(open_error)?;
     let found = file.metadata().await.map_err(open_error)?.len();
     if found != entry.size_bytes {
-        let path = path.display().to_string();
-        return Err(OpenError::Size { path, found, expected: entry.size_bytes });
+        return Err(OpenError::Size { path: path.to_owned(), found, expected: entry.size_bytes });
     }
     Ok(file)
 }
@@ -93,7 +95,6 @@ async fn open_complete(path: &std::path::Path, entry: &Artifact) -> Result<File,
 async fn send(
     file: File,
     entry: &Artifact,
-    manifest: &Manifest,
     method: &Method,
     headers: &HeaderMap,
     download: Download,
@@ -111,23 +112,22 @@ async fn send(
             return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
         }
     };
-    let body = if method == Method::HEAD {
-        Body::empty()
-    } else {
-        let reaches_end = span.start + span.length == size;
-        let image = manifest.image.clone();
-        match body::of_file(file, span, move || download.sent(image, reaches_end)).await {
-            Ok(body) => body,
-            Err(error) => return internal_error(&error),
-        }
+    let body = match *method {
+        Method::HEAD => Ok(Body::empty()),
+        _ => body::of_file(file, span, move || download.sent(span.start + span.length == size)).await,
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let range = format!("bytes {}-{}/{size}", span.start, (span.start + span.length).saturating_sub(1));
-    let range = (status == StatusCode::PARTIAL_CONTENT).then_some([(CONTENT_RANGE, range)]);
-    let length = [(CONTENT_LENGTH, span.length.to_string()), (ETAG, etag)];
-    let kind = [(CONTENT_TYPE, "application/octet-stream"), (ACCEPT_RANGES, "bytes")];
-    (length, kind, range.map(axum::response::AppendHeaders), response).into_response()
+    match body {
+        Ok(body) => (status, file_headers(status, span, size, etag), body).into_response(),
+        Err(error) => internal_error(&error),
+    }
+}
+
+fn file_headers(status: StatusCode, span: Span, size: u64, etag: String) -> impl IntoResponseParts {
+    let range = (status == StatusCode::PARTIAL_CONTENT)
+        .then(|| [(CONTENT_RANGE, format!("bytes {}-{}/{size}", span.start, span.start + span.length - 1))]);
+    let texts = [(CONTENT_LENGTH, span.length.to_string()), (ETAG, etag)];
+    let constants = [(CONTENT_TYPE, "application/octet-stream"), (ACCEPT_RANGES, "bytes")];
+    (AppendHeaders(texts), AppendHeaders(constants), range.map(AppendHeaders))
 }
 
 /// A Range counts only if the If-Range beside it names the file that we have (RFC 9110 section 13.1.5).
@@ -148,18 +148,20 @@ fn lists(headers: &HeaderMap, name: HeaderName, etag: &str) -> bool {
 struct Download {
     boot: Option<BootId>,
     phase: Option<Phase>,
+    image: ImageRef,
     events: Arc<EventLog>,
 }
 
 impl Download {
     /// Notes the phase that the end of the file completes. An id that no script was given is not recorded.
-    fn sent(self, image: ImageRef, reaches_end: bool) {
+    fn sent(self, reaches_end: bool) {
+        let Self { image, events, .. } = self;
         let (Some(id), Some(phase), true) = (self.boot, self.phase, reaches_end) else { return };
         tokio::spawn(async move {
-            match self.events.boot(id).await {
+            match events.boot(id).await {
                 Ok(Some(boot)) => {
                     let event = BootEvent::now(boot.mac, phase);
-                    self.events.note(BootEvent { boot: Some(id), image: Some(image), ..event }).await;
+                    events.note(BootEvent { boot: Some(id), image: Some(image), ..event }).await;
                 }
                 Ok(None) => info!(boot = %id, %phase, %image, "download for an unknown boot"),
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "boot event lost"),

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::{App, internal_error, script_url, text};
 use crate::config::Config;
 use crate::database::DatabaseError;
+use crate::diagnosis::explain;
 use crate::events::BootEvent;
 use crate::policy::{Assignment, BootDecision, Machine, Stage, decide};
 use crate::script::{self, Client};
@@ -47,7 +48,11 @@ pub(super) async fn of_machine(State(app): State<Arc<App>>, Query(query): Query<
             info!(%mac, uuid = query.uuid, %reason, "nothing to boot");
             Ok(script::next_device(mac, &reason.to_string()))
         }
-        decision => unreachable!("a script's stage is decided by image or next device, not {decision:?}"),
+        // Decided for other stages than a script's.
+        BootDecision::NbpByTftp(_)
+        | BootDecision::NbpByHttp(_)
+        | BootDecision::FetchScript
+        | BootDecision::NotBooting => Ok(script::next_device(mac, "nothing is decided for it")),
     };
     script.map_or_else(|error| internal_error(&error), script_response)
 }
@@ -61,7 +66,7 @@ async fn boot_script(app: &App, mac: MacAddr, assignment: Assignment<'_>) -> Res
         Err(error) => {
             let node = app.config.node_name(mac);
             warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
-            return Ok(script::wait(client, &error.to_string()));
+            return Ok(script::wait(client, &explain(&error)));
         }
     };
     let id = BootId::new(rand::random());
