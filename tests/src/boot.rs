@@ -1,10 +1,12 @@
 //! `bootlab boot`: one node, one image.
 
 use std::path::{Path, PathBuf};
-use std::slice;
 use std::time::Duration;
+use std::{fs, slice};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use bootspec::event::Phase;
+use bootspec::manifest::{BootMode, Manifest};
 use bootspec::store::{CURRENT, MANIFEST};
 
 use crate::accel::Accel;
@@ -22,8 +24,8 @@ pub struct Request {
     pub node: NodeSpec,
     /// Where the image is.
     pub store: PathBuf,
-    /// How far it must come.
-    pub goal: Goal,
+    /// How far it must come; by default to the end of a boot in the image's mode.
+    pub goal: Option<Goal>,
     /// How long that may take; by default what a boot into systemd takes.
     pub limit: Option<Duration>,
     /// Whether it goes on running until it is interrupted.
@@ -33,10 +35,10 @@ pub struct Request {
 /// Boots the node and tells on standard error how it comes along.
 pub fn run(request: &Request) -> Result<BootReport> {
     let Request { node: spec, store, goal, limit, keep } = request;
-    check_image(store, &spec.image)?;
+    let goal = goal.unwrap_or(usual_goal(read_manifest(store, &spec.image)?.mode));
     let lab = Lab::start("boot", store, slice::from_ref(spec))?;
     let node = lab.boot(spec)?;
-    let report = follow(&lab, &node, spec, *goal, limit.unwrap_or_else(|| within(IDLE_BOOT)))?;
+    let report = follow(&lab, &node, spec, goal, limit.unwrap_or_else(|| within(IDLE_BOOT)))?;
     if *keep {
         keep_running(&lab, &node, spec);
     }
@@ -53,15 +55,23 @@ pub fn follow(lab: &Lab, node: &Node, spec: &NodeSpec, goal: Goal, limit: Durati
     Ok(BootReport::new(spec, &timeline))
 }
 
-/// bootserve refuses an image that is not there as well, but only when the node asks for it.
-fn check_image(store: &Path, image: &str) -> Result<()> {
+/// Reads the image's description. bootserve refuses an image that is not there as well, but only when the node asks.
+fn read_manifest(store: &Path, image: &str) -> Result<Manifest> {
     let version = if image.contains('/') { image.to_owned() } else { format!("{image}/{CURRENT}") };
-    let manifest = store.join(version).join(MANIFEST);
-    if !manifest.exists() {
-        let store = store.display();
-        bail!("no image '{image}' in {store}\nhint: imagebuild build RECIPE --store {store}");
+    let path = store.join(version).join(MANIFEST);
+    let store = store.display();
+    let json = fs::read(&path).with_context(|| {
+        format!("no image '{image}' in {store}\nhint: imagebuild build RECIPE --store {store}")
+    })?;
+    Manifest::parse(&json).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The end of a boot in this mode.
+const fn usual_goal(mode: BootMode) -> Goal {
+    match mode {
+        BootMode::Carried => Goal::Phase(Phase::Ready),
+        BootMode::Failsafe => Goal::FailsafeShell,
     }
-    Ok(())
 }
 
 fn keep_running(lab: &Lab, node: &Node, spec: &NodeSpec) {

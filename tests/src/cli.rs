@@ -13,7 +13,7 @@ use crate::firmware::Firmware;
 use crate::lab::Goal;
 use crate::places;
 use crate::qemu::{Nic, NodeSpec};
-use crate::report::{self, BootReport};
+use crate::report;
 
 /// Boots diskless nodes in qemu, in a network namespace of their own.
 #[derive(Parser)]
@@ -55,8 +55,9 @@ struct BootArgs {
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = parse_memory)]
     memory: u32,
     /// How far it must come: a boot phase (dhcp, script, kernel, init, ready, ...) or failsafe-shell
-    #[arg(long, value_name = "GOAL", default_value = "ready")]
-    expect: Goal,
+    /// [default: ready, or failsafe-shell for a failsafe image]
+    #[arg(long, value_name = "GOAL")]
+    expect: Option<Goal>,
     /// Give up after so many seconds [default: what a boot into systemd takes on this machine at worst]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -72,11 +73,12 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Boot(args) => {
             let json = args.output.json;
-            print_reports(&[boot::run(&args.into())?], json)
+            let report = boot::run(&args.into())?;
+            print(&if json { serde_json::to_string_pretty(&report)? } else { report::table(&[report]) })
         }
         Command::Demo(args) => {
             let reports = demo::run(&args.store.unwrap_or_else(places::store_dir))?;
-            print_reports(&reports, args.json)
+            print(&if args.json { serde_json::to_string_pretty(&reports)? } else { report::table(&reports) })
         }
     }
 }
@@ -105,8 +107,7 @@ pub fn print_error(error: &anyhow::Error) {
     }
 }
 
-fn print_reports(reports: &[BootReport], json: bool) -> Result<()> {
-    let text = if json { serde_json::to_string_pretty(reports)? } else { report::table(reports) };
+fn print(text: &str) -> Result<()> {
     match writeln!(io::stdout(), "{text}") {
         // That nobody reads the result any more is no failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -96,7 +96,7 @@ impl Timeline {
             let end = self.reached(end)?;
             let length = end.saturating_sub(begin);
             begin = end;
-            Some(length.as_secs_f64())
+            Some(seconds(length))
         };
         Parts {
             dhcp: part(Phase::Dhcp),
@@ -104,9 +104,14 @@ impl Timeline {
             kernel: part(Phase::Init),
             unpack: part(Phase::SwitchRoot),
             systemd: part(Phase::Ready),
-            total: self.reached(Phase::Ready).map(|total| total.as_secs_f64()),
+            total: self.reached(Phase::Ready).map(seconds),
         }
     }
+}
+
+/// To the millisecond, which is what events are noted in.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 #[cfg(test)]
