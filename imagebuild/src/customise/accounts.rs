@@ -40,13 +40,18 @@ impl Accounts {
 
     /// The number of the user called `name`; a number stands for itself.
     pub fn uid(&self, name: &str) -> Option<u32> {
-        name.parse().ok().or_else(|| Some(self.user(name)?.uid))
+        number(name).or_else(|| Some(self.user(name)?.uid))
     }
 
     /// The number of the group called `name`; a number stands for itself.
     pub fn gid(&self, name: &str) -> Option<u32> {
-        name.parse().ok().or_else(|| Some(self.groups.iter().find(|(group, _)| group == name)?.1))
+        number(name).or_else(|| Some(self.groups.iter().find(|(group, _)| group == name)?.1))
     }
+}
+
+/// Root is 0 in images without these files, too.
+fn number(name: &str) -> Option<u32> {
+    if name == "root" { Some(0) } else { name.parse().ok() }
 }
 
 fn read_if_there(path: &str) -> io::Result<String> {

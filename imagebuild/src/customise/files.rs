@@ -99,7 +99,7 @@ mod tests {
         let root = dir.path().join("root");
         fs::create_dir_all(root.join("etc")).unwrap();
         fs::write(root.join("etc/passwd"), "alice:x:1000:1000::/home/alice:/bin/sh\n").unwrap();
-        fs::write(root.join("etc/group"), "root:x:0:\n").unwrap();
+
         symlink("/run/stub", root.join("etc/resolv.conf")).unwrap();
         fs::write(dir.path().join("source"), "copied").unwrap();
         let tools = Tools::new(Sandbox::new(&root), &dir.path().join("log")).unwrap();
