@@ -184,8 +184,10 @@ impl Console {
 
     fn tail_of(&self, output: &Output) -> Tail {
         let lines: Vec<&str> = output.text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let lines =
-            lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|&line| line.to_owned()).collect();
+        let lines = lines[lines.len().saturating_sub(TAIL_LINES)..]
+            .iter()
+            .map(|line| line.trim_end().to_owned())
+            .collect();
         Tail { log: self.log.clone(), lines }
     }
 }
