@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::diagnosis::explain;
 use crate::nbp::NbpSet;
 use crate::privileges::find_user;
+use crate::sockets::mtu_bytes;
 use crate::store::{read_manifest, resolve};
 
 /// What was found, in the order of the checks.
@@ -49,6 +50,7 @@ pub async fn check(path: &Path) -> Findings {
     let mut findings = Findings::default();
     match Config::read(path) {
         Ok(config) => {
+            findings.check_interface(&config);
             findings.check_user(&config);
             findings.check_nbps(&config);
             findings.check_images(&config).await;
@@ -60,6 +62,13 @@ pub async fn check(path: &Path) -> Findings {
 }
 
 impl Findings {
+    /// The configuration may be checked on another machine than the one that serves.
+    fn check_interface(&mut self, config: &Config) {
+        if let Err(error) = mtu_bytes(&config.server.interface) {
+            self.add(Severity::Warning, &error);
+        }
+    }
+
     fn check_user(&mut self, config: &Config) {
         if let Some(Err(error)) = config.server.user.as_deref().map(find_user) {
             self.add(Severity::Error, &error);

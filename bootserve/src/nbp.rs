@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::arch::Platform;
 
 /// The file names under which iPXE is packaged, the first of a platform preferred. Debian: `undionly.kpxe`,
-/// `ipxe.efi`, `snponly.efi`; Enterprise Linux: `ipxe-x86_64.efi`, `ipxe-snponly-x86_64.efi`, `arm64-efi/`.
+/// `ipxe.efi`, `snponly.efi`; Enterprise Linux: `ipxe-x86_64.efi`, `ipxe-snponly-x86_64.efi`.
 const CANDIDATES: &[(Platform, &str)] = &[
     (Platform::BiosX86, "undionly.kpxe"),
     (Platform::EfiX86_64, "ipxe.efi"),

@@ -70,7 +70,7 @@ impl Sockets {
         let mtu_bytes = mtu_bytes(&server.interface)?;
         Ok(Self {
             dhcp: bind("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, |at| dhcp(&server.interface, at))?,
-            tftp: bind("TFTP", server.address, TFTP_PORT, |at| UdpSocket::bind(at))?,
+            tftp: bind("TFTP", server.address, TFTP_PORT, UdpSocket::bind)?,
             http: bind("HTTP", server.address, server.http_port, http)?,
             mtu_bytes,
         })
@@ -106,7 +106,8 @@ fn http(address: SocketAddrV4) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn mtu_bytes(interface: &str) -> Result<u16, BindError> {
+/// MTU of an interface, which tells at the same time whether there is one.
+pub(crate) fn mtu_bytes(interface: &str) -> Result<u16, BindError> {
     let path = Path::new("/sys/class/net").join(interface).join("mtu");
     let text =
         std::fs::read_to_string(&path).map_err(|_| BindError::NoInterface { name: interface.to_owned() })?;

@@ -1,4 +1,5 @@
 //! Captured requests of real firmware, answered by our state machine. Origin of the captures: `data/README.md`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
 use std::net::Ipv4Addr;

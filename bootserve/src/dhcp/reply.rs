@@ -61,7 +61,7 @@ pub fn lease(
     options.insert(DhcpOption::AddressLeaseTime(lease_seconds));
     // RFC 2131 section 4.4.5: T1 and T2 are half and seven eighths of the lease.
     options.insert(DhcpOption::Renewal(lease_seconds / 2));
-    options.insert(DhcpOption::Rebinding((u64::from(lease_seconds) * 7 / 8) as u32));
+    options.insert(DhcpOption::Rebinding(lease_seconds - lease_seconds / 8));
     add_network(&mut message, config, request.mac);
     add_boot(&mut message, config, boot);
     finish(message, request, destination(request))

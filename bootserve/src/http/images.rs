@@ -104,7 +104,12 @@ async fn send(
     if lists(headers, IF_NONE_MATCH, &etag) {
         return (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response();
     }
-    let (status, span) = match selection(headers, &etag, size) {
+    let selection = match *method {
+        // RFC 9110 section 14.2: Range means nothing on any other method.
+        Method::GET => selection(headers, &etag, size),
+        _ => Selection::Whole,
+    };
+    let (status, span) = match selection {
         Selection::Whole => (StatusCode::OK, Span { start: 0, length: size }),
         Selection::Part(span) => (StatusCode::PARTIAL_CONTENT, span),
         Selection::Unsatisfiable => {
