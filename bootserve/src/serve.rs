@@ -59,9 +59,19 @@ pub async fn run(
     let app = http::App { config, nbps, events };
     let http = http::run(tcp(sockets.http)?, app, shutdown.clone());
 
-    let services = async { tokio::join!(dhcp, tftp, http).2 };
+    // Where one of them fails, all end: a service manager restarts the whole.
+    let services = async {
+        tokio::try_join!(
+            async { dhcp.await.context("the DHCP socket failed") },
+            async { http.await.context("the HTTP server failed") },
+            async {
+                tftp.await;
+                Ok(())
+            },
+        )
+    };
     let served = tokio::select! {
-        served = services => served.context("HTTP server failed"),
+        served = services => served.map(|_| ()),
         () = grace_after(&shutdown) => {
             warn!("downloads were cut off");
             Ok(())

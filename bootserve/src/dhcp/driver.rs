@@ -23,15 +23,16 @@ const MAX_BATCH: usize = 512;
 const MAX_PACKET_BYTES: usize = 1500;
 
 /// Serves DHCP on `socket` until `shutdown`.
-pub async fn run(socket: UdpSocket, mut server: Server, events: Arc<EventLog>, shutdown: CancellationToken) {
+pub async fn run(
+    socket: UdpSocket,
+    mut server: Server,
+    events: Arc<EventLog>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     loop {
-        let readable = tokio::select! {
-            () = shutdown.cancelled() => return,
-            readable = socket.readable() => readable,
-        };
-        if let Err(error) = readable {
-            error!(%error, "DHCP socket failed");
-            return;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            readable = socket.readable() => readable?,
         }
         let actions = drain(&socket, &mut server);
         match commit(&events, &actions).await {

@@ -36,30 +36,34 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers requests on `socket` until `shutdown`.
+    /// Answers requests on `socket` until `shutdown`, which ends transfers, too.
     pub async fn run(self, socket: UdpSocket, shutdown: CancellationToken) {
-        let mut transfers = JoinSet::new();
-        let mut peers: HashMap<Id, SocketAddr> = HashMap::new();
+        let mut active = Active::default();
         let mut buffer = [0; MAX_PACKET_BYTES];
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(ended) = transfers.join_next_with_id() => {
-                    peers.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
-                }
+                Some(()) = active.remove_ended() => {}
                 received = socket.recv_from(&mut buffer) => match received {
-                    // A request that comes twice before its first answer arrived must not begin a second transfer.
-                    Ok((_, peer)) if peers.values().any(|active| *active == peer) => {}
-                    Ok((_, peer)) if peers.len() >= MAX_TRANSFERS => warn!(%peer, "too many TFTP transfers"),
-                    Ok((length, peer)) => match self.open(&buffer[..length]) {
-                        Ok(file) => {
-                            peers.insert(transfers.spawn(self.transfer(&socket, peer, file)).id(), peer);
-                        }
-                        Err(refusal) => refuse(&socket, peer, refusal).await,
-                    },
+                    Ok((length, peer)) => self.accept(&socket, peer, &buffer[..length], &mut active).await,
                     Err(error) => warn!(%error, "cannot receive from the TFTP socket"),
                 },
             }
+        }
+    }
+
+    async fn accept(&self, socket: &UdpSocket, peer: SocketAddr, packet: &[u8], active: &mut Active) {
+        // A request that is repeated before its first answer arrived must not begin a second transfer.
+        if active.has(peer) {
+            return;
+        }
+        if active.is_full() {
+            warn!(%peer, limit = MAX_TRANSFERS, "too many TFTP transfers, request dropped");
+            return;
+        }
+        match self.open(packet) {
+            Ok(file) => active.spawn(peer, self.transfer(socket, peer, file)),
+            Err(refusal) => refuse(socket, peer, refusal).await,
         }
     }
 
@@ -109,6 +113,34 @@ impl Server {
                 Err(error) => info!(%peer, file = name, %error, "TFTP transfer failed"),
             }
         }
+    }
+}
+
+/// Transfers under way, and to whom.
+#[derive(Default)]
+struct Active {
+    tasks: JoinSet<()>,
+    peers: HashMap<Id, SocketAddr>,
+}
+
+impl Active {
+    fn has(&self, peer: SocketAddr) -> bool {
+        self.peers.values().any(|active| *active == peer)
+    }
+
+    fn is_full(&self) -> bool {
+        self.peers.len() >= MAX_TRANSFERS
+    }
+
+    fn spawn(&mut self, peer: SocketAddr, transfer: impl Future<Output = ()> + Send + 'static) {
+        self.peers.insert(self.tasks.spawn(transfer).id(), peer);
+    }
+
+    /// Waits for a transfer to end. `None`: there is none.
+    async fn remove_ended(&mut self) -> Option<()> {
+        let ended = self.tasks.join_next_with_id().await?;
+        self.peers.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+        Some(())
     }
 }
 
