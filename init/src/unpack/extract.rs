@@ -14,6 +14,7 @@ use tar::{Archive, Entry, EntryType};
 
 use super::metadata::{self, Metadata};
 use super::parents::{Parents, open_directory};
+use super::pax::{self, Record};
 use super::sparse;
 
 const COPY_BYTES: usize = 128 * 1024;
@@ -58,8 +59,15 @@ pub enum ExtractError {
 pub fn extract(tar: impl Read, root: &OwnedFd) -> Result<(), ExtractError> {
     let mut archive = Archive::new(tar);
     let mut extractor = Extractor { root, parents: Parents::new(root.as_fd()), buffer: vec![0; COPY_BYTES] };
-    for entry in archive.entries().map_err(ExtractError::Archive)? {
-        extractor.create(entry.map_err(ExtractError::Archive)?)?;
+    let mut records = Vec::new();
+    // Raw, because the tar crate cuts PAX records at line feeds, which values may hold.
+    for entry in archive.entries().map_err(ExtractError::Archive)?.raw(true) {
+        let mut entry = entry.map_err(ExtractError::Archive)?;
+        if entry.header().entry_type() == EntryType::XHeader {
+            records = pax::read_records(&mut entry).map_err(ExtractError::Archive)?;
+        } else {
+            extractor.create(entry, std::mem::take(&mut records))?;
+        }
     }
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ExtractError::Archive)?;
     Ok(())
@@ -72,16 +80,16 @@ struct Extractor<'a> {
 }
 
 impl Extractor<'_> {
-    fn create(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), ExtractError> {
-        let metadata = Metadata::read(&mut entry)?;
+    fn create(&mut self, entry: Entry<'_, impl Read>, records: Vec<Record>) -> Result<(), ExtractError> {
+        let metadata = Metadata::new(entry.header(), records)?;
         match entry.header().entry_type() {
             EntryType::Directory => self.create_directory(&metadata),
             EntryType::Regular => self.create_file(&metadata, entry),
-            EntryType::Symlink => self.create_symlink(&metadata, &entry),
-            EntryType::Link => self.create_hard_link(&metadata, &entry),
-            EntryType::Char => self.create_node(&metadata, &entry, FileType::CharacterDevice),
-            EntryType::Block => self.create_node(&metadata, &entry, FileType::BlockDevice),
-            EntryType::Fifo => self.create_node(&metadata, &entry, FileType::Fifo),
+            EntryType::Symlink => self.create_symlink(&metadata),
+            EntryType::Link => self.create_hard_link(&metadata),
+            EntryType::Char => self.create_node(&metadata, FileType::CharacterDevice, device(&entry)?),
+            EntryType::Block => self.create_node(&metadata, FileType::BlockDevice, device(&entry)?),
+            EntryType::Fifo => self.create_node(&metadata, FileType::Fifo, 0),
             entry_type => Err(ExtractError::Type { path: metadata.path, entry_type }),
         }
     }
@@ -124,26 +132,17 @@ impl Extractor<'_> {
         sparse::extract(&mut entry, file, size_bytes, |from, to| copy(from, to, &mut self.buffer))
     }
 
-    fn create_symlink(
-        &mut self,
-        metadata: &Metadata,
-        entry: &Entry<'_, impl Read>,
-    ) -> Result<(), ExtractError> {
+    fn create_symlink(&mut self, metadata: &Metadata) -> Result<(), ExtractError> {
         // Where the link points is not our concern: nothing that is extracted is reached through it.
-        let target = entry.link_name_bytes().ok_or_else(|| ExtractError::Name(metadata.path.clone()))?;
+        let target = link(metadata)?;
         let (parent, name) = self.parents.open(&metadata.path)?;
-        symlinkat(&*target, parent, name).map_err(failed("create the symbolic link", &metadata.path))?;
+        symlinkat(target, parent, name).map_err(failed("create the symbolic link", &metadata.path))?;
         metadata.set_at(parent, name, true).map_err(failed("set the metadata of", &metadata.path))
     }
 
     /// Metadata are those of the file, which has them already.
-    fn create_hard_link(
-        &mut self,
-        metadata: &Metadata,
-        entry: &Entry<'_, impl Read>,
-    ) -> Result<(), ExtractError> {
-        let target = entry.link_name_bytes().ok_or_else(|| ExtractError::Name(metadata.path.clone()))?;
-        let target = metadata::path(target);
+    fn create_hard_link(&mut self, metadata: &Metadata) -> Result<(), ExtractError> {
+        let target = metadata::path(link(metadata)?.into());
         let mut old_parents = Parents::new(self.root.as_fd());
         let (old_parent, old_name) = old_parents.open(&target)?;
         let (parent, name) = self.parents.open(&metadata.path)?;
@@ -154,18 +153,28 @@ impl Extractor<'_> {
     fn create_node(
         &mut self,
         metadata: &Metadata,
-        entry: &Entry<'_, impl Read>,
         file_type: FileType,
+        device: u64,
     ) -> Result<(), ExtractError> {
-        let header = entry.header();
-        let number =
-            |number: io::Result<Option<u32>>| Ok(number.map_err(ExtractError::Archive)?.unwrap_or(0));
-        let device = makedev(number(header.device_major())?, number(header.device_minor())?);
         let (parent, name) = self.parents.open(&metadata.path)?;
         mknodat(parent, name, file_type, PRIVATE_FILE, device)
             .map_err(failed("create the node", &metadata.path))?;
         metadata.set_at(parent, name, false).map_err(failed("set the metadata of", &metadata.path))
     }
+}
+
+fn link(metadata: &Metadata) -> Result<&[u8], ExtractError> {
+    metadata
+        .link
+        .as_deref()
+        .ok_or_else(|| ExtractError::Record(format!("a link without a target: {:?}", metadata.path)))
+}
+
+/// The device number of a device node's entry.
+fn device(entry: &Entry<'_, impl Read>) -> Result<u64, ExtractError> {
+    let header = entry.header();
+    let number = |number: io::Result<Option<u32>>| Ok(number.map_err(ExtractError::Archive)?.unwrap_or(0));
+    Ok(makedev(number(header.device_major())?, number(header.device_minor())?))
 }
 
 /// Copies all of `from`. Returns how much that was.

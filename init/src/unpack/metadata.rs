@@ -1,8 +1,8 @@
-//! Everything about a tar entry but its contents: from ustar header and PAX records, and onto the file system.
+//! Everything about a tar entry but its contents: from the ustar header and the PAX records before it, and onto the file
+//! system.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,10 @@ use rustix::fs::{
     futimens, lsetxattr, utimensat,
 };
 use rustix::io::Errno;
-use tar::Entry;
+use tar::Header;
 
 use super::extract::ExtractError;
+use super::pax::Record;
 
 /// Begins the PAX keys of extended attributes.
 const XATTR_KEY: &str = "SCHILY.xattr.";
@@ -24,6 +25,8 @@ const XATTR_KEY: &str = "SCHILY.xattr.";
 pub struct Metadata {
     /// Path relative to the root; empty for the root itself.
     pub path: PathBuf,
+    /// Target of a symbolic or hard link, as it stands in the archive.
+    pub link: Option<Vec<u8>>,
     /// Length of the file if it is stored with holes left out (GNU sparse format 1.0).
     pub sparse_bytes: Option<u64>,
     mode: Mode,
@@ -34,42 +37,41 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Reads what the header and the PAX records before it say.
-    pub fn read(entry: &mut Entry<'_, impl Read>) -> Result<Self, ExtractError> {
-        let header = entry.header();
+    /// What `header` and the PAX `records` before it say. The length of an entry is the header's alone: imagebuild writes
+    /// lengths of any size there.
+    pub fn new(header: &Header, records: Vec<Record>) -> Result<Self, ExtractError> {
         let mut metadata = Self {
-            path: path(entry.path_bytes()),
+            path: path(header.path_bytes()),
+            link: header.link_name_bytes().map(Cow::into_owned),
             sparse_bytes: None,
             mode: Mode::from_raw_mode(header.mode().map_err(ExtractError::Archive)? & 0o7777),
-            uid: Uid::from_raw(id(header.uid())?),
-            gid: Gid::from_raw(id(header.gid())?),
+            uid: Uid::from_raw(id(header.uid().map_err(ExtractError::Archive)?)?),
+            gid: Gid::from_raw(id(header.gid().map_err(ExtractError::Archive)?)?),
             mtime: Timespec {
                 tv_sec: header.mtime().map_err(ExtractError::Archive)?.try_into().unwrap_or(i64::MAX),
                 tv_nsec: 0,
             },
             xattrs: Vec::new(),
         };
-        if let Some(records) = entry.pax_extensions().map_err(ExtractError::Archive)? {
-            for record in records {
-                let record = record.map_err(ExtractError::Archive)?;
-                let key =
-                    record.key().map_err(|_| ExtractError::Record("a key that is not UTF-8".to_owned()))?;
-                metadata.apply_record(key, record.value_bytes())?;
-            }
+        for (key, value) in records {
+            metadata.apply_record(&key, value)?;
         }
         Ok(metadata)
     }
 
-    /// `path`, `linkpath`, `size`, `uid` and `gid` are the tar crate's; these are ours.
-    fn apply_record(&mut self, key: &str, value: &[u8]) -> Result<(), ExtractError> {
-        let malformed = || ExtractError::Record(format!("{key}={}", String::from_utf8_lossy(value)));
+    fn apply_record(&mut self, key: &str, value: Vec<u8>) -> Result<(), ExtractError> {
+        let malformed = || ExtractError::Record(format!("{key}={}", String::from_utf8_lossy(&value)));
+        let number = || parse_number(&value).ok_or_else(malformed);
         match key {
-            "mtime" => self.mtime = parse_time(value).ok_or_else(malformed)?,
-            "GNU.sparse.name" => self.path = path(Cow::Borrowed(value)),
-            "GNU.sparse.realsize" => self.sparse_bytes = Some(parse_number(value).ok_or_else(malformed)?),
+            "path" | "GNU.sparse.name" => self.path = path(value.into()),
+            "linkpath" => self.link = Some(value),
+            "mtime" => self.mtime = parse_time(&value).ok_or_else(malformed)?,
+            "uid" => self.uid = Uid::from_raw(id(number()?)?),
+            "gid" => self.gid = Gid::from_raw(id(number()?)?),
+            "GNU.sparse.realsize" => self.sparse_bytes = Some(number()?),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_KEY) {
-                    self.xattrs.push((name.into(), value.to_vec()));
+                    self.xattrs.push((name.into(), value));
                 }
             }
         }
@@ -114,8 +116,7 @@ pub fn path(bytes: Cow<'_, [u8]>) -> PathBuf {
 }
 
 /// Owners are 32 bits wide, and the highest means "unchanged" to the kernel.
-fn id(number: io::Result<u64>) -> Result<u32, ExtractError> {
-    let number = number.map_err(ExtractError::Archive)?;
+fn id(number: u64) -> Result<u32, ExtractError> {
     u32::try_from(number)
         .ok()
         .filter(|id| *id != u32::MAX)

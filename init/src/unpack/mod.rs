@@ -9,6 +9,7 @@
 mod extract;
 mod metadata;
 mod parents;
+mod pax;
 mod sparse;
 
 use std::cmp::Reverse;
