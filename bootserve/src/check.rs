@@ -11,11 +11,11 @@ use serde::Serialize;
 
 use crate::arch::Platform;
 use crate::config::Config;
-use crate::diagnosis::explain;
 use crate::nbp::NbpSet;
 use crate::privileges::find_user;
 use crate::sockets::mtu_bytes;
 use crate::store::{read_manifest, resolve};
+use bootspec::diagnosis::explain;
 
 /// What was found, in the order of the checks.
 #[derive(Debug, Default, Serialize)]

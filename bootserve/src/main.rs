@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bootserve::check::check;
 use bootserve::config::Config;
-use bootserve::diagnosis::explain;
 use bootserve::serve::serve;
+use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 

@@ -13,7 +13,7 @@ use crate::database::Database;
 use crate::events::EventLog;
 use crate::nbp::NbpSet;
 use crate::sockets::Sockets;
-use crate::{dhcp, http, privileges, tftp};
+use crate::{dhcp, http, privileges, radv, tftp};
 
 /// How long downloads may go on after the order to stop. Nodes resume or retry them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -22,7 +22,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 pub fn serve(config: Config) -> anyhow::Result<()> {
     let user = config.server.user.as_deref().map(privileges::find_user).transpose()?;
     let nbps = NbpSet::read(&config.nbp_dirs)?;
-    let sockets = Sockets::bind(&config.server)?;
+    let sockets = Sockets::bind(&config)?;
     privileges::prepare_state(&config.server.state, user.as_ref())?;
     if let Some(user) = &user {
         privileges::become_user(user)?;
@@ -56,6 +56,7 @@ pub async fn run(
         mtu_bytes: sockets.mtu_bytes,
     };
     let tftp = tftp_server.run(udp(sockets.tftp)?, shutdown.clone());
+    let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
     let app = http::App { config, nbps, events };
     let http = http::run(tcp(sockets.http)?, app, shutdown.clone());
 
@@ -66,6 +67,12 @@ pub async fn run(
             async { http.await.context("the HTTP server failed") },
             async {
                 tftp.await;
+                Ok(())
+            },
+            async {
+                if let Some(socket) = router_solicitations {
+                    radv::run(socket, shutdown.clone()).await;
+                }
                 Ok(())
             },
         )

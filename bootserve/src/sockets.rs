@@ -5,8 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
 
-use crate::config::Server;
+use crate::config::Config;
+use crate::radv;
 
 const DHCP_PORT: u16 = 67;
 const TFTP_PORT: u16 = 69;
@@ -14,7 +16,7 @@ const TFTP_PORT: u16 = 69;
 const DHCP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const HTTP_BACKLOG: i32 = 4096;
 
-/// Bound sockets of all three services.
+/// Bound sockets of all services.
 #[derive(Debug)]
 pub struct Sockets {
     /// Receives broadcasts of one interface.
@@ -23,6 +25,8 @@ pub struct Sockets {
     pub tftp: UdpSocket,
     /// Accepts HTTP connections.
     pub http: TcpListener,
+    /// Hears router solicitations, where they are to be answered.
+    pub router_solicitations: Option<UdpSocket>,
     /// MTU of the interface.
     pub mtu_bytes: u16,
 }
@@ -37,8 +41,8 @@ pub enum BindError {
         name: String,
     },
     /// What /sys says about it makes no sense.
-    #[error("cannot read the MTU of the interface from {}", path.display())]
-    Mtu {
+    #[error("{} holds no number", path.display())]
+    InterfaceFile {
         /// The file.
         path: PathBuf,
     },
@@ -65,16 +69,33 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl Sockets {
-    /// Binds the three services as `server` says.
-    pub fn bind(server: &Server) -> Result<Self, BindError> {
+    /// Binds the services as `config` says.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let server = &config.server;
         let mtu_bytes = mtu_bytes(&server.interface)?;
+        let router_solicitations = match config.network.router_advertisements {
+            true => router_solicitations(&server.interface)?,
+            false => None,
+        };
         Ok(Self {
             dhcp: bind("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, |at| dhcp(&server.interface, at))?,
             tftp: bind("TFTP", server.address, TFTP_PORT, UdpSocket::bind)?,
             http: bind("HTTP", server.address, server.http_port, http)?,
+            router_solicitations,
             mtu_bytes,
         })
     }
+}
+
+/// A host without IPv6 serves as well; its nodes only boot more slowly.
+fn router_solicitations(interface: &str) -> Result<Option<UdpSocket>, BindError> {
+    let index = read_interface_file(interface, "ifindex")?;
+    Ok(radv::bind(interface, index)
+        .inspect_err(|error| {
+            let hint = "iPXE waits 12 s for IPv6 routers; network.router_advertisements = false hides this";
+            warn!(interface, %error, hint, "cannot answer IPv6 router solicitations");
+        })
+        .ok())
 }
 
 fn bind<T>(
@@ -108,12 +129,16 @@ fn http(address: SocketAddrV4) -> io::Result<TcpListener> {
 
 /// MTU of an interface, which tells at the same time whether there is one.
 pub(crate) fn mtu_bytes(interface: &str) -> Result<u16, BindError> {
-    let path = Path::new("/sys/class/net").join(interface).join("mtu");
+    // Loopback has 65536; no datagram is longer than what 16 bits count.
+    Ok(u16::try_from(read_interface_file(interface, "mtu")?).unwrap_or(u16::MAX))
+}
+
+/// A number that the kernel tells of an interface (kernel: Documentation/ABI/testing/sysfs-class-net).
+fn read_interface_file(interface: &str, file: &str) -> Result<u32, BindError> {
+    let path = Path::new("/sys/class/net").join(interface).join(file);
     let text =
         std::fs::read_to_string(&path).map_err(|_| BindError::NoInterface { name: interface.to_owned() })?;
-    // Loopback has 65536; no datagram is longer than what 16 bits count.
-    let mtu: u32 = text.trim().parse().map_err(|_| BindError::Mtu { path })?;
-    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    text.trim().parse().map_err(|_| BindError::InterfaceFile { path })
 }
 
 #[cfg(test)]

@@ -124,22 +124,6 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Prints the chain of an error on one line, and the hints that its links carry on lines of their own.
-pub fn print_error(error: &anyhow::Error) {
-    let mut text = Vec::new();
-    let mut hints = Vec::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        let (message, hint) = cause.split_once("\nhint: ").unwrap_or((&cause, ""));
-        text.push(message.to_owned());
-        hints.extend((!hint.is_empty()).then(|| hint.to_owned()));
-    }
-    eprintln!("error: {}", text.join(": "));
-    for hint in hints {
-        eprintln!("hint: {hint}");
-    }
-}
-
 fn run_build(args: &BuildArgs, progress: &Progress) -> anyhow::Result<()> {
     let path = Recipe::find(&args.recipe, &shipped_recipes())?;
     let recipe = Recipe::read(&path)?;

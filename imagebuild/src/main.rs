@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use bootspec::diagnosis::explain;
 use clap::Parser;
 use imagebuild::{cli, interrupt};
 
@@ -11,7 +12,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            cli::print_error(&error);
+            eprintln!("imagebuild: {}", explain(&*error));
             ExitCode::FAILURE
         }
     }

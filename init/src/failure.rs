@@ -2,10 +2,10 @@
 //! and then the machine reboots, opens a shell, or halts (`bootnode.on_failure=`).
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::thread::sleep;
 
 use bootspec::cmdline::{BootParams, OnFailure};
+use bootspec::diagnosis::explain;
 use rustix::system::{RebootCommand, reboot};
 
 use crate::image::ImageError;
@@ -90,7 +90,7 @@ pub fn give_up(error: &BootError, params: &BootParams) -> ! {
         OnFailure::Halt => halt(),
         OnFailure::Shell => {
             let Err(error) = failsafe::run();
-            kmsg::error(&format!("cannot open a shell: {}", chain(&error)));
+            kmsg::error(&format!("cannot open a shell: {}", explain(&error)));
             restart(params)
         }
     }
@@ -122,14 +122,8 @@ fn print(error: &BootError, params: &BootParams) {
         OnFailure::Shell => "opening a shell".to_owned(),
         OnFailure::Halt => "halting".to_owned(),
     };
-    kmsg::error(&format!("FAILED [{}]: {}; {next}", error.code(), chain(error)));
+    kmsg::error(&format!("FAILED [{}]: {}; {next}", error.code(), explain(error)));
     kmsg::error(&format!("remedy: {}", error.remedy()));
-}
-
-/// The error and its sources on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// A boot that succeeds never returns.

@@ -96,17 +96,6 @@ impl From<BootArgs> for boot::Request {
     }
 }
 
-/// Prints the chain of an error, and the hints that its links carry last, on lines of their own.
-pub fn print_error(error: &anyhow::Error) {
-    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-    let (hints, text): (Vec<&str>, Vec<&str>) =
-        causes.iter().flat_map(|cause| cause.lines()).partition(|line| line.starts_with("hint: "));
-    eprintln!("error: {}", text.join("\n"));
-    for hint in hints {
-        eprintln!("{hint}");
-    }
-}
-
 fn print(text: &str) -> Result<()> {
     match writeln!(io::stdout(), "{text}") {
         // That nobody reads the result any more is no failure.

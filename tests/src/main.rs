@@ -4,6 +4,7 @@ use std::process::{self, ExitCode};
 
 use anyhow::Context;
 use bootlab::{cli, netns};
+use bootspec::diagnosis::explain;
 use clap::Parser;
 
 /// What shells report for a program that SIGINT ended.
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            cli::print_error(&error);
+            eprintln!("bootlab: {}", explain(&*error));
             ExitCode::FAILURE
         }
     }

@@ -64,6 +64,8 @@ pub struct Network {
     pub domain: Option<String>,
     /// How long a machine may keep an address without asking again.
     pub lease: Duration,
+    /// Whether hosts that ask for IPv6 routers are told that there is none here.
+    pub router_advertisements: bool,
 }
 
 /// What every machine boots with.

@@ -61,6 +61,12 @@ struct Network {
     domain: Option<String>,
     #[serde(default = "default_lease_seconds")]
     lease_seconds: u32,
+    #[serde(default = "yes")]
+    router_advertisements: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_lease_seconds() -> u32 {
@@ -193,8 +199,15 @@ impl TryFrom<Network> for super::Network {
         if let Some(router) = wire.router {
             check_host(&subnet, "network.router", router)?;
         }
-        let lease = Duration::from_secs(wire.lease_seconds.into());
-        Ok(Self { subnet, range: wire.range, router: wire.router, dns: wire.dns, domain: wire.domain, lease })
+        Ok(Self {
+            subnet,
+            range: wire.range,
+            router: wire.router,
+            dns: wire.dns,
+            domain: wire.domain,
+            lease: Duration::from_secs(wire.lease_seconds.into()),
+            router_advertisements: wire.router_advertisements,
+        })
     }
 }
 

@@ -19,8 +19,8 @@ use tracing::info;
 use super::{App, internal_error, text};
 use crate::database::DatabaseError;
 use crate::dhcp::store::read_leases;
-use crate::diagnosis::explain;
 use crate::events::BootEvent;
+use bootspec::diagnosis::explain;
 
 /// `POST /v1/events`: a node's report.
 pub(super) async fn report(State(app): State<Arc<App>>, body: Body) -> Response {

@@ -16,11 +16,11 @@ use tracing::{info, warn};
 use super::{App, internal_error, script_url, text};
 use crate::config::Config;
 use crate::database::DatabaseError;
-use crate::diagnosis::explain;
 use crate::events::BootEvent;
 use crate::policy::{Assignment, BootDecision, Machine, Stage, decide};
 use crate::script::{self, Client};
 use crate::store;
+use bootspec::diagnosis::explain;
 
 #[derive(Deserialize)]
 pub(super) struct MachineQuery {

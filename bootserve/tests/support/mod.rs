@@ -50,6 +50,7 @@ impl Daemon {
             dhcp: UdpSocket::bind("127.0.0.1:0").unwrap(),
             tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
             http: TcpListener::bind("127.0.0.1:0").unwrap(),
+            router_solicitations: None,
             mtu_bytes: 1500,
         };
         let (http, tftp) = (sockets.http.local_addr().unwrap(), sockets.tftp.local_addr().unwrap());

@@ -138,7 +138,7 @@ fn check_refused(entries: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> String {
     fixture.chunk(Stage::Directories, entries);
     let error = fixture.unpack().unwrap_err();
     assert!(!fixture.dir.path().join("escaped").exists());
-    crate::failure::chain(&error)
+    bootspec::diagnosis::explain(&error)
 }
 
 #[test]

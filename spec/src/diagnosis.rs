@@ -1,4 +1,6 @@
-//! Errors as users read them: the causes in one line, what to do about them on lines of its own below.
+//! Errors as users read them, alike in every program: the causes in one line, what to do about them on lines below.
+//!
+//! An error's message may end in lines that begin with `hint: `.
 
 use std::error::Error;
 
