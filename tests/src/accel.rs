@@ -51,7 +51,8 @@ impl Accel {
     pub const fn cpu_model(self) -> &'static str {
         match self {
             Self::Kvm => "host",
-            Self::Tcg => "qemu64",
+            // Not `max`, whose string instructions TCG emulates slowly; and not less than x86-64-v2, which EL 9 needs.
+            Self::Tcg => "qemu64,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2",
         }
     }
 

@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use bootlab::deadline::within;
 use bootlab::images;
 use bootlab::lab::Lab;
-use bootlab::places::{cache_dir, lab_dir};
+use bootlab::places::{cache_dir, lab_dir, program};
 use bootlab::qemu::NodeSpec;
 use bootspec::event::Phase;
 
@@ -47,7 +48,7 @@ releasever = "9"
 
 [[source.repository]]
 name = "test"
-baseurl = ["file://{repository}/repo"]
+baseurl = "file://{repository}/repo"
 gpgkeys = ["file://{repository}/RPM-GPG-KEY-test"]
 repo_gpgcheck = true
 
@@ -82,10 +83,64 @@ fn a_failing_scriptlet_fails_the_build_with_its_output_and_publishes_nothing() -
     let error = images::build(&recipe.display().to_string(), &store, Stdio::piped()).unwrap_err().to_string();
     ensure!(error.contains("bad-post"), "{error}");
     ensure!(error.contains("allow_failure"), "{error}");
-    ensure!(!store.join("dnf-bad-post/current").exists(), "something was published");
+    check_nothing_left(&store)?;
     let left: Vec<_> = fs::read_dir(store.join("dnf-bad-post"))?.collect();
     ensure!(left.is_empty(), "something is left: {left:?}");
+    Ok(())
+}
+
+/// The worst moment: dnf is at work in the sandbox, with /proc, /sys and /dev mounted in the root.
+#[test]
+fn a_build_that_is_killed_leaves_no_mount_no_process_and_no_image() -> Result<()> {
+    let recipe = recipe("dnf-killed", &repository()?, r#""image-base""#)?;
+    let store = lab_dir().join("store-dnf-killed");
+    let (cache, log) =
+        (lab_dir().join("cache-dnf-killed"), lab_dir().join("cache-dnf-killed/logs/dnf-killed.log"));
+    // A log of the run before would look like one of this run.
+    let _ = fs::remove_file(&log);
+    let mut build = Command::new(program("imagebuild")?)
+        .arg("build")
+        .arg(&recipe)
+        .arg("--store")
+        .arg(&store)
+        .arg("--cache")
+        .arg(&cache)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let begun = || fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+    let deadline = Instant::now() + within(Duration::from_secs(30));
+    while !begun() && build.try_wait()?.is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    build.kill()?;
+    build.wait()?;
+    ensure!(begun(), "dnf has not begun");
+    // The kernel ends the namespaces a moment after the process.
+    while check_nothing_left(&store).is_err() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    check_nothing_left(&store)?;
+
+    // The next build finds the dead draft and removes it.
+    let image = images::build(&recipe.display().to_string(), &store, Stdio::piped())?;
+    let names: Vec<_> = fs::read_dir(store.join("dnf-killed"))?.collect::<Result<_, _>>()?;
+    ensure!(names.len() == 2, "more than {} and its link: {names:?}", image.version);
+    fs::remove_dir_all(&store)?;
+    Ok(())
+}
+
+/// Nothing is mounted in `store`, no process works there, and nothing was published.
+fn check_nothing_left(store: &Path) -> Result<()> {
+    let path = store.display().to_string();
     let mounts = fs::read_to_string("/proc/mounts")?;
-    ensure!(!mounts.contains("store-dnf-bad-post"), "something is mounted:\n{mounts}");
+    ensure!(!mounts.contains(&path), "something is mounted:\n{mounts}");
+    for process in fs::read_dir("/proc")? {
+        let arguments = fs::read(process?.path().join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        ensure!(!arguments.contains(&path), "a process is left: {arguments:?}");
+    }
+    let images: Vec<_> =
+        store.read_dir()?.flatten().filter(|image| image.path().join("current").exists()).collect();
+    ensure!(images.is_empty(), "something was published: {images:?}");
     Ok(())
 }
