@@ -1,0 +1,103 @@
+//! imagebuild's commands on a store, as an admin runs them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bootlab::deadline::within;
+use bootlab::places::{cache_dir, program};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Runs a command of imagebuild on `store`.
+fn imagebuild(store: &Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(program("imagebuild")?);
+    command.args(arguments).arg("--store").arg(store);
+    if arguments.first() == Some(&"build") {
+        command.arg("--cache").arg(cache_dir());
+    }
+    Ok(command.output()?)
+}
+
+/// The same with `--json`, for commands that succeed.
+fn json(store: &Path, arguments: &[&str]) -> Result<Value> {
+    let output = imagebuild(store, &[arguments, &["--json"]].concat())?;
+    ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?} printed no JSON"))
+}
+
+fn text(value: &Value) -> Result<String> {
+    value.as_str().map(str::to_owned).with_context(|| format!("{value} is no text"))
+}
+
+#[test]
+fn images_are_built_listed_repacked_verified_and_reused() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let store = dir.path();
+    let built = json(store, &["build", "failsafe"])?;
+    let first = text(&built["image"])?;
+    ensure!(built["reused"] == false);
+    let again = json(store, &["build", "failsafe", "--if-changed"])?;
+    ensure!(again["reused"] == true && again["image"] == first.as_str(), "{again}");
+
+    let repacked = json(store, &["repack", "failsafe"])?;
+    let second = text(&repacked["image"])?;
+    ensure!(second != first, "a version was replaced");
+    let list = json(store, &["list"])?;
+    let listed: Vec<_> =
+        list.as_array().into_iter().flatten().map(|v| (&v["image"], &v["current"])).collect();
+    ensure!(listed.contains(&(&first.as_str().into(), &false.into())), "{list}");
+    ensure!(listed.contains(&(&second.as_str().into(), &true.into())), "{list}");
+    let kernel = |image: &str| -> Result<u64> { Ok(fs::metadata(store.join(image).join("vmlinuz"))?.ino()) };
+    ensure!(kernel(&first)? == kernel(&second)?, "the kernel was copied");
+
+    ensure!(json(store, &["show", &first])?["mode"] == "failsafe");
+    ensure!(json(store, &["verify", &second])?["damage"].as_array().is_some_and(Vec::is_empty));
+    Ok(())
+}
+
+#[test]
+fn damage_is_found_by_name_and_fails() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let image = text(&json(dir.path(), &["build", "failsafe"])?["image"])?;
+    let initramfs = dir.path().join(&image).join("initramfs.img");
+    let mut bytes = fs::read(&initramfs)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&initramfs, bytes)?;
+    let verified = imagebuild(dir.path(), &["verify", "failsafe"])?;
+    ensure!(verified.status.code() == Some(1));
+    let message = String::from_utf8(verified.stderr)?;
+    ensure!(message.contains("initramfs.img has SHA-256") && message.contains("\nhint: "), "{message}");
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_build_cleans_up_and_says_so() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = dir.path().join("cache/logs/failsafe.log");
+    let build = Command::new(program("imagebuild")?)
+        .args(["build", "failsafe", "--store"].map(OsStr::new))
+        .arg(dir.path().join("store"))
+        .arg("--cache")
+        .arg(dir.path().join("cache"))
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let begun = || fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+    let deadline = Instant::now() + within(Duration::from_secs(30));
+    while !begun() && Instant::now() < deadline {
+        sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&build), Signal::INT)?;
+    let ended = build.wait_with_output()?;
+    let message = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.code() == Some(1) && message.contains("interrupted"), "{}: {message}", ended.status);
+    let left: Vec<_> = fs::read_dir(dir.path().join("store/failsafe"))?.collect();
+    ensure!(left.is_empty(), "something is left: {left:?}");
+    Ok(())
+}
