@@ -26,11 +26,7 @@ static PARAMS: OnceLock<BootParams> = OnceLock::new();
 
 /// Boots the machine. Every way out is an exec, a shell or the failure policy.
 pub fn boot() -> ! {
-    std::panic::set_hook(Box::new(|panic| {
-        kmsg::error(&format!("FAILED [E-PANIC]: init has a defect: {panic}"));
-        kmsg::error("remedy: report this with the lines above, and boot the version before");
-        failure::restart(&params());
-    }));
+    std::panic::set_hook(Box::new(|panic| failure::give_up_on_panic(&panic.to_string(), &params())));
     let Err(error) = run();
     failure::give_up(&error, &params())
 }

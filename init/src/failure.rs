@@ -84,10 +84,21 @@ impl BootError {
 
 /// Ends a boot that failed: says why, then does what `params` ask for. Never returns.
 pub fn give_up(error: &BootError, params: &BootParams) -> ! {
-    print(error, params);
+    print(error.code(), &explain(error), error.remedy(), params);
+    act(params)
+}
+
+/// The same for a defect of init itself.
+pub fn give_up_on_panic(panic: &str, params: &BootParams) -> ! {
+    let remedy = "report this with the lines above, and boot the version before";
+    print("E-PANIC", &format!("init has a defect: {panic}"), remedy, params);
+    act(params)
+}
+
+fn act(params: &BootParams) -> ! {
     match params.on_failure {
         OnFailure::Reboot => restart(params),
-        OnFailure::Halt => halt(),
+        OnFailure::Halt => request(RebootCommand::Halt),
         OnFailure::Shell => {
             let Err(error) = failsafe::run();
             kmsg::error(&format!("cannot open a shell: {}", explain(&error)));
@@ -97,13 +108,9 @@ pub fn give_up(error: &BootError, params: &BootParams) -> ! {
 }
 
 /// Waits as [`BootParams::retry_delay`] says, then reboots.
-pub fn restart(params: &BootParams) -> ! {
+fn restart(params: &BootParams) -> ! {
     sleep(params.retry_delay());
     request(RebootCommand::Restart)
-}
-
-fn halt() -> ! {
-    request(RebootCommand::Halt)
 }
 
 /// PID 1 must not return. The kernel refuses a reboot only to processes without the capability.
@@ -116,14 +123,14 @@ fn request(command: RebootCommand) -> ! {
     }
 }
 
-fn print(error: &BootError, params: &BootParams) {
+fn print(code: &str, reason: &str, remedy: &str, params: &BootParams) {
     let next = match params.on_failure {
         OnFailure::Reboot => format!("rebooting in {} s", params.retry_delay().as_secs()),
         OnFailure::Shell => "opening a shell".to_owned(),
         OnFailure::Halt => "halting".to_owned(),
     };
-    kmsg::error(&format!("FAILED [{}]: {}; {next}", error.code(), explain(error)));
-    kmsg::error(&format!("remedy: {}", error.remedy()));
+    kmsg::error(&format!("FAILED [{code}]: {reason}; {next}"));
+    kmsg::error(&format!("remedy: {remedy}"));
 }
 
 /// A boot that succeeds never returns.
