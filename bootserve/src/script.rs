@@ -43,8 +43,9 @@ pub struct Boot<'a> {
     pub params: &'a BootParams,
 }
 
-/// A script that finds out the MAC address and fetches the machine's own script from beside itself.
-pub const FIRST_SCRIPT: &str = "#!ipxe\nchain ipxe?mac=${net0/mac:hexhyp}&uuid=${uuid}\n";
+/// A script that finds out the MAC address and fetches the machine's own script from beside itself. `netX` is the network
+/// device that iPXE opened last: the one that it boots from, which need not be the first.
+pub const FIRST_SCRIPT: &str = "#!ipxe\nchain ipxe?mac=${netX/mac:hexhyp}&uuid=${uuid}\n";
 
 /// The script that boots an image.
 pub fn boot(client: Client, boot: &Boot) -> String {

@@ -37,7 +37,7 @@ fn scripts_need_a_mac_and_strangers_go_on_to_their_next_device() {
     let stranger = daemon.get("/ipxe?mac=02-00-00-00-00-01").text();
     assert!(stranger.contains("nothing to boot") && stranger.ends_with("exit\n"), "{stranger}");
     for path in ["/boot.ipxe", "/boot.ipxe.0"] {
-        assert!(daemon.get(path).text().contains("chain ipxe?mac=${net0/mac:hexhyp}"));
+        assert!(daemon.get(path).text().contains("chain ipxe?mac=${netX/mac:hexhyp}"));
     }
 }
 
