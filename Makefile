@@ -38,12 +38,12 @@ demo: setup
 test: setup
 	@$(MAKE) --no-print-directory lint build
 	cd tests/rpm-repo && python3 -m unittest discover --quiet
-	$(CARGO) test --workspace --exclude bootlab --lib --tests
-	$(CARGO) test --package bootlab --lib --tests -- --test-threads=2
+	$(CARGO) test --no-fail-fast --workspace --exclude bootlab --lib --tests
+	$(CARGO) test --no-fail-fast --package bootlab --lib --tests -- --test-threads=2
 
 # For the inner loop: no virtual machine is started.
 test-fast:
-	$(CARGO) test --workspace --exclude bootlab --lib --tests
+	$(CARGO) test --no-fail-fast --workspace --exclude bootlab --lib --tests
 	$(CARGO) test --package bootlab --lib
 
 install:

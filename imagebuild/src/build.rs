@@ -77,6 +77,11 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+    /// A failsafe image is its shell.
+    #[error(
+        "a failsafe image needs a static busybox, and this machine has none\nhint: install one (Debian: busybox-static; EL: busybox from EPEL), or name one with --busybox"
+    )]
+    NoBusybox,
     /// SOURCE_DATE_EPOCH is set to something else than a time.
     #[error("SOURCE_DATE_EPOCH is '{0}': expected seconds since 1970")]
     SourceDateEpoch(String),
@@ -88,6 +93,7 @@ pub enum BuildError {
 /// Builds an image and publishes it as the current version.
 pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, BuildError> {
     let recipe = request.recipe;
+    require_shell(recipe.mode(), request.programs)?;
     let inputs = inputs_digest(&recipe.input_digest()?, Some(request.compression), request.programs)?;
     if request.if_changed
         && let Some(image) = unchanged(request.store, recipe, inputs)?
@@ -131,6 +137,7 @@ pub fn repack(
     progress: &Progress,
 ) -> Result<Outcome, BuildError> {
     let old = store.manifest(image)?;
+    require_shell(old.mode, programs)?;
     let time_unix = build_time()?;
     let draft = store.begin(&image.name, &time_version(time_unix)?)?;
     for name in kept_artifacts(&old)? {
@@ -144,6 +151,13 @@ pub fn repack(
         ..old
     };
     finish(draft, manifest, programs, progress)
+}
+
+fn require_shell(mode: BootMode, programs: &Programs) -> Result<(), BuildError> {
+    match (mode, &programs.busybox) {
+        (BootMode::Failsafe, None) => Err(BuildError::NoBusybox),
+        _ => Ok(()),
+    }
 }
 
 /// The artifacts that do not depend on what is in init's segment.
@@ -160,6 +174,9 @@ fn finish(
     progress: &Progress,
 ) -> Result<Outcome, BuildError> {
     let step = progress.step(format!("make {INITRAMFS}"));
+    if programs.busybox.is_none() {
+        step.note("without a static busybox, the image has no rescue shell");
+    }
     let path = draft.dir().join(INITRAMFS);
     let archive = manifest.root.as_ref().map(|root| draft.dir().join(root.file.as_str()));
     let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
@@ -200,7 +217,7 @@ fn pack_root(
     Ok(archive)
 }
 
-/// The current version, if it was built from the same inputs and is complete.
+/// The current version, if it was built from the same inputs.
 fn unchanged(store: &Store, recipe: &Recipe, inputs: Sha256Digest) -> Result<Option<ImageRef>, BuildError> {
     let Some(image) = store.current(&recipe.name)? else { return Ok(None) };
     // A current version that cannot be read is a reason to build, not to fail.

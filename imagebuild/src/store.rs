@@ -2,7 +2,8 @@
 //!
 //! A version is made in a draft directory beside its destination, `STORE/IMAGE/.draft-*`, synced to disk, then renamed
 //! into place, so that a crash or a full disk leaves no half image. A draft holds a lock while its process lives;
-//! drafts whose process died are removed when the next draft of the image begins.
+//! drafts whose process died are removed when the next draft of the image begins. Drafts begin, and `current` changes,
+//! under a lock on the image's directory.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -128,13 +129,14 @@ impl Store {
         // Held until this draft has its own lock, so that nobody takes it for dead before that.
         let _beginning = lock(&parent, FlockOperation::LockExclusive)?;
         remove_dead_drafts(&parent)?;
+        let version = free_version(&parent, version);
         let dir = tempfile::Builder::new()
-            .prefix(DRAFT_PREFIX)
+            .prefix(&format!("{DRAFT_PREFIX}{version}"))
+            .rand_bytes(0)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir_in(&parent)
             .map_err(failed("create a draft in", &parent))?;
         let lock = lock(dir.path(), FlockOperation::NonBlockingLockExclusive)?;
-        let version = free_version(&parent, version);
         Ok(Draft { image: ImageRef { name: name.clone(), version }, parent, dir, _lock: lock })
     }
 }
@@ -191,7 +193,7 @@ impl Draft {
 /// What [`verify`] found wrong with an artifact.
 #[derive(Clone, Debug)]
 pub struct Damage {
-    /// The artifact, or a chunk of it.
+    /// The artifact.
     pub what: String,
     /// What is wrong.
     pub problem: String,
@@ -236,34 +238,46 @@ fn describe(path: &Path) -> Result<Artifact, StoreError> {
 
 /// Points `current` at `version`: a new link renamed over the old one, so that there is one at every moment.
 fn set_current(image_dir: &Path, version: &ImageVersion) -> Result<(), StoreError> {
-    let new = image_dir.join(format!("{DRAFT_PREFIX}{CURRENT}-{}", std::process::id()));
+    let _changing = lock(image_dir, FlockOperation::LockExclusive)?;
+    let new = image_dir.join(format!("{DRAFT_PREFIX}{CURRENT}"));
     let link = image_dir.join(CURRENT);
+    remove_if_there(&new)?;
     symlink(version.as_str(), &new).map_err(failed("create", &new))?;
     fs::rename(&new, &link).map_err(failed("replace", &link))?;
     sync(image_dir)
 }
 
+/// A crash may have left the link that was to become `current`.
+fn remove_if_there(link: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", link)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// `version`, or with the first number behind it that neither a published version nor a draft has.
 fn free_version(parent: &Path, version: &ImageVersion) -> ImageVersion {
+    let taken = |name: String| parent.join(name).symlink_metadata().is_ok();
     let numbered = (2u32..).map(|n| format!("{version}-{n}").parse().expect("a suffix keeps the name valid"));
     std::iter::once(version.clone())
         .chain(numbered)
-        .find(|version| !parent.join(version.as_str()).exists())
+        .find(|version| !taken(version.to_string()) && !taken(format!("{DRAFT_PREFIX}{version}")))
         .expect("there are fewer than four billion versions")
 }
 
+/// Under the lock on `parent`: what no process holds a lock on is dead.
 fn remove_dead_drafts(parent: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(parent).map_err(failed("list", parent))? {
-        let path = entry.map_err(failed("list", parent))?.path();
-        let is_draft = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT_PREFIX));
-        if !is_draft {
+        let entry = entry.map_err(failed("list", parent))?;
+        let path = entry.path();
+        let is_draft = entry.file_name().to_string_lossy().starts_with(DRAFT_PREFIX);
+        let is_dir = entry.file_type().is_ok_and(|file_type| file_type.is_dir());
+        if !is_draft || !is_dir {
             continue;
         }
-        // A draft that another process has just removed is gone, and that is all that is wanted.
+        // A draft that its process has just removed is gone, and that is all that is wanted.
         let Ok(dir) = File::open(&path) else { continue };
-        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && path.is_dir()
-            && !path.is_symlink()
-        {
+        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
             fs::remove_dir_all(&path).map_err(failed("remove the dead draft", &path))?;
         }
     }
@@ -377,6 +391,7 @@ mod tests {
         fs::create_dir_all(dead.join("scratch")).unwrap();
         let other = store.begin(&name, &"1".parse().unwrap()).unwrap();
         assert!(alive.dir().exists() && other.dir().exists() && !dead.exists());
+        assert_ne!(alive.image, other.image, "a draft reserves its version");
         let path = alive.dir().to_owned();
         drop(alive);
         assert!(!path.exists());

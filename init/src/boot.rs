@@ -58,6 +58,7 @@ fn run() -> BootResult {
 fn boot_carried(manifest: &Manifest, params: &BootParams) -> BootResult {
     let mut record = BootRecord::new(manifest, params);
     let root = manifest.root.as_ref().ok_or_else(|| BootError::NoRoot(manifest.image.to_string()))?;
+    let chunks = image::find_chunks(Path::new(INITRAMFS), root)?;
     let memory = memory::read().map_err(|error| BootError::Proc("/proc/meminfo", error))?;
     let budget = memory::plan(memory, root, params, cores())?;
 
@@ -65,7 +66,7 @@ fn boot_carried(manifest: &Manifest, params: &BootParams) -> BootResult {
     record.begin(Phase::Unpack);
     let started = Instant::now();
     kmsg::info(&format!("unpacking {} chunks with {} threads", root.chunks.len(), budget.workers));
-    unpack(&image::chunk_paths(Path::new(INITRAMFS), root), root, Path::new(NEW_ROOT), budget.workers)?;
+    unpack(&chunks, root, Path::new(NEW_ROOT), budget.workers)?;
     kmsg::info(&format!("unpacked {} inodes in {:.1} s", root.inodes, started.elapsed().as_secs_f64()));
 
     record.begin(Phase::SwitchRoot);

@@ -63,7 +63,8 @@ impl BootError {
     fn remedy(&self) -> &'static str {
         match self {
             Self::Mount(_) | Self::Proc(..) => "boot a kernel with tmpfs, devtmpfs, proc and sysfs built in",
-            Self::Image(_) | Self::NoRoot(_) => {
+            Self::NoRoot(_) => "boot this image without bootnode.mode=carried, or another image",
+            Self::Image(_) => {
                 "the initramfs did not arrive whole (too little memory for it?) or was not made by imagebuild of this release; run `imagebuild verify` on the head node"
             }
             Self::Memory(_) => "give the node more memory, or build a smaller image",

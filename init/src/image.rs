@@ -16,6 +16,9 @@ pub enum ImageError {
     /// It is there, and wrong.
     #[error("/{MANIFEST} is not usable")]
     Manifest(#[source] ManifestError),
+    /// The kernel stopped unpacking the initramfs before it came to this chunk.
+    #[error("the initramfs lacks {0}")]
+    NoChunk(PathBuf),
 }
 
 /// Reads the manifest below `initramfs`, the root of the initramfs.
@@ -24,7 +27,9 @@ pub fn read_manifest(initramfs: &Path) -> Result<Manifest, ImageError> {
     Manifest::parse(&json).map_err(ImageError::Manifest)
 }
 
-/// Where the chunks of `root` lie below `initramfs`, in the order of the manifest.
-pub fn chunk_paths(initramfs: &Path, root: &RootArchive) -> Vec<PathBuf> {
-    (0..root.chunks.len()).map(|index| initramfs.join(chunk_path(index, root.compression))).collect()
+/// Where the chunks of `root` lie below `initramfs`, in the order of the manifest. All of them must be there; whether
+/// they are whole is found out when they are read.
+pub fn find_chunks(initramfs: &Path, root: &RootArchive) -> Result<Vec<PathBuf>, ImageError> {
+    let paths = (0..root.chunks.len()).map(|index| initramfs.join(chunk_path(index, root.compression)));
+    paths.map(|path| if path.exists() { Ok(path) } else { Err(ImageError::NoChunk(path)) }).collect()
 }

@@ -16,11 +16,10 @@ use bootspec::manifest::Manifest;
 use crate::clock::uptime_ms;
 use crate::kmsg;
 
-/// The network may come up after the system: this many tries, with a pause that doubles from a quarter of a second up to
-/// [`MAX_PAUSE`].
-const TRIES: u32 = 12;
+/// The network may come up after the system, and the head node may be away: tries never end, and the pause between them
+/// doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const MAX_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The record of this boot, while init runs. Without `bootnode.mac=` nobody could tell whose it is, and there is none.
@@ -86,13 +85,13 @@ pub enum SendError {
     /// Init's record is damaged.
     #[error("/{BOOT_REPORT} is not usable: {0}")]
     Record(ReportError),
-    /// bootserve did not take it.
-    #[error("cannot post to {url} ({TRIES} tries): {source}")]
-    Post {
+    /// bootserve will never take it.
+    #[error("{url} refuses the report with HTTP status {status}: is this machine known there?")]
+    Refused {
         /// Where it was sent.
         url: String,
-        /// The last refusal.
-        source: ureq::Error,
+        /// 4xx.
+        status: u16,
     },
 }
 
@@ -105,6 +104,12 @@ pub fn send_ready() -> Result<(), SendError> {
         println!("bootnode-report: no bootnode.report= on the kernel command line, nothing to do");
         return Ok(());
     };
+    if !report_path().exists() {
+        println!(
+            "bootnode-report: init left no record (no bootnode.mac= on the kernel command line), nothing to do"
+        );
+        return Ok(());
+    }
     let mut report = Report::parse(&read(&report_path())?).map_err(SendError::Record)?;
     report.events.push(Event { phase: Phase::Ready, uptime_ms: uptime_ms(), message: None });
     post_until_taken(&format!("{base}{EVENTS_PATH}"), &mut report)
@@ -114,14 +119,17 @@ fn post_until_taken(url: &str, report: &mut Report) -> Result<(), SendError> {
     let agent: ureq::Agent =
         ureq::Agent::config_builder().timeout_global(Some(REQUEST_TIMEOUT)).build().into();
     let mut pause = FIRST_PAUSE;
-    for _ in 1..TRIES {
-        if post(&agent, url, report).is_ok() {
-            return Ok(());
+    loop {
+        match post(&agent, url, report) {
+            Ok(()) => return Ok(()),
+            Err(ureq::Error::StatusCode(status @ 400..500)) => {
+                return Err(SendError::Refused { url: url.to_owned(), status });
+            }
+            Err(error) => println!("bootnode-report: {url}: {error}; next try in {pause:?}"),
         }
         sleep(pause);
         pause = (pause * 2).min(MAX_PAUSE);
     }
-    post(&agent, url, report).map_err(|source| SendError::Post { url: url.to_owned(), source })
 }
 
 fn post(agent: &ureq::Agent, url: &str, report: &mut Report) -> Result<(), ureq::Error> {
@@ -172,6 +180,16 @@ mod tests {
         let [first, second] = server.join().unwrap();
         assert_eq!(Report::parse(&first).unwrap().mac, report().mac);
         assert_eq!(Report::parse(&second).unwrap().mac, report().mac);
+    }
+
+    #[test]
+    fn a_report_that_will_never_be_taken_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}{EVENTS_PATH}", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || answer(&listener, "400 Bad Request"));
+        let error = post_until_taken(&url, &mut report()).unwrap_err();
+        assert!(error.to_string().contains("HTTP status 400"), "{error}");
+        server.join().unwrap();
     }
 
     /// Takes one request, answers it with `status`, returns its body.

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use bootspec::cmdline::BootParams;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat, statfs, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat, statfs, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::mount_move;
@@ -25,11 +25,13 @@ use crate::{kmsg, mounts};
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
+const ANY_EXECUTE: u32 = 0o111;
+
 /// The root cannot be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchRootError {
     /// There is nothing to execute.
-    #[error("the root file system has no {path}")]
+    #[error("the root file system has no {path} to execute")]
     NoInit {
         /// What was looked for in the root.
         path: String,
@@ -70,7 +72,15 @@ pub fn switch_root(root: &Path, params: &BootParams) -> BootResult {
 fn check_init(root: &Path, program: &str) -> Result<(), SwitchRootError> {
     let dir = open_directory(root)?;
     match openat2(&dir, program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT) {
-        Ok(_) => Ok(()),
+        Ok(file) => {
+            let stat = fstat(&file).map_err(|errno| failed("look at", Path::new(program))(errno.into()))?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if is_file && stat.st_mode & ANY_EXECUTE != 0 {
+                return Ok(());
+            }
+            let source = io::Error::other("it is not an executable file");
+            Err(SwitchRootError::NoInit { path: program.to_owned(), source })
+        }
         // openat2 came with Linux 5.6. Without it, a missing init is found out by exec.
         Err(Errno::NOSYS) => Ok(()),
         Err(errno) => Err(SwitchRootError::NoInit { path: program.to_owned(), source: errno.into() }),
@@ -149,15 +159,20 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Swi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use bootspec::diagnosis::explain;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn absolute_links_to_init_are_followed_inside_the_root() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("usr/lib")).unwrap();
         fs::create_dir_all(root.path().join("sbin")).unwrap();
-        fs::write(root.path().join("usr/lib/systemd-of-this-test"), "").unwrap();
+        let systemd = root.path().join("usr/lib/systemd-of-this-test");
+        fs::write(&systemd, "").unwrap();
         symlink("/usr/lib/systemd-of-this-test", root.path().join("sbin/init")).unwrap();
+        let error = explain(&check_init(root.path(), "/sbin/init").unwrap_err());
+        assert!(error.contains("not an executable file"), "{error}");
+        fs::set_permissions(&systemd, PermissionsExt::from_mode(0o755)).unwrap();
         check_init(root.path(), "/sbin/init").unwrap();
     }
 

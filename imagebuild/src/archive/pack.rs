@@ -143,7 +143,7 @@ impl Packer<'_> {
             if interrupt::requested() {
                 return Err(PackError::Interrupted);
             }
-            let bytes = write_entry(self.root, entry, &mut encoder)
+            let bytes = write_entry(self.root, entry, chunk.stage, &mut encoder)
                 .map_err(|source| PackError::Entry { path: entry.path.clone(), source })?;
             data_bytes += bytes;
             page_rounded_bytes += bytes.next_multiple_of(PAGE_BYTES);

@@ -1,11 +1,13 @@
 //! Writes one file system object as a tar entry: POSIX.1-2001 (PAX), with the records that GNU tar and libarchive share
 //! for extended attributes (`SCHILY.xattr.*`) and for files with holes (`GNU.sparse.*`, format 1.0).
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use bootspec::manifest::Stage;
 use tar::{EntryType, Header};
 
 use super::scan::{Entry, Kind};
@@ -18,13 +20,20 @@ const MAX_OCTAL: u64 = 0o777_7777_7777;
 /// The largest id that seven octal digits hold.
 const MAX_ID: u32 = 0o777_7777;
 
+/// The attribute that holds a directory's default ACL (acl(5)).
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
 /// The end-of-archive marker: two blocks of zeros.
 pub const END_OF_ARCHIVE: [u8; 2 * BLOCK as usize] = [0; 2 * BLOCK as usize];
 
-/// Writes `entry` of the tree at `root` to `out`. Returns how many bytes of file data it has, holes left out.
-pub fn write_entry(root: &Path, entry: &Entry, out: &mut impl Write) -> io::Result<u64> {
+/// Writes `entry` of the tree at `root` to `out`, as it is due in `stage`. Returns how many bytes of file data it has,
+/// holes left out.
+pub fn write_entry(root: &Path, entry: &Entry, stage: Stage, out: &mut impl Write) -> io::Result<u64> {
     match &entry.kind {
-        Kind::Directory => write_head(entry, EntryType::Directory, None, Vec::new(), 0, out)?,
+        Kind::Directory => {
+            let records = if stage == Stage::Finish { inherited_records(entry) } else { Vec::new() };
+            write_head(entry, EntryType::Directory, None, records, 0, out)?;
+        }
         Kind::HardLink(to) => write_head(entry, EntryType::Link, Some(to), Vec::new(), 0, out)?,
         Kind::Symlink(to) => write_head(entry, EntryType::Symlink, Some(to), Vec::new(), 0, out)?,
         Kind::Fifo => write_head(entry, EntryType::Fifo, None, Vec::new(), 0, out)?,
@@ -34,7 +43,11 @@ pub fn write_entry(root: &Path, entry: &Entry, out: &mut impl Write) -> io::Resu
             let mut file = File::open(root.join(&entry.path))?;
             if *has_holes {
                 let extents = extents(&file, *size_bytes)?;
-                return write_sparse(entry, &mut file, *size_bytes, &extents, out);
+                if extents != [Extent { offset: 0, length: *size_bytes }] {
+                    return write_sparse(entry, &mut file, *size_bytes, &extents, out);
+                }
+                // A file system that compresses allocates fewer blocks without a hole.
+                file.rewind()?;
             }
             write_head(entry, EntryType::Regular, None, Vec::new(), *size_bytes, out)?;
             copy_exactly(&mut file, *size_bytes, out)?;
@@ -144,10 +157,17 @@ fn add_records(entry: &Entry, size_bytes: u64, records: &mut Vec<(String, Vec<u8
     if size_bytes > MAX_OCTAL {
         add("size", size_bytes.to_string());
     }
-    for (name, value) in &entry.xattrs {
-        let name = name.to_str().expect("the scan admits only UTF-8 names");
-        records.push((format!("SCHILY.xattr.{name}"), value.clone()));
-    }
+    records.extend(entry.xattrs.iter().filter(|(name, _)| name != DEFAULT_ACL).map(xattr_record));
+}
+
+/// What a directory hands down to everything that is made in it. Extracted before its contents, it would change them.
+fn inherited_records(entry: &Entry) -> Vec<(String, Vec<u8>)> {
+    entry.xattrs.iter().filter(|(name, _)| name == DEFAULT_ACL).map(xattr_record).collect()
+}
+
+fn xattr_record((name, value): &(OsString, Vec<u8>)) -> (String, Vec<u8>) {
+    let name = name.to_str().expect("the scan admits only UTF-8 names");
+    (format!("SCHILY.xattr.{name}"), value.clone())
 }
 
 /// A time in PAX's decimal form. Seconds are rounded down, so half a second before the epoch is (-1, 500000000) and

@@ -45,7 +45,8 @@ pub fn clean(recipe: &Recipe, tools: &Tools) -> Result<(), CustomiseError> {
         let keep = |path: &Path| recipe.files.iter().any(|file| file.path == path);
         remove_host_files(keep)?;
         NODE_FILES.iter().try_for_each(|path| remove(Path::new(path), keep))?;
-        EMPTIED_DIRS.iter().try_for_each(|dir| empty(Path::new(dir), keep))?;
+        let keep_below = |dir: &Path| recipe.files.iter().any(|file| file.path.starts_with(dir));
+        EMPTIED_DIRS.iter().try_for_each(|dir| empty(Path::new(dir), &keep, &keep_below))?;
         PATTERNS
             .iter()
             .try_for_each(|(dir, start, end)| remove_matching(Path::new(dir), start, end, keep))?;
@@ -79,13 +80,19 @@ fn remove_matching(
     Ok(())
 }
 
-fn empty(dir: &Path, keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError> {
+fn empty(
+    dir: &Path,
+    keep: &impl Fn(&Path) -> bool,
+    keep_below: &impl Fn(&Path) -> bool,
+) -> Result<(), CustomiseError> {
     for entry in entries(dir)? {
         let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&path, keep)?;
+        } else if keep_below(&path) {
+            empty(&path, keep, keep_below)?;
         } else {
-            remove(&path, &keep)?;
+            fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
         }
     }
     Ok(())
@@ -169,5 +176,10 @@ mod tests {
         }
         let rest = "[[file]]\npath = '/etc/resolv.conf'\ncontent = 'nameserver 192.168.0.1'\n";
         assert_eq!(left(&["etc/resolv.conf", "etc/hostname"], rest), ["etc/resolv.conf"]);
+        let rest = "[[file]]\npath = '/var/tmp/site/keep'\ncontent = ''\n";
+        assert_eq!(
+            left(&["var/tmp/site/keep", "var/tmp/site/drop", "var/tmp/x/y"], rest),
+            ["var/tmp/site/keep"]
+        );
     }
 }

@@ -20,7 +20,6 @@ Wants=network-online.target
 After=multi-user.target network-online.target
 
 [Service]
-Type=oneshot
 ExecStart=/usr/lib/bootnode/bootnode-report
 
 [Install]
