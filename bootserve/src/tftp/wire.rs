@@ -100,7 +100,7 @@ impl Packet {
             }
             ACK => Ok(Self::Ack(number(rest, "block number")?.0)),
             ERROR => parse_error(rest),
-            OACK => Ok(Self::OptionAck(parse_options(rest)?)),
+            OACK => Ok(Self::OptionAck(parse_options(rest))),
             other => Err(WireError::Opcode(other)),
         }
     }
@@ -138,7 +138,7 @@ impl Request {
     fn parse(bytes: &[u8]) -> Result<Self, WireError> {
         let (filename, rest) = text(bytes, "file name")?;
         let (mode, rest) = text(rest, "mode")?;
-        Ok(Self { filename, mode, options: parse_options(rest)? })
+        Ok(Self { filename, mode, options: parse_options(rest) })
     }
 
     fn encode(&self, opcode: u16, out: &mut Vec<u8>) {
@@ -161,15 +161,20 @@ fn parse_error(bytes: &[u8]) -> Result<Packet, WireError> {
     Ok(Packet::Error { code: code.into(), message: String::from_utf8_lossy(message).into_owned() })
 }
 
-fn parse_options(mut bytes: &[u8]) -> Result<Vec<TftpOption>, WireError> {
+/// Whatever follows the last complete pair is ignored: some clients pad their requests.
+fn parse_options(mut bytes: &[u8]) -> Vec<TftpOption> {
     let mut options = Vec::new();
-    while !bytes.is_empty() {
-        let (name, rest) = text(bytes, "option name")?;
-        let (value, rest) = text(rest, "option value")?;
-        options.push(TftpOption { name: name.to_ascii_lowercase(), value });
+    while let Ok((option, rest)) = parse_option(bytes) {
+        options.push(option);
         bytes = rest;
     }
-    Ok(options)
+    options
+}
+
+fn parse_option(bytes: &[u8]) -> Result<(TftpOption, &[u8]), WireError> {
+    let (name, rest) = text(bytes, "option name")?;
+    let (value, rest) = text(rest, "option value")?;
+    Ok((TftpOption { name: name.to_ascii_lowercase(), value }, rest))
 }
 
 fn number<'a>(bytes: &'a [u8], what: &'static str) -> Result<(u16, &'a [u8]), WireError> {
@@ -250,7 +255,16 @@ mod tests {
         check(b"\0\x01name", WireError::Truncated("file name"));
         check(b"\0\x01name\0octet", WireError::Truncated("mode"));
         check(b"\0\x01\xff\0octet\0", WireError::NotText("file name"));
-        check(b"\0\x01n\0octet\0blksize\0", WireError::Truncated("option value"));
+    }
+
+    #[test]
+    fn what_follows_the_last_complete_option_is_ignored() {
+        for tail in [&b"\0"[..], b"\0\0\0", b"tsize", b"tsize\0", b"tsize\x000", b"\xff\xfe\0\0"] {
+            let bytes = [b"\0\x01n\0octet\0blksize\x001468\0", tail].concat();
+            let Packet::Read(request) = Packet::parse(&bytes).unwrap() else { panic!("no RRQ") };
+            assert_eq!(request.option("blksize"), Some("1468"), "{tail:?}");
+            assert_eq!(request.option("tsize"), None, "{tail:?}");
+        }
     }
 
     fn any_packet() -> impl Strategy<Value = Packet> {
