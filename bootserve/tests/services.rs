@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bootserve::tftp::wire::{ErrorCode, Packet};
 use serde_json::{Value, json};
-use support::{Daemon, IMAGE, NODE_MAC};
+use support::{CARRIED_MAC, Daemon, IMAGE, NODE_MAC};
 
 #[test]
 fn a_node_gets_the_script_of_its_image() {
@@ -22,9 +22,23 @@ fn a_node_gets_the_script_of_its_image() {
     ] {
         assert!(script.contains(&part), "{part} in {script}");
     }
-    assert!(!script.contains("bootnode.attempt"), "{script}");
-    let second = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
-    assert!(second.contains("bootnode.attempt=1"), "{second}");
+}
+
+#[test]
+fn scripts_sent_are_counted_as_attempts_except_of_failsafe() {
+    let daemon = Daemon::start();
+    let fetch = |mac| daemon.get(&format!("/ipxe?mac={mac}")).text();
+    let first = fetch(CARRIED_MAC);
+    assert!(!first.contains("bootnode.attempt"), "{first}");
+    let head = daemon.request("HEAD", &format!("/ipxe?mac={CARRIED_MAC}"), &[]);
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!(daemon.json("/v1/nodes/node-001/events").as_array().unwrap().len(), 1);
+    let second = fetch(CARRIED_MAC);
+    assert!(second.contains("bootnode.attempt=1 "), "{second}");
+    for _ in 0..2 {
+        let failsafe = fetch(NODE_MAC);
+        assert!(!failsafe.contains("bootnode.attempt"), "{failsafe}");
+    }
 }
 
 #[test]

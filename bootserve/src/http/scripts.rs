@@ -9,6 +9,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bootspec::cmdline::BootParams;
 use bootspec::event::{BootId, Phase};
+use bootspec::manifest::BootMode;
 use bootspec::{ImageRef, MacAddr};
 use serde::Deserialize;
 use tracing::{info, warn};
@@ -34,7 +35,11 @@ pub(super) async fn first() -> Response {
 }
 
 /// `GET /ipxe?mac=`: the script of one machine.
-pub(super) async fn of_machine(State(app): State<Arc<App>>, Query(query): Query<MachineQuery>) -> Response {
+pub(super) async fn of_machine(
+    State(app): State<Arc<App>>,
+    method: Method,
+    Query(query): Query<MachineQuery>,
+) -> Response {
     let Some(text_of_mac) = query.mac else {
         return text(StatusCode::BAD_REQUEST, "mac is missing: expected /ipxe?mac=fc-ab-14-e8-66-01");
     };
@@ -43,7 +48,7 @@ pub(super) async fn of_machine(State(app): State<Arc<App>>, Query(query): Query<
         Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
     let script = match decide(&app.config, &Machine { mac, stage: Stage::Script }) {
-        BootDecision::Boot(assignment) => boot_script(&app, mac, assignment).await,
+        BootDecision::Boot(assignment) => boot_script(&app, &method, mac, assignment).await,
         BootDecision::NextDevice(reason) => {
             info!(%mac, uuid = query.uuid, %reason, "nothing to boot");
             Ok(script::next_device(mac, &reason.to_string()))
@@ -57,8 +62,13 @@ pub(super) async fn of_machine(State(app): State<Arc<App>>, Query(query): Query<
     script.map_or_else(|error| internal_error(&error), script_response)
 }
 
-/// Renders the script and notes the boot that it begins.
-async fn boot_script(app: &App, mac: MacAddr, assignment: Assignment<'_>) -> Result<String, DatabaseError> {
+/// Renders the script and notes the boot that it begins. HEAD begins none: the script is not sent, only its length.
+async fn boot_script(
+    app: &App,
+    method: &Method,
+    mac: MacAddr,
+    assignment: Assignment<'_>,
+) -> Result<String, DatabaseError> {
     let url = script_url(&app.config, mac);
     let client = Client { mac, script_url: &url };
     let manifest = match read_image(app, assignment).await {
@@ -70,10 +80,12 @@ async fn boot_script(app: &App, mac: MacAddr, assignment: Assignment<'_>) -> Res
         }
     };
     let id = BootId::new(rand::random());
-    let params = boot_params(app, mac, assignment, id).await?;
+    let params = boot_params(app, mac, assignment, id, manifest.mode).await?;
     let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
     let kernel_args: Vec<_> = app.config.boot.kernel_args.iter().chain(node_args).collect();
-    note_boot(app, mac, id, &manifest.image).await?;
+    if method == Method::GET {
+        note_boot(app, mac, id, &manifest.image).await?;
+    }
     let base_url = app.config.base_url();
     let boot = script::Boot {
         manifest: &manifest,
@@ -100,14 +112,21 @@ async fn boot_params(
     mac: MacAddr,
     assignment: Assignment<'_>,
     id: BootId,
+    image_mode: BootMode,
 ) -> Result<BootParams, DatabaseError> {
+    let own = assignment.node.map(|node| node.params.clone()).unwrap_or_default();
+    let attempt = match own.mode.unwrap_or(image_mode) {
+        BootMode::Carried => app.events.attempts(mac).await?,
+        // It never reports `ready`, so the count would only grow.
+        BootMode::Failsafe => 0,
+    };
     Ok(BootParams {
         node: assignment.node.map(|node| node.name.clone()),
         mac: Some(mac),
         boot: Some(id),
         report: report_url(&app.config),
-        attempt: app.events.attempts(mac).await?,
-        ..assignment.node.map(|node| node.params.clone()).unwrap_or_default()
+        attempt,
+        ..own
     })
 }
 

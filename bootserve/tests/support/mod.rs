@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 pub const NODE_MAC: &str = "fc:ab:14:e8:66:01";
+/// A node that boots the same image, in carried mode.
+pub const CARRIED_MAC: &str = "fc:ab:14:e8:66:02";
 pub const IMAGE: &str = "failsafe/v1";
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -197,7 +199,9 @@ fn config(dir: &Path, http_port: u16) -> String {
          [network]\nsubnet = '127.0.0.0/24'\nrange = '127.0.0.200-127.0.0.250'\n\
          [nbp]\ndirs = ['{dir}/nbp']\n\
          [boot]\nkernel_args = ['console=ttyS0']\n\
-         [[node]]\nname = 'node-000'\nmac = '{NODE_MAC}'\naddress = '127.0.0.100'\nimage = 'failsafe'\n"
+         [[node]]\nname = 'node-000'\nmac = '{NODE_MAC}'\naddress = '127.0.0.100'\nimage = 'failsafe'\n\
+         [[node]]\nname = 'node-001'\nmac = '{CARRIED_MAC}'\naddress = '127.0.0.101'\nimage = 'failsafe'\n\
+         mode = 'carried'\n"
     )
 }
 
