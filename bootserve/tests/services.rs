@@ -179,6 +179,28 @@ fn tftp_refuses_what_it_does_not_have_or_do() {
 }
 
 #[test]
+fn a_machine_that_was_reset_gets_a_new_transfer_at_its_old_port() {
+    let daemon = Daemon::start();
+    let socket = support::tftp_socket();
+    daemon.send_read_request(&socket, "undionly.kpxe", "octet", &[]);
+    let (_, abandoned) = socket.recv_from(&mut [0; 1024]).unwrap();
+    daemon.send_read_request(&socket, "undionly.kpxe", "octet", &[]);
+    let (_, server) = socket.peek_from(&mut [0; 1024]).unwrap();
+    assert_ne!(server, abandoned);
+    assert_eq!(support::receive_file(&socket).unwrap(), support::nbp());
+}
+
+#[test]
+fn a_request_that_the_network_doubled_is_served_from_either_port() {
+    let daemon = Daemon::start();
+    let socket = support::tftp_socket();
+    for _ in 0..2 {
+        daemon.send_read_request(&socket, "undionly.kpxe", "octet", &[]);
+    }
+    assert_eq!(support::receive_file(&socket).unwrap(), support::nbp());
+}
+
+#[test]
 fn the_server_stops_when_it_is_told_to() {
     let daemon = Daemon::start();
     let started = std::time::Instant::now();

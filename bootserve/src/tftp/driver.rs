@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -53,16 +54,16 @@ impl Server {
     }
 
     async fn accept(&self, socket: &UdpSocket, peer: SocketAddr, packet: &[u8], active: &mut Active) {
-        // A request that is repeated before its first answer arrived must not begin a second transfer.
-        if active.has(peer) {
-            return;
-        }
         if active.is_full() {
             warn!(%peer, limit = MAX_TRANSFERS, "too many TFTP transfers, request dropped");
             return;
         }
         match self.open(packet) {
-            Ok(file) => active.spawn(peer, self.transfer(socket, peer, file)),
+            Ok(file) => {
+                active.supersede(peer);
+                let client = Client { address: peer, superseded: Arc::default() };
+                active.spawn(client.clone(), self.transfer(socket, client, file));
+            }
             Err(refusal) => refuse(socket, peer, refusal).await,
         }
     }
@@ -90,15 +91,15 @@ impl Server {
     fn transfer(
         &self,
         socket: &UdpSocket,
-        peer: SocketAddr,
+        client: Client,
         file: OpenFile,
     ) -> impl Future<Output = ()> + 'static {
         let local = socket.local_addr().map(|address| address.ip());
         let events = Arc::clone(&self.events);
         let max_blksize = self.mtu_bytes.saturating_sub(HEADER_BYTES);
         async move {
-            let name = file.name;
-            match send_file(local, peer, file, max_blksize).await {
+            let (name, peer) = (file.name, client.address);
+            match send_file(local, &client, file, max_blksize).await {
                 Ok(()) => {
                     if let IpAddr::V4(peer) = peer.ip() {
                         events.note_nbp(peer, name).await;
@@ -110,9 +111,36 @@ impl Server {
                 })) => {
                     debug!(%peer, file = name, "TFTP size probe");
                 }
+                Err(SendError::Superseded) => debug!(%peer, file = name, "TFTP transfer begun anew"),
                 Err(error) => info!(%peer, file = name, %error, "TFTP transfer failed"),
             }
         }
+    }
+}
+
+/// The client of one transfer.
+///
+/// A client that asks again from the same port was reset, or the first answer was lost, or the network doubled its
+/// request. Only in the last case does it go on with the older transfer, so that one keeps silent and ends at its next
+/// time-out, unless it hears of the client again.
+#[derive(Clone)]
+struct Client {
+    address: SocketAddr,
+    superseded: Arc<AtomicBool>,
+}
+
+impl Client {
+    fn supersede(&self) {
+        self.superseded.store(true, Ordering::Relaxed);
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Relaxed)
+    }
+
+    /// The client goes on with this transfer.
+    fn heard(&self) {
+        self.superseded.store(false, Ordering::Relaxed);
     }
 }
 
@@ -120,26 +148,27 @@ impl Server {
 #[derive(Default)]
 struct Active {
     tasks: JoinSet<()>,
-    peers: HashMap<Id, SocketAddr>,
+    clients: HashMap<Id, Client>,
 }
 
 impl Active {
-    fn has(&self, peer: SocketAddr) -> bool {
-        self.peers.values().any(|active| *active == peer)
+    /// Tells the transfers to `peer` that it began again.
+    fn supersede(&self, peer: SocketAddr) {
+        self.clients.values().filter(|client| client.address == peer).for_each(Client::supersede);
     }
 
     fn is_full(&self) -> bool {
-        self.peers.len() >= MAX_TRANSFERS
+        self.clients.len() >= MAX_TRANSFERS
     }
 
-    fn spawn(&mut self, peer: SocketAddr, transfer: impl Future<Output = ()> + Send + 'static) {
-        self.peers.insert(self.tasks.spawn(transfer).id(), peer);
+    fn spawn(&mut self, client: Client, transfer: impl Future<Output = ()> + Send + 'static) {
+        self.clients.insert(self.tasks.spawn(transfer).id(), client);
     }
 
     /// Waits for a transfer to end. `None`: there is none.
     async fn remove_ended(&mut self) -> Option<()> {
         let ended = self.tasks.join_next_with_id().await?;
-        self.peers.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+        self.clients.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
         Some(())
     }
 }
@@ -154,30 +183,36 @@ struct OpenFile {
 enum SendError {
     #[error(transparent)]
     Transfer(TransferError),
+    #[error("the client began again")]
+    Superseded,
     #[error("the socket failed: {0}")]
     Socket(#[from] io::Error),
 }
 
 async fn send_file(
     local: io::Result<IpAddr>,
-    peer: SocketAddr,
+    client: &Client,
     file: OpenFile,
     max_blksize: u16,
 ) -> Result<(), SendError> {
     let socket = UdpSocket::bind((local?, 0)).await?;
-    socket.connect(peer).await?;
-    debug!(%peer, file = file.name, options = ?file.request.options, "TFTP transfer");
+    socket.connect(client.address).await?;
+    debug!(peer = %client.address, file = file.name, options = ?file.request.options, "TFTP transfer");
     let (mut transfer, first) = Transfer::start(Instant::now(), &file.request, file.data, max_blksize);
     socket.send(&first.encode()).await?;
     let mut buffer = [0; MAX_PACKET_BYTES];
     loop {
         let received = tokio::time::timeout_at(transfer.deadline().into(), socket.recv(&mut buffer)).await;
         let step = match received {
+            Err(_) if client.is_superseded() => return Err(SendError::Superseded),
             Err(_) => transfer.time_out(Instant::now()),
-            Ok(length) => match Packet::parse(&buffer[..length?]) {
-                Ok(packet) => transfer.handle(Instant::now(), packet),
-                Err(_) => Step::Wait,
-            },
+            Ok(length) => {
+                client.heard();
+                match Packet::parse(&buffer[..length?]) {
+                    Ok(packet) => transfer.handle(Instant::now(), packet),
+                    Err(_) => Step::Wait,
+                }
+            }
         };
         match step {
             Step::Send(packet) => {

@@ -129,35 +129,22 @@ impl Daemon {
 
     /// Fetches a file; an ERROR of the server is returned as it came.
     pub fn tftp(&self, filename: &str, mode: &str, options: &[(&str, &str)]) -> Result<Vec<u8>, Packet> {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let socket = tftp_socket();
+        self.send_read_request(&socket, filename, mode, options);
+        receive_file(&socket)
+    }
+
+    pub fn send_read_request(
+        &self,
+        socket: &UdpSocket,
+        filename: &str,
+        mode: &str,
+        options: &[(&str, &str)],
+    ) {
         let options =
             options.iter().map(|(name, value)| TftpOption { name: (*name).into(), value: (*value).into() });
         let request = Request { filename: filename.into(), mode: mode.into(), options: options.collect() };
         socket.send_to(&Packet::Read(request).encode(), self.tftp).unwrap();
-        let mut blksize = 512;
-        let mut file = Vec::new();
-        let mut buffer = [0; 65536];
-        loop {
-            let (length, peer) = socket.recv_from(&mut buffer).unwrap();
-            let acknowledged = match Packet::parse(&buffer[..length]).unwrap() {
-                Packet::OptionAck(options) => {
-                    let accepted = options.iter().find(|option| option.name == "blksize").unwrap();
-                    blksize = accepted.value.parse().unwrap();
-                    0
-                }
-                Packet::Data { block, data } => {
-                    file.extend_from_slice(&data);
-                    if data.len() < blksize {
-                        socket.send_to(&Packet::Ack(block).encode(), peer).unwrap();
-                        return Ok(file);
-                    }
-                    block
-                }
-                other => return Err(other),
-            };
-            socket.send_to(&Packet::Ack(acknowledged).encode(), peer).unwrap();
-        }
     }
 }
 
@@ -174,6 +161,43 @@ impl Response {
 
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+}
+
+pub fn tftp_socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// Receives a file from whoever answers first.
+pub fn receive_file(socket: &UdpSocket) -> Result<Vec<u8>, Packet> {
+    let mut blksize = 512;
+    let mut server = None;
+    let mut file = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+        if *server.get_or_insert(peer) != peer {
+            continue;
+        }
+        let acknowledged = match Packet::parse(&buffer[..length]).unwrap() {
+            Packet::OptionAck(options) => {
+                let accepted = options.iter().find(|option| option.name == "blksize").unwrap();
+                blksize = accepted.value.parse().unwrap();
+                0
+            }
+            Packet::Data { block, data } => {
+                file.extend_from_slice(&data);
+                if data.len() < blksize {
+                    socket.send_to(&Packet::Ack(block).encode(), peer).unwrap();
+                    return Ok(file);
+                }
+                block
+            }
+            other => return Err(other),
+        };
+        socket.send_to(&Packet::Ack(acknowledged).encode(), peer).unwrap();
     }
 }
 
