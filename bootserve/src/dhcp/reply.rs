@@ -1,5 +1,6 @@
 //! The server's answers, written as RFC 2131 table 3 says, with the boot options that the asking firmware understands.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -23,6 +24,18 @@ pub enum BootOptions {
     Http(String),
     /// To iPXE: the URL of its script.
     Ipxe(String),
+}
+
+impl fmt::Display for BootOptions {
+    /// As the log says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("nothing"),
+            Self::Tftp(name) => write!(f, "nbp {name}"),
+            Self::Http(url) => write!(f, "nbp {url}"),
+            Self::Ipxe(_) => f.write_str("ipxe-script"),
+        }
+    }
 }
 
 /// An encoded reply and where it goes.
@@ -238,6 +251,15 @@ mod tests {
         check(BootOptions::Tftp("ipxe.efi".into()), "ipxe.efi", false, false);
         check(BootOptions::Http("http://h/nbp/ipxe.efi".into()), "http://h/nbp/ipxe.efi", true, false);
         check(BootOptions::Ipxe("http://h/ipxe".into()), "http://h/ipxe", false, true);
+    }
+
+    #[test]
+    fn the_log_says_in_words_what_is_offered() {
+        let check = |boot: BootOptions, expected| assert_eq!(boot.to_string(), expected);
+        check(BootOptions::None, "nothing");
+        check(BootOptions::Tftp("undionly.kpxe".into()), "nbp undionly.kpxe");
+        check(BootOptions::Http("http://h/nbp/ipxe.efi".into()), "nbp http://h/nbp/ipxe.efi");
+        check(BootOptions::Ipxe("http://h/ipxe".into()), "ipxe-script");
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Server {
         };
         self.leases.hold(mac, address, now + OFFER_HOLD);
         let boot = self.boot_options(request);
-        debug!(%mac, node = self.config.node_name(mac), %address, ?boot, "DHCP offer");
+        debug!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP offer");
         send(mac, reply::lease(&self.config, request, MessageType::Offer, address, &boot))
     }
 
@@ -114,7 +114,7 @@ impl Server {
         let expires = now + self.config.network.lease;
         self.leases.hold(mac, address, expires);
         let boot = self.boot_options(request);
-        info!(%mac, node = self.config.node_name(mac), %address, ?boot, "DHCP lease");
+        info!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP lease");
         let mut actions = vec![Action::Store(Lease { mac, address, expires })];
         if request.stage != Stage::OperatingSystem {
             actions.push(Action::Booting(mac));
