@@ -109,6 +109,20 @@ impl EventLog {
         Ok(())
     }
 
+    /// Stores and logs what a node reported. A boot id that this machine was not given is dropped: it would put the
+    /// events into the boot of another.
+    pub async fn record_report(&self, report: Report, received: SystemTime) -> Result<(), DatabaseError> {
+        let boot = match report.boot {
+            Some(id) if self.boot(id).await?.is_none_or(|boot| boot.mac != report.mac) => {
+                let (mac, node) = (report.mac, self.config.node_name(report.mac));
+                warn!(%mac, node, boot = %id, "boot id of a report dropped: this machine was not given it");
+                None
+            }
+            boot => boot,
+        };
+        self.record(BootEvent::from_report(Report { boot, ..report }, received)).await
+    }
+
     /// Stores an event that the boot does not depend on: if that fails, it is only logged.
     pub async fn note(&self, event: BootEvent) {
         if let Err(error) = self.record(vec![event]).await {
@@ -296,6 +310,20 @@ mod tests {
         let phases: Vec<_> = log.events_of(NODE_001).await.unwrap().iter().map(|event| event.phase).collect();
         assert_eq!(phases, [Phase::Init, Phase::Ready]);
         assert_eq!(log.latest().await.unwrap()[&NODE_001].phase, Phase::Ready);
+    }
+
+    #[tokio::test]
+    async fn a_reported_boot_id_is_stored_only_if_the_machine_was_given_it() {
+        let id = Some(BootId::new(7));
+        let node_000 = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x01]);
+        for (given_to, expected) in [(Some(NODE_001), id), (Some(node_000), None), (None, None)] {
+            let (_dir, log) = log().await;
+            if let Some(mac) = given_to {
+                log.note(BootEvent { boot: id, ..BootEvent::now(mac, Phase::Script) }).await;
+            }
+            log.record_report(report(&[(Phase::Ready, 5_000)]), SystemTime::now()).await.unwrap();
+            assert_eq!(log.latest().await.unwrap()[&NODE_001].boot, expected, "given to {given_to:?}");
+        }
     }
 
     #[tokio::test]

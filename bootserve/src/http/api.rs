@@ -19,7 +19,6 @@ use tracing::info;
 use super::{App, internal_error, text};
 use crate::database::DatabaseError;
 use crate::dhcp::store::read_leases;
-use crate::events::BootEvent;
 use bootspec::diagnosis::explain;
 
 /// `POST /v1/events`: a node's report.
@@ -48,7 +47,7 @@ pub(super) async fn report(State(app): State<Arc<App>>, body: Body) -> Response 
 async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
     let known = app.events.knows(report.mac).await?;
     if known {
-        app.events.record(BootEvent::from_report(report, SystemTime::now())).await?;
+        app.events.record_report(report, SystemTime::now()).await?;
     }
     Ok(known)
 }
