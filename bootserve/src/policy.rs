@@ -112,8 +112,12 @@ mod tests {
     }
 
     fn check(mac: &str, stage: Stage, expected: BootDecision) {
+        check_with(&classic(), mac, stage, expected);
+    }
+
+    fn check_with(config: &Config, mac: &str, stage: Stage, expected: BootDecision) {
         let machine = Machine { mac: mac.parse().unwrap(), stage };
-        assert_eq!(decide(&classic(), &machine), expected, "{machine:?}");
+        assert_eq!(decide(config, &machine), expected, "{machine:?}");
     }
 
     #[test]
@@ -135,18 +139,18 @@ mod tests {
 
     #[test]
     fn a_node_boots_its_image_and_a_stranger_the_default() {
-        let config = classic();
+        let own: ImageSelector = "failsafe".parse().unwrap();
+        let default: ImageSelector = "rocky-9-compute".parse().unwrap();
+        let mut config = classic();
+        config.boot.default_image = Some(default.clone());
         let node = config.node(NODE_000.parse().unwrap());
-        let image: ImageSelector = "failsafe".parse().unwrap();
-        check(NODE_000, Stage::Script, BootDecision::Boot(Assignment { image: &image, node }));
-        check(STRANGER, Stage::Script, BootDecision::Boot(Assignment { image: &image, node: None }));
+        let boot = |image, node| BootDecision::Boot(Assignment { image, node });
+        check_with(&config, NODE_000, Stage::Script, boot(&own, node));
+        check_with(&config, STRANGER, Stage::Script, boot(&default, None));
     }
 
     #[test]
     fn a_stranger_without_default_image_goes_on_to_its_next_device() {
-        let mut config = classic();
-        config.boot.default_image = None;
-        let machine = Machine { mac: STRANGER.parse().unwrap(), stage: Stage::Script };
-        assert_eq!(decide(&config, &machine), BootDecision::NextDevice(Reason::UnknownMachine));
+        check(STRANGER, Stage::Script, BootDecision::NextDevice(Reason::UnknownMachine));
     }
 }

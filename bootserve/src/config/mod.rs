@@ -323,6 +323,7 @@ mod tests {
         assert_eq!(node.name.as_str(), "node-001");
         assert_eq!(node.address, Ipv4Addr::new(192, 168, 0, 101));
         assert_eq!(config.base_url(), "http://192.168.0.1");
+        assert_eq!(config.boot.default_image, None, "strangers keep their own disk");
     }
 
     #[test]
