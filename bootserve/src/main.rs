@@ -1,6 +1,6 @@
 //! The command line of bootserve.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,12 +77,19 @@ fn serve_file(file: ConfigFile) -> anyhow::Result<ExitCode> {
 fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(check(&file.config));
-    if json {
-        println!("{}", serde_json::to_string_pretty(&findings).context("cannot write the findings as JSON")?);
-    } else {
-        println!("{findings}");
-    }
+    print(&match json {
+        true => serde_json::to_string_pretty(&findings).context("cannot write the findings as JSON")?,
+        false => findings.to_string(),
+    })?;
     Ok(if findings.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the result. Whoever closed the pipe has read enough; the exit status still tells the outcome.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to the standard output"),
+    }
 }
 
 /// Colours are for terminals whose user did not object (no-color.org).

@@ -44,6 +44,20 @@ fn a_missing_interface_is_reported_before_anything_is_written() {
 }
 
 #[test]
+fn a_broken_pipe_is_quiet() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    for format in [&[][..], &["--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bootserve"));
+        let output =
+            command.args(["check", "--config", &config]).args(format).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{format:?}");
+    }
+}
+
+#[test]
 fn an_unbuilt_image_is_a_warning_and_an_unknown_key_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let unbuilt = write_config(dir.path(), "[boot]\ndefault_image = 'compute'\n");
