@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use bootspec::cmdline::KernelArg;
 use bootspec::manifest::{Compression, Manifest};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
@@ -201,11 +202,13 @@ fn print_outcome(store: &Store, outcome: &Outcome, as_json: bool) -> anyhow::Res
 }
 
 fn describe(manifest: &Manifest) -> String {
+    let kernel_args: Vec<_> = manifest.kernel_args.iter().map(KernelArg::as_str).collect();
+    let kernel_args = kernel_args.join(" ");
     let mut lines = vec![
         format!("image         {}", manifest.image),
         format!("architecture  {}", manifest.architecture),
         format!("kernel        {}", manifest.kernel_release),
-        format!("kernel args   {}", manifest.kernel_args.join(" ")),
+        format!("kernel args   {kernel_args}"),
         format!("boot mode     {}", manifest.mode),
     ];
     if let Some(root) = &manifest.root {

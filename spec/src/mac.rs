@@ -29,7 +29,7 @@ impl MacAddr {
         self.0
     }
 
-    /// The form that iPXE prints for `${net0/mac:hexhyp}` and that is safe in a file name: `fc-ab-14-e8-66-01`.
+    /// The form that iPXE prints for `${netX/mac:hexhyp}` and that is safe in a file name: `fc-ab-14-e8-66-01`.
     pub fn hyphenated(&self) -> String {
         self.to_string().replace(':', "-")
     }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cmdline::KernelArg;
 use crate::digest::Sha256Digest;
 use crate::store::{ArtifactName, ImageRef};
 
@@ -29,7 +30,7 @@ pub struct Manifest {
     /// How init boots the image unless the kernel command line says otherwise.
     pub mode: BootMode,
     /// Kernel arguments that the recipe asks for, in order.
-    pub kernel_args: Vec<String>,
+    pub kernel_args: Vec<KernelArg>,
     /// The files of this version in the store, by name.
     pub artifacts: BTreeMap<ArtifactName, Artifact>,
     /// The root file system's archive. Absent for failsafe images, which have no root.
@@ -307,7 +308,7 @@ mod tests {
             architecture: "x86_64".into(),
             kernel_release: "6.1.0".into(),
             mode: BootMode::Carried,
-            kernel_args: vec!["console=ttyS0".into()],
+            kernel_args: vec!["console=ttyS0".parse().unwrap()],
             artifacts: BTreeMap::from([("rootfs.tar.xz".parse().unwrap(), artifact)]),
             root: Some(RootArchive {
                 file: "rootfs.tar.xz".parse().unwrap(),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use bootspec::cmdline::BootParams;
+use bootspec::cmdline::{BootParams, KernelArg};
 use bootspec::store::{NameError, NodeName, ParseImageRefError};
 use bootspec::{ImageName, ImageRef, MacAddr};
 use ipnet::Ipv4Net;
@@ -109,10 +109,6 @@ pub enum ImageSelector {
     /// This version.
     Version(ImageRef),
 }
-
-/// One kernel parameter that can stand in a line of an iPXE script and leaves the parameters behind it alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelArg(String);
 
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -255,44 +251,6 @@ impl fmt::Display for ImageSelector {
     }
 }
 
-impl KernelArg {
-    /// The argument.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for KernelArg {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match is_one_parameter(s) && means_nothing_to_ipxe(s) {
-            true => Ok(Self(s.to_owned())),
-            false => Err(format!(
-                "{s:?} is not a kernel argument: expected one NAME or NAME=VALUE in printable ASCII, with spaces only \
-                 inside one pair of double quotes, other than --, and without ${{ and the words || && ; and #..."
-            )),
-        }
-    }
-}
-
-/// Whether the kernel takes it as one parameter and goes on to read those behind it.
-fn is_one_parameter(s: &str) -> bool {
-    let printable = s.bytes().all(|b| (b' '..=b'~').contains(&b));
-    let spaces_are_quoted = match s.split('"').collect::<Vec<_>>()[..] {
-        [bare] => !bare.contains(' '),
-        [before, _quoted, after] => !before.contains(' ') && !after.contains(' '),
-        _ => false,
-    };
-    printable && spaces_are_quoted && !matches!(s.trim_matches('"').trim(), "" | "--")
-}
-
-/// Whether iPXE leaves it as it is: settings are expanded anywhere, and quotes do not hide what ends a command.
-fn means_nothing_to_ipxe(s: &str) -> bool {
-    let ends_command = |word: &str| matches!(word, "||" | "&&" | ";") || word.starts_with('#');
-    !s.contains("${") && !s.split(' ').any(ends_command)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,37 +299,6 @@ mod tests {
         check_rejected(&node("n", "fc:ab", "192.168.0.9"), &["line 11", "not a MAC address"]);
         check_rejected("[boot]\ndefault_image = '../x'\n", &["line 10", "not an image"]);
         check_rejected("[boot]\nkernel_args = ['a\tb']\n", &["line 10", "kernel argument"]);
-    }
-
-    #[test]
-    fn a_kernel_argument_is_one_parameter_to_ipxe_and_to_the_kernel() {
-        for good in
-            ["quiet", "console=ttyS0,115200", "a=\"b c\"", "\"a=b c\"", "a=x||y", "a=$b", "systemd.unit=a--b"]
-        {
-            assert_eq!(good.parse::<KernelArg>().unwrap().as_str(), good);
-        }
-        for bad in [
-            "",
-            " ",
-            "\"\"",
-            "a\nb",
-            "a b",
-            "a=\"b",
-            "a=\"b\" c",
-            "a=\"b\"\"c\"",
-            "--",
-            "\"--\"",
-            "a=${net0/mac}",
-            "||",
-            "&&",
-            ";",
-            "#",
-            "a=\"b || c\"",
-            "a=\"b #c\"",
-        ] {
-            let error = bad.parse::<KernelArg>().unwrap_err();
-            assert!(error.contains("expected one NAME or NAME=VALUE"), "{bad:?}: {error}");
-        }
     }
 
     #[test]

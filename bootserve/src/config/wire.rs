@@ -11,14 +11,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bootspec::MacAddr;
-use bootspec::cmdline::{BootParams, InitPath, Mpol, OnFailure, RootSize};
+use bootspec::cmdline::{BootParams, InitPath, KernelArg, Mpol, OnFailure, RootSize};
 use bootspec::manifest::BootMode;
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::{AddressRange, ConfigError, ImageSelector, KernelArg};
+use super::{AddressRange, ConfigError, ImageSelector};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

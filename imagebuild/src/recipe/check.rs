@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use bootspec::cmdline;
+use bootspec::cmdline::{KernelArg, ParseKernelArgError};
 use serde::de::DeserializeOwned;
 
 use super::compression::DEFAULT_CHUNK_BYTES;
@@ -91,7 +91,7 @@ impl At<'_> {
             description: wire.description,
             source: wire.source.check(self, "source")?,
             packages: self.all("packages", wire.packages, check_package)?,
-            kernel_args: self.all("kernel.args", wire.kernel.args, check_kernel_arg)?,
+            kernel_args: self.kernel_args(wire.kernel.args)?,
             kernel: self.kernel(wire.kernel.package, wire.kernel.release)?,
             files: self.each("file", wire.files, Self::file)?,
             users: self.each("user", wire.users, Self::user)?,
@@ -288,6 +288,15 @@ impl At<'_> {
         Ok(ScriptSpec { name: wire.name, text })
     }
 
+    fn kernel_args(&self, args: Vec<String>) -> Result<Vec<KernelArg>, RecipeError> {
+        let check = |(n, arg): (usize, String)| {
+            arg.parse().map_err(|error: ParseKernelArgError| {
+                self.error(&format!("kernel.args[{n}]"), &error.to_string())
+            })
+        };
+        args.into_iter().enumerate().map(check).collect()
+    }
+
     fn compression(&self, wire: wire::Compression) -> Result<CompressionSpec, RecipeError> {
         let chunk_bytes = wire.chunk.map_or(DEFAULT_CHUNK_BYTES, |size| size.0);
         if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
@@ -343,12 +352,6 @@ fn check_line(text: &str) -> Result<(), &'static str> {
 }
 
 /// The script that carries kernel arguments to a node has no escapes, hence no control characters and no `${`.
-fn check_kernel_arg(text: &str) -> Result<(), &'static str> {
-    let plain = text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && !text.contains("${");
-    let one = cmdline::tokenize(text).len() == 1 && text.matches('"').count().is_multiple_of(2);
-    (plain && one && text != "--").then_some(()).ok_or("one kernel parameter, quoted if it holds a space")
-}
-
 fn check_root_path(text: &str) -> Result<(), &'static str> {
     let path = PathBuf::from(text);
     let mut components = path.components();

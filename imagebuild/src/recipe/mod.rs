@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bootspec::cmdline::KernelArg;
 use bootspec::manifest::BootMode;
 use bootspec::store::ImageName;
 
@@ -35,7 +36,7 @@ pub struct Recipe {
     /// Which kernel the image boots.
     pub kernel: KernelSpec,
     /// Arguments for the kernel command line, one parameter each.
-    pub kernel_args: Vec<String>,
+    pub kernel_args: Vec<KernelArg>,
     /// Files and symbolic links to put into the root, in order.
     pub files: Vec<FileSpec>,
     /// Users to create or change, in order.
