@@ -9,12 +9,13 @@ CARGO  := cargo
 STATIC := -C target-feature=+crt-static -C relocation-model=static
 TARGET := target/debug
 
-.PHONY: help setup build init lint demo test test-fast install clean
+.PHONY: help setup build init lint demo test test-fast bench install clean
 
 help:
 	@echo 'make demo                  set up, build everything, boot node-000 and node-001 diskless in qemu'
 	@echo 'make test                  set up, then run every check and test'
 	@echo 'make build                 build the programs into $(TARGET), and init into target/init'
+	@echo 'make bench [ONLY=NAME]     set up, then measure against the usual tools'
 	@echo 'make install PREFIX=DIR    install programs, init, recipes, example configuration [$(PREFIX)]'
 
 setup:
@@ -45,6 +46,11 @@ test: setup
 test-fast:
 	$(CARGO) test --no-fail-fast --workspace --exclude bootlab --lib --tests
 	$(CARGO) test --package bootlab --lib
+
+# Built as init is, so that what is measured is what nodes run.
+bench: setup
+	@$(MAKE) --no-print-directory build
+	BOOTNODE_BIN_DIR=$(CURDIR)/$(TARGET) $(CARGO) bench --profile init --package bootlab --bench unpack -- $(ONLY)
 
 install:
 	$(CARGO) rustc -p init --bin init --profile init -- $(STATIC)

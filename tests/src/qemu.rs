@@ -131,7 +131,8 @@ mod tests {
     fn bios_node_boots_from_the_rom_of_its_card() {
         let firmware = FirmwareFiles::Bios { serial_port: "/port".into() };
         let expected = [
-            "-machine pc,accel=tcg -cpu qemu64 -smp 1 -m 1024M",
+            "-machine pc,accel=tcg -cpu qemu64,+cx16",
+            "-smp 1 -m 1024M",
             "-netdev tap,id=net0,ifname=tap7,",
             "-device virtio-net-pci,netdev=net0,mac=fc:ab:14:e8:66:01",
             "-fw_cfg name=etc/sercon-port,file=/port",
