@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bootspec::manifest::{BootMode, Build, FORMAT, Manifest, RootArchive};
 use bootspec::store::{ArtifactName, INITRAMFS, NameError, VMLINUZ};
@@ -13,6 +13,7 @@ use bootspec::{ImageRef, ImageVersion, Sha256Digest};
 use sha2::{Digest, Sha256};
 
 use crate::archive::{PackError, PackOptions, pack};
+use crate::file_error::{FileError, failed};
 use crate::initramfs::{InitramfsError, Programs, compose};
 use crate::progress::{Progress, human};
 use crate::recipe::{CompressionSpec, Recipe, RecipeError};
@@ -67,16 +68,8 @@ pub enum BuildError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file could not be put into the image.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A failsafe image is its shell.
     #[error(
         "a failsafe image needs a static busybox, and this machine has none\nhint: install one (Debian: busybox-static; EL: busybox from EPEL), or name one with --busybox"
@@ -266,13 +259,9 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), BuildError> {
+fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
     let contents = fs::read(from).map_err(failed("read", from))?;
     fs::write(to, contents).map_err(failed("write", to))
-}
-
-fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> BuildError + 'a {
-    move |source| BuildError::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

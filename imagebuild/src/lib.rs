@@ -4,6 +4,7 @@ pub mod archive;
 pub mod build;
 pub mod cli;
 pub mod customise;
+pub mod file_error;
 pub mod initramfs;
 pub mod interrupt;
 pub mod kernel;

@@ -16,6 +16,8 @@ use bootspec::{ImageName, ImageRef, ImageVersion, Sha256Digest};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
+use crate::file_error::{FileError, failed};
+
 const DRAFT_PREFIX: &str = ".draft-";
 const SCRATCH: &str = "scratch";
 const READ_BYTES: usize = 256 * 1024;
@@ -38,17 +40,9 @@ pub struct Published {
 /// Something is wrong with the store or what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A system call failed.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// A file of the store.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The manifest of a version is not usable.
     #[error("the manifest {path} is not usable")]
     Manifest {
@@ -94,7 +88,7 @@ impl Store {
         let target = match fs::read_link(&link) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StoreError::Io { action: "read", path: link, source }),
+            Err(error) => return Err(failed("read", &link)(error).into()),
         };
         let version = target.to_string_lossy().parse()?;
         Ok(Some(ImageRef { name: name.clone(), version }))
@@ -165,7 +159,7 @@ impl Draft {
 
     /// Size and digest of an artifact that lies in the draft.
     pub fn describe(&self, name: &ArtifactName) -> Result<Artifact, StoreError> {
-        describe(&self.dir().join(name.as_str()))
+        Ok(describe(&self.dir().join(name.as_str()))?)
     }
 
     /// Writes the manifest, makes everything durable, and makes this the current version.
@@ -221,7 +215,7 @@ pub fn verify(store: &Store, image: &ImageRef, mut done: impl FnMut(u64)) -> Res
     Ok(damage)
 }
 
-fn describe(path: &Path) -> Result<Artifact, StoreError> {
+fn describe(path: &Path) -> Result<Artifact, FileError> {
     let mut file = File::open(path).map_err(failed("open", path))?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
@@ -237,7 +231,7 @@ fn describe(path: &Path) -> Result<Artifact, StoreError> {
 }
 
 /// Points `current` at `version`: a new link renamed over the old one, so that there is one at every moment.
-fn set_current(image_dir: &Path, version: &ImageVersion) -> Result<(), StoreError> {
+fn set_current(image_dir: &Path, version: &ImageVersion) -> Result<(), FileError> {
     let _changing = lock(image_dir, FlockOperation::LockExclusive)?;
     let new = image_dir.join(format!("{DRAFT_PREFIX}{CURRENT}"));
     let link = image_dir.join(CURRENT);
@@ -248,7 +242,7 @@ fn set_current(image_dir: &Path, version: &ImageVersion) -> Result<(), StoreErro
 }
 
 /// A crash may have left the link that was to become `current`.
-fn remove_if_there(link: &Path) -> Result<(), StoreError> {
+fn remove_if_there(link: &Path) -> Result<(), FileError> {
     match fs::remove_file(link) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", link)(error)),
         _ => Ok(()),
@@ -266,7 +260,7 @@ fn free_version(parent: &Path, version: &ImageVersion) -> ImageVersion {
 }
 
 /// Under the lock on `parent`: what no process holds a lock on is dead.
-fn remove_dead_drafts(parent: &Path) -> Result<(), StoreError> {
+fn remove_dead_drafts(parent: &Path) -> Result<(), FileError> {
     for entry in fs::read_dir(parent).map_err(failed("list", parent))? {
         let entry = entry.map_err(failed("list", parent))?;
         let path = entry.path();
@@ -284,7 +278,7 @@ fn remove_dead_drafts(parent: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn lock(dir: &Path, operation: FlockOperation) -> Result<File, StoreError> {
+fn lock(dir: &Path, operation: FlockOperation) -> Result<File, FileError> {
     let file = File::open(dir).map_err(failed("open", dir))?;
     flock(&file, operation).map_err(|errno| failed("lock", dir)(errno.into()))?;
     Ok(file)
@@ -295,7 +289,7 @@ fn names<T: std::str::FromStr>(dir: &Path) -> Result<Vec<T>, StoreError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed("list", dir)(error)),
+        Err(error) => return Err(failed("list", dir)(error).into()),
     };
     let mut names = Vec::new();
     for entry in entries {
@@ -307,12 +301,8 @@ fn names<T: std::str::FromStr>(dir: &Path) -> Result<Vec<T>, StoreError> {
     Ok(names)
 }
 
-fn sync(path: &Path) -> Result<(), StoreError> {
+fn sync(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync to disk", path))
-}
-
-fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
-    move |source| StoreError::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+
+use crate::file_error::{FileError, failed};
 
 /// A file system object below the root.
 #[derive(Debug)]
@@ -63,17 +64,9 @@ pub enum Kind {
 /// The tree cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// A system call failed.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// A file of the tree.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The name of an extended attribute cannot be written into a PAX record.
     #[error("{path} has the extended attribute {name:?}, whose name no tar archive can hold")]
     XattrName {
@@ -169,7 +162,7 @@ fn read_xattrs(path: &Path) -> Result<Vec<(OsString, Vec<u8>)>, ScanError> {
     let names = match read_growing(|buffer| rustix::fs::llistxattr(path, buffer)) {
         Ok(names) => names,
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(error) => return Err(failed("list the extended attributes of", path)(error.into())),
+        Err(error) => return Err(failed("list the extended attributes of", path)(error.into()).into()),
     };
     let mut xattrs = Vec::new();
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
@@ -198,10 +191,6 @@ fn read_growing(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Resu
             Err(error) => return Err(error),
         }
     }
-}
-
-fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ScanError + 'a {
-    move |source| ScanError::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
