@@ -2,6 +2,7 @@
 //! begins in the middle.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::num::NonZeroUsize;
@@ -138,8 +139,11 @@ pub fn repack(
         fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
     }
     let inputs = inputs_digest(&old.build.inputs, None, programs)?;
+    let mut artifacts = old.artifacts.clone();
+    artifacts.retain(|name, _| name.as_str() != INITRAMFS);
     let manifest = Manifest {
         image: draft.image.clone(),
+        artifacts,
         build: Build { inputs, tool: tool(), host: host_name(), time_unix },
         ..old
     };
@@ -175,14 +179,15 @@ fn finish(
     let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
     compose(programs, &manifest, archive.as_deref(), &mut out).map_err(BuildError::Initramfs)?;
     out.flush().map_err(failed("write", &path))?;
-    let mut names = kept_artifacts(&manifest)?;
-    names.push(INITRAMFS.parse()?);
-    for name in names {
-        let artifact = draft.describe(&name)?;
-        manifest.artifacts.insert(name, artifact);
+    let initramfs: ArtifactName = INITRAMFS.parse()?;
+    for name in kept_artifacts(&manifest)?.into_iter().chain([initramfs.clone()]) {
+        // What another version has already described keeps its digest: damage since then must not become the truth.
+        if let Entry::Vacant(unknown) = manifest.artifacts.entry(name) {
+            let artifact = draft.describe(unknown.key())?;
+            unknown.insert(artifact);
+        }
     }
-    let initramfs_bytes = fs::metadata(&path).map_err(failed("look at", &path))?.len();
-    step.done(&human(initramfs_bytes));
+    step.done(&human(manifest.artifacts[&initramfs].size_bytes));
 
     let step = progress.step(format!("publish {}", draft.image));
     let image = draft.publish(&manifest)?;
