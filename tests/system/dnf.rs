@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bootlab::deadline::within;
+use bootlab::deadline::wait_until;
 use bootlab::images;
 use bootlab::lab::Lab;
 use bootlab::places::{cache_dir, lab_dir, program};
@@ -16,6 +16,9 @@ use bootspec::event::Phase;
 
 /// From power-on to multi-user, on an idle machine without KVM; xz takes most of it.
 const IDLE_BOOT: Duration = Duration::from_secs(180);
+
+/// From the start of a build to the work of its package manager, on an idle machine.
+const STEP: Duration = Duration::from_secs(30);
 
 /// The repository of all packages that a compute node needs, made once.
 fn repository() -> Result<PathBuf> {
@@ -108,17 +111,12 @@ fn a_build_that_is_killed_leaves_no_mount_no_process_and_no_image() -> Result<()
         .stderr(Stdio::null())
         .spawn()?;
     let begun = || fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-    let deadline = Instant::now() + within(Duration::from_secs(30));
-    while !begun() && build.try_wait()?.is_none() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until(STEP, || begun() || !matches!(build.try_wait(), Ok(None)));
     build.kill()?;
     build.wait()?;
     ensure!(begun(), "dnf has not begun");
     // The kernel ends the namespaces a moment after the process.
-    while check_nothing_left(&store).is_err() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until(STEP, || check_nothing_left(&store).is_ok());
     check_nothing_left(&store)?;
 
     // The next build finds the dead draft and removes it.
