@@ -1,151 +1,25 @@
-//! The kernel command line: how it is cut into parameters, and the `bootnode.*` parameters.
+//! The kernel command line: the `bootnode.*` parameters.
 //!
 //! bootserve prints [`BootParams`] into the iPXE script, init parses them from /proc/cmdline. Every key is documented
-//! in `docs/kernel-cmdline.md`. Cutting follows the kernel's `next_arg` (lib/cmdline.c): parameters are separated by
-//! white space, double quotes protect white space, `-` and `_` are the same in names, and what follows `--` belongs
-//! to the init program.
+//! in `docs/kernel-cmdline.md`.
+
+mod kernel_arg;
+mod values;
+mod words;
 
 use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::event::BootId;
 use crate::mac::MacAddr;
 use crate::manifest::BootMode;
 use crate::store::NodeName;
 
-/// One `name` or `name=value` of the command line, quotes removed, `-` in the name turned into `_`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Param {
-    /// The part before the first `=`.
-    pub name: String,
-    /// The part after it, if there is a `=`.
-    pub value: Option<String>,
-}
-
-/// Cuts a command line into its parameters, up to `--`.
-pub fn tokenize(line: &str) -> Vec<Param> {
-    words(line).into_iter().take_while(|word| *word != "--").map(param).collect()
-}
-
-fn words(line: &str) -> Vec<&str> {
-    let mut in_quotes = false;
-    line.split(|c: char| {
-        in_quotes ^= c == '"';
-        c.is_ascii_whitespace() && !in_quotes
-    })
-    .filter(|word| !word.is_empty())
-    .collect()
-}
-
-fn param(word: &str) -> Param {
-    let word = unquote(word);
-    match word.split_once('=') {
-        Some((name, value)) => Param { name: name.replace('-', "_"), value: Some(unquote(value).to_owned()) },
-        None => Param { name: word.replace('-', "_"), value: None },
-    }
-}
-
-/// Removes a leading quote, and a trailing one if there was a leading one, as the kernel does.
-fn unquote(text: &str) -> &str {
-    match text.strip_prefix('"') {
-        Some(rest) => rest.strip_suffix('"').unwrap_or(rest),
-        None => text,
-    }
-}
-
-/// One kernel parameter that can stand in a line of an iPXE script and leaves the parameters behind it alone: in a
-/// recipe, in a manifest, in bootserve's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct KernelArg(String);
-
-/// The text is not one kernel parameter.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a kernel argument: expected one NAME or NAME=VALUE in printable ASCII, with spaces only inside one pair \
-     of double quotes, other than --, and without ${{ and the words || && ; and #..."
-)]
-pub struct ParseKernelArgError(String);
-
-impl KernelArg {
-    /// The parameter, quotes included.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for KernelArg {
-    type Err = ParseKernelArgError;
-
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        match is_one_parameter(s) && means_nothing_to_ipxe(s) {
-            true => Ok(Self(s.to_owned())),
-            false => Err(ParseKernelArgError(s.to_owned())),
-        }
-    }
-}
-
-impl TryFrom<String> for KernelArg {
-    type Error = ParseKernelArgError;
-
-    fn try_from(s: String) -> Result<Self, Self::Error> {
-        s.parse()
-    }
-}
-
-impl From<KernelArg> for String {
-    fn from(argument: KernelArg) -> Self {
-        argument.0
-    }
-}
-
-impl fmt::Display for KernelArg {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Whether the kernel takes it as one parameter and goes on to read those behind it.
-fn is_one_parameter(s: &str) -> bool {
-    let printable = s.bytes().all(|b| (b' '..=b'~').contains(&b));
-    let spaces_are_quoted = match s.split('"').collect::<Vec<_>>()[..] {
-        [bare] => !bare.contains(' '),
-        [before, _quoted, after] => !before.contains(' ') && !after.contains(' '),
-        _ => false,
-    };
-    printable && spaces_are_quoted && !matches!(s.trim_matches('"').trim(), "" | "--")
-}
-
-/// Whether iPXE leaves it as it is: settings are expanded anywhere, and quotes do not hide what ends a command.
-fn means_nothing_to_ipxe(s: &str) -> bool {
-    let ends_command = |word: &str| matches!(word, "||" | "&&" | ";") || word.starts_with('#');
-    !s.contains("${") && !s.split(' ').any(ends_command)
-}
-
-/// What init does when a boot fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// Wait, then reboot: the node tries again on its own.
-    #[default]
-    Reboot,
-    /// Start a shell on every console. Whoever reaches the console is root.
-    Shell,
-    /// Stop the machine.
-    Halt,
-}
-
-/// The most memory that the root's tmpfs may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RootSize {
-    /// So many bytes: `4G`, `4096M`.
-    Bytes(u64),
-    /// So many percent of the machine's memory: `50%`.
-    Percent(u8),
-}
+pub use kernel_arg::{KernelArg, ParseKernelArgError};
+pub use values::{InitPath, Mpol, OnFailure, ReportUrl, RootSize};
+pub use words::{Param, tokenize};
 
 /// The `bootnode.*` parameters and `init=`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -290,166 +164,10 @@ impl Words<'_, '_> {
     }
 }
 
-impl FromStr for OnFailure {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "reboot" => Ok(Self::Reboot),
-            "shell" => Ok(Self::Shell),
-            "halt" => Ok(Self::Halt),
-            _ => Err("expected reboot, shell or halt".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for OnFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Reboot => "reboot",
-            Self::Shell => "shell",
-            Self::Halt => "halt",
-        })
-    }
-}
-
-impl FromStr for RootSize {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let error = || "expected bytes with an optional K, M, G or T, or 1% to 100%".to_owned();
-        if let Some(percent) = s.strip_suffix('%') {
-            return match percent.parse() {
-                Ok(percent @ 1..=100) => Ok(Self::Percent(percent)),
-                _ => Err(error()),
-            };
-        }
-        let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match s[digits.len()..].to_ascii_uppercase().as_str() {
-            "" => 0,
-            "K" => 10,
-            "M" => 20,
-            "G" => 30,
-            "T" => 40,
-            _ => return Err(error()),
-        };
-        let number: u64 = digits.parse().map_err(|_| error())?;
-        match number.checked_mul(1 << shift) {
-            Some(bytes) if bytes > 0 => Ok(Self::Bytes(bytes)),
-            _ => Err(error()),
-        }
-    }
-}
-
-impl fmt::Display for RootSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bytes(bytes) => write!(f, "{bytes}"),
-            Self::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
-
-/// A text that may stand on the command line as it is, because its type admits no quote or white space.
-macro_rules! text_type {
-    ($(#[$doc:meta])* $name:ident, $accept:expr, $expected:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $name(String);
-
-        impl $name {
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = String;
-
-            fn from_str(s: &str) -> Result<Self, String> {
-                let accept: fn(&str) -> bool = $accept;
-                let plain = s.bytes().all(|b| b.is_ascii_graphic() && b != b'"');
-                if plain && accept(s) { Ok(Self(s.to_owned())) } else { Err($expected.to_owned()) }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-text_type! {
-    /// Base URL of a bootserve: `http://192.168.0.1`, without a final slash.
-    ReportUrl, |s| s.len() > "http://".len() && s.starts_with("http://") && !s.ends_with('/'),
-    "expected http://ADDRESS[:PORT]"
-}
-text_type! {
-    /// An absolute path in the root: `/sbin/init`.
-    InitPath, |s| s.starts_with('/'), "expected an absolute path"
-}
-text_type! {
-    /// A memory policy of tmpfs: `interleave`, `bind:0-3`, `prefer=static:1` (tmpfs(5)).
-    Mpol,
-    |s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":=,-".contains(&b)),
-    "expected a policy of tmpfs such as interleave or bind:0-1"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn check_tokens(line: &str, expected: &[(&str, Option<&str>)]) {
-        let found = tokenize(line);
-        let found: Vec<_> = found.iter().map(|p| (p.name.as_str(), p.value.as_deref())).collect();
-        assert_eq!(found, expected, "{line:?}");
-    }
-
-    #[test]
-    fn tokens_follow_the_kernel() {
-        check_tokens("quiet  root=/dev/sda1\n", &[("quiet", None), ("root", Some("/dev/sda1"))]);
-        check_tokens(r#"a="b c" d"#, &[("a", Some("b c")), ("d", None)]);
-        check_tokens(r#""a=b c" d"#, &[("a", Some("b c")), ("d", None)]);
-        check_tokens("x=1=2 y=", &[("x", Some("1=2")), ("y", Some(""))]);
-        check_tokens("no-pipe=1", &[("no_pipe", Some("1"))]);
-        check_tokens("a -- single", &[("a", None)]);
-        check_tokens(r#"open="b c"#, &[("open", Some("b c"))]);
-    }
-
-    #[test]
-    fn a_kernel_argument_is_one_parameter_to_ipxe_and_to_the_kernel() {
-        for good in
-            ["quiet", "console=ttyS0,115200", "a=\"b c\"", "\"a=b c\"", "a=x||y", "a=$b", "systemd.unit=a--b"]
-        {
-            assert_eq!(good.parse::<KernelArg>().unwrap().as_str(), good);
-        }
-        for bad in [
-            "",
-            " ",
-            "\"\"",
-            "a\nb",
-            "a b",
-            "a=\"b",
-            "a=\"b\" c",
-            "a=\"b\"\"c\"",
-            "--",
-            "\"--\"",
-            "a=${net0/mac}",
-            "||",
-            "&&",
-            ";",
-            "#",
-            "a=\"b || c\"",
-            "a=\"b #c\"",
-        ] {
-            let error = bad.parse::<KernelArg>().unwrap_err().to_string();
-            assert!(error.contains("expected one NAME or NAME=VALUE"), "{bad:?}: {error}");
-        }
-    }
 
     #[test]
     fn all_parameters_are_read() {

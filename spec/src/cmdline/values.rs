@@ -1,0 +1,133 @@
+//! The values of single parameters. Each type admits only what may stand on the command line as it is.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What init does when a boot fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Wait, then reboot: the node tries again on its own.
+    #[default]
+    Reboot,
+    /// Start a shell on every console. Whoever reaches the console is root.
+    Shell,
+    /// Stop the machine.
+    Halt,
+}
+
+/// The most memory that the root's tmpfs may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootSize {
+    /// So many bytes: `4G`, `4096M`.
+    Bytes(u64),
+    /// So many percent of the machine's memory: `50%`.
+    Percent(u8),
+}
+
+impl FromStr for OnFailure {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "reboot" => Ok(Self::Reboot),
+            "shell" => Ok(Self::Shell),
+            "halt" => Ok(Self::Halt),
+            _ => Err("expected reboot, shell or halt".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for OnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reboot => "reboot",
+            Self::Shell => "shell",
+            Self::Halt => "halt",
+        })
+    }
+}
+
+impl FromStr for RootSize {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let error = || "expected bytes with an optional K, M, G or T, or 1% to 100%".to_owned();
+        if let Some(percent) = s.strip_suffix('%') {
+            return match percent.parse() {
+                Ok(percent @ 1..=100) => Ok(Self::Percent(percent)),
+                _ => Err(error()),
+            };
+        }
+        let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match s[digits.len()..].to_ascii_uppercase().as_str() {
+            "" => 0,
+            "K" => 10,
+            "M" => 20,
+            "G" => 30,
+            "T" => 40,
+            _ => return Err(error()),
+        };
+        let number: u64 = digits.parse().map_err(|_| error())?;
+        match number.checked_mul(1 << shift) {
+            Some(bytes) if bytes > 0 => Ok(Self::Bytes(bytes)),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl fmt::Display for RootSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// A text that may stand on the command line as it is, because its type admits no quote or white space.
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident, $accept:expr, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(s: &str) -> Result<Self, String> {
+                let accept: fn(&str) -> bool = $accept;
+                let plain = s.bytes().all(|b| b.is_ascii_graphic() && b != b'"');
+                if plain && accept(s) { Ok(Self(s.to_owned())) } else { Err($expected.to_owned()) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_type! {
+    /// Base URL of a bootserve: `http://192.168.0.1`, without a final slash.
+    ReportUrl, |s| s.len() > "http://".len() && s.starts_with("http://") && !s.ends_with('/'),
+    "expected http://ADDRESS[:PORT]"
+}
+text_type! {
+    /// An absolute path in the root: `/sbin/init`.
+    InitPath, |s| s.starts_with('/'), "expected an absolute path"
+}
+text_type! {
+    /// A memory policy of tmpfs: `interleave`, `bind:0-3`, `prefer=static:1` (tmpfs(5)).
+    Mpol,
+    |s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":=,-".contains(&b)),
+    "expected a policy of tmpfs such as interleave or bind:0-1"
+}
