@@ -144,6 +144,7 @@ mod tests {
             kernel_args: kernel_args.iter().map(|arg| arg.parse().unwrap()).collect(),
             artifacts: Default::default(),
             root: None,
+            rollback_index: 0,
             packages: Vec::new(),
             build: Build {
                 inputs: bootspec::Sha256Digest::new([0; 32]),

@@ -8,7 +8,7 @@ use std::io::{BufWriter, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use bootspec::manifest::{BootMode, Build, FORMAT, Manifest, RootArchive};
+use bootspec::manifest::{BootMode, Build, FORMAT, Manifest, Root, RootArchive};
 use bootspec::store::{ArtifactName, INITRAMFS, NameError, VMLINUZ};
 use bootspec::{ImageRef, ImageVersion, Sha256Digest};
 use sha2::{Digest, Sha256};
@@ -104,7 +104,9 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
     let built = build_root(recipe, &root, request.cache, &request.programs.init, progress)?;
     copy(&built.kernel.vmlinuz, &draft.dir().join(VMLINUZ))?;
     let archive = match recipe.mode() {
-        BootMode::Carried => Some(pack_root(&root, &draft, request, progress)?),
+        BootMode::Carried | BootMode::Fetched => {
+            Some(Root::Archive(pack_root(&root, &draft, request, progress)?))
+        }
         BootMode::Failsafe => None,
     };
     let manifest = Manifest {
@@ -116,6 +118,7 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
         kernel_args: recipe.kernel_args.clone(),
         artifacts: BTreeMap::new(),
         root: archive,
+        rollback_index: 0,
         packages: built.packages.clone(),
         build: Build { inputs, tool: tool(), host: host_name(), time_unix },
     };
@@ -160,7 +163,7 @@ fn require_shell(mode: BootMode, programs: &Programs) -> Result<(), BuildError> 
 /// The artifacts that do not depend on what is in init's segment.
 fn kept_artifacts(manifest: &Manifest) -> Result<Vec<ArtifactName>, BuildError> {
     let vmlinuz: ArtifactName = VMLINUZ.parse()?;
-    Ok([vmlinuz].into_iter().chain(manifest.root.as_ref().map(|root| root.file.clone())).collect())
+    Ok([vmlinuz].into_iter().chain(manifest.root.as_ref().map(|root| root.file().clone())).collect())
 }
 
 /// Writes the initramfs, describes the artifacts and publishes.
@@ -175,7 +178,7 @@ fn finish(
         step.note("without a static busybox, the image has no rescue shell");
     }
     let path = draft.dir().join(INITRAMFS);
-    let archive = manifest.root.as_ref().map(|root| draft.dir().join(root.file.as_str()));
+    let archive = manifest.root.as_ref().map(|root| draft.dir().join(root.file().as_str()));
     let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
     compose(programs, &manifest, archive.as_deref(), &mut out).map_err(BuildError::Initramfs)?;
     out.flush().map_err(failed("write", &path))?;

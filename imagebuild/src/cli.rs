@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bootspec::cmdline::KernelArg;
-use bootspec::manifest::{Compression, Manifest};
+use bootspec::manifest::{Compression, Manifest, Root};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -211,7 +211,7 @@ fn describe(manifest: &Manifest) -> String {
         format!("kernel args   {kernel_args}"),
         format!("boot mode     {}", manifest.mode),
     ];
-    if let Some(root) = &manifest.root {
+    if let Some(Root::Archive(root)) = &manifest.root {
         let (packed, chunks) = (human(root.compressed_bytes()), root.chunks.len());
         lines.push(format!("root          {packed} of {} in {chunks} chunks", root.compression));
         let (unpacked, inodes) = (human(root.page_rounded_bytes), root.inodes);

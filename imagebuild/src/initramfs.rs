@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bootspec::initramfs::{BOOTNODE_DIR, BUSYBOX, CHUNKS_DIR, INIT, MANIFEST, chunk_path};
-use bootspec::manifest::Manifest;
+use bootspec::manifest::{Manifest, Root};
 use cpio::newc;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -103,7 +103,7 @@ fn root_segment(
     let mut segment = Newc::new(out);
     segment.add(BOOTNODE_DIR, DIRECTORY, b"")?;
     segment.add(MANIFEST, DATA, manifest.carried().to_json().as_bytes())?;
-    if let (Some(root), Some(path)) = (&manifest.root, archive) {
+    if let (Some(Root::Archive(root)), Some(path)) = (&manifest.root, archive) {
         segment.add(CHUNKS_DIR, DIRECTORY, b"")?;
         let unreadable = |source| InitramfsError::Read { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(unreadable)?;

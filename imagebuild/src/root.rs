@@ -71,7 +71,7 @@ pub fn build_root(
     let packages = source::install(recipe, &tools, &cache, &step)?;
     step.done(&format!("{} packages", packages.len()));
 
-    if recipe.mode() == BootMode::Carried {
+    if recipe.mode() != BootMode::Failsafe {
         let step = progress.step(format!("customise: {}", recipe.name));
         customise::apply(recipe, &tools, init_binary, &step)?;
         step.done(&customise::summary(recipe));

@@ -325,6 +325,7 @@ mod tests {
             kernel_args: vec![],
             artifacts: BTreeMap::from([(vmlinuz.clone(), draft.describe(&vmlinuz).unwrap())]),
             root: None,
+            rollback_index: 0,
             packages: vec![],
             build: Build {
                 inputs: Sha256Digest::new([0; 32]),

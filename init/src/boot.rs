@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bootspec::cmdline::BootParams;
 use bootspec::event::Phase;
-use bootspec::manifest::{BootMode, Manifest};
+use bootspec::manifest::{BootMode, Manifest, Root};
 
 use crate::failure::{self, BootError, BootResult};
 use crate::report::BootRecord;
@@ -51,13 +51,15 @@ fn run() -> BootResult {
     kmsg::info(&format!("image {}, mode {mode}", manifest.image));
     match mode {
         BootMode::Failsafe => Ok(failsafe::run()?),
-        BootMode::Carried => boot_carried(&manifest, params),
+        BootMode::Carried | BootMode::Fetched => boot_carried(&manifest, params),
     }
 }
 
 fn boot_carried(manifest: &Manifest, params: &BootParams) -> BootResult {
     let mut record = BootRecord::new(manifest, params);
-    let root = manifest.root.as_ref().ok_or_else(|| BootError::NoRoot(manifest.image.to_string()))?;
+    let Some(Root::Archive(root)) = &manifest.root else {
+        return Err(BootError::NoRoot(manifest.image.to_string()));
+    };
     let chunks = image::find_chunks(Path::new(INITRAMFS), root)?;
     let memory = memory::read().map_err(|error| BootError::Proc("/proc/meminfo", error))?;
     let budget = memory::plan(memory, root, params, cores())?;

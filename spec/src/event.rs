@@ -34,7 +34,9 @@ pub enum Phase {
     Initramfs,
     /// Init is running.
     Init,
-    /// Init unpacks the root file system.
+    /// Init brings the network up.
+    Network,
+    /// Init unpacks the root file system, fetching it meanwhile if it is fetched.
     Unpack,
     /// The root is complete; init hands over to the image's own init.
     SwitchRoot,
@@ -53,6 +55,7 @@ impl fmt::Display for Phase {
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
             Self::Init => "init",
+            Self::Network => "network",
             Self::Unpack => "unpack",
             Self::SwitchRoot => "switch-root",
             Self::Ready => "ready",

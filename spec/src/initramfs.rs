@@ -2,7 +2,7 @@
 //!
 //! Paths are relative to the initramfs' root, without a leading slash, as they stand in the cpio archive.
 
-use crate::manifest::Compression;
+use crate::manifest::{Compression, FileSystemFormat};
 
 /// PID 1.
 pub const INIT: &str = "init";
@@ -10,14 +10,35 @@ pub const INIT: &str = "init";
 pub const BUSYBOX: &str = "bin/busybox";
 /// Directory of everything below that is bootnode's own.
 pub const BOOTNODE_DIR: &str = "bootnode";
-/// The manifest, as [`crate::manifest::Manifest::carried`] gives it.
+/// The manifest, as [`crate::manifest::Manifest::carried`] gives it. Absent where the image is fetched.
 pub const MANIFEST: &str = "bootnode/manifest.json";
+/// Signature of [`MANIFEST`], if the image is signed.
+pub const MANIFEST_SIGNATURE: &str = "bootnode/manifest.json.minisig";
+/// Directory of the public keys, one a file as minisign writes them. If there is a key, nothing boots that none of them has
+/// signed.
+pub const KEYS_DIR: &str = "bootnode/keys";
+/// A decimal number and a line feed: the least rollback index that may boot. Absent for none.
+pub const MIN_ROLLBACK_INDEX: &str = "bootnode/min-rollback-index";
 /// Directory of the root archive's chunks.
 pub const CHUNKS_DIR: &str = "bootnode/chunks";
+/// Directory of the kernel modules that the initramfs carries, not compressed, and of their two indexes.
+pub const MODULES_DIR: &str = "bootnode/modules";
+/// Which modules need which: lines `FILE: FILE…` as in modules.dep(5), file names relative to [`MODULES_DIR`]. What a module
+/// needs stands in the order in which it is loaded last to first, as depmod writes it.
+pub const MODULES_DEP: &str = "bootnode/modules/modules.dep";
+/// Which module drives which device: lines `alias PATTERN MODULE`, as depmod writes modules.alias.
+pub const MODULES_ALIAS: &str = "bootnode/modules/modules.alias";
+/// Where drivers look for the firmware of their devices.
+pub const FIRMWARE_DIR: &str = "lib/firmware";
 
 /// Path of the chunk at `index` of the manifest's chunk table: `bootnode/chunks/00007.tar.xz`.
 pub fn chunk_path(index: usize, compression: Compression) -> String {
     format!("{CHUNKS_DIR}/{index:05}.{}", compression.tar_suffix())
+}
+
+/// Path of a file system image: `bootnode/root.squashfs`.
+pub fn file_system_path(format: FileSystemFormat) -> String {
+    format!("{BOOTNODE_DIR}/root.{format}")
 }
 
 /// Where init leaves the [`crate::event::Report`] of this boot for the booted system, readable by root alone.

@@ -12,6 +12,7 @@ pub mod event;
 pub mod initramfs;
 pub mod mac;
 pub mod manifest;
+pub mod signature;
 pub mod store;
 
 pub use digest::Sha256Digest;

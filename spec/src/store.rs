@@ -1,7 +1,7 @@
 //! Names and paths inside the image store, the directory that imagebuild publishes to and bootserve serves from.
 //!
 //! ```text
-//! STORE/<image>/<version>/manifest.json, vmlinuz, initramfs.img, rootfs.tar.xz    immutable once published
+//! STORE/<image>/<version>/manifest.json, manifest.json.minisig, vmlinuz, initramfs*.img, rootfs.*    immutable once published
 //! STORE/<image>/current -> <version>                                              replaced by one rename
 //! ```
 
@@ -11,16 +11,30 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::BootMode;
+
 /// File name of an image's description.
 pub const MANIFEST: &str = "manifest.json";
+/// File name of the signature of [`MANIFEST`], if the image is signed (minisign's format).
+pub const MANIFEST_SIGNATURE: &str = "manifest.json.minisig";
 /// File name of the kernel.
 pub const VMLINUZ: &str = "vmlinuz";
-/// File name of the complete initramfs: init's segment followed by the root's segment.
+/// File name of the initramfs that is all a machine needs: init's segment followed by the root's segment.
 pub const INITRAMFS: &str = "initramfs.img";
+/// File name of the initramfs of init and drivers, which fetches the rest.
+pub const INITRAMFS_FETCHED: &str = "initramfs-fetched.img";
 /// Name of the symbolic link to the version that nodes boot by default.
 pub const CURRENT: &str = "current";
 /// Where nodes find images on a boot server, below its base URL.
 pub const HTTP_PREFIX: &str = "/images";
+
+/// File name of the initramfs for a mode.
+pub const fn initramfs_of(mode: BootMode) -> &'static str {
+    match mode {
+        BootMode::Carried | BootMode::Failsafe => INITRAMFS,
+        BootMode::Fetched => INITRAMFS_FETCHED,
+    }
+}
 
 /// The name is not fit for a path component.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -139,7 +139,7 @@ fn prepare_root() -> Result<PathBuf> {
     let image = images::shared("debian-12-compute")?;
     let dir = image.dir(&store_dir());
     let manifest = Manifest::parse(&fs::read(dir.join(MANIFEST))?)?;
-    let archive = dir.join(manifest.root.context("the compute image has a root")?.file.as_str());
+    let archive = dir.join(manifest.root.context("the compute image has a root")?.file().as_str());
     for copy in 0..COPIES {
         let copy = root.join(copy.to_string());
         fs::create_dir_all(&copy)?;

@@ -69,7 +69,7 @@ fn read_manifest(store: &Path, image: &str) -> Result<Manifest> {
 /// The end of a boot in this mode.
 const fn usual_goal(mode: BootMode) -> Goal {
     match mode {
-        BootMode::Carried => Goal::Phase(Phase::Ready),
+        BootMode::Carried | BootMode::Fetched => Goal::Phase(Phase::Ready),
         BootMode::Failsafe => Goal::FailsafeShell,
     }
 }

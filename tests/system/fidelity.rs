@@ -61,7 +61,7 @@ fn the_node_has_every_file_as_it_was_packed() -> Result<()> {
     let dir = image.dir(&store_dir());
     let manifest = Manifest::parse(&fs::read(dir.join(MANIFEST))?)?;
     let root = manifest.root.as_ref().context("the compute image has a root")?;
-    let expected = expected(&dir.join(root.file.as_str()))?;
+    let expected = expected(&dir.join(root.file().as_str()))?;
     ensure!(lines(&expected).len() > 20, "the host's list is incomplete: {expected}");
 
     // A shell in place of systemd, so that the root is as init left it.

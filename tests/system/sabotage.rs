@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bootlab::images;
 use bootlab::lab::{Lab, Node};
 use bootlab::places::store_dir;
 use bootlab::qemu::NodeSpec;
 use bootspec::ImageRef;
 use bootspec::event::Phase;
-use bootspec::manifest::{Chunk, Manifest, Stage};
+use bootspec::manifest::{Chunk, Manifest, Root, Stage};
 use bootspec::store::{INITRAMFS, MANIFEST};
 
 /// From power-on to the end of unpacking, on an idle machine without KVM.
@@ -72,7 +72,7 @@ fn a_flipped_bit_in_a_chunk_is_refused_with_its_name() -> Result<()> {
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     copy_image(&image, dir.path())?;
     let manifest = Manifest::parse(&fs::read(image.dir(dir.path()).join(MANIFEST))?)?;
-    let root = manifest.root.as_ref().context("the compute image has a root")?;
+    let Some(Root::Archive(root)) = &manifest.root else { bail!("the compute image has a root archive") };
     let smallest = root.chunks.iter().enumerate().filter(|(_, chunk)| chunk.stage == Stage::Entries);
     let (index, chunk) = smallest.min_by_key(|(_, chunk)| chunk.size_bytes).context("it has entries")?;
     flip_bit(&image.dir(dir.path()), root.file.as_str(), chunk)?;

@@ -116,7 +116,7 @@ async fn boot_params(
 ) -> Result<BootParams, DatabaseError> {
     let own = assignment.node.map(|node| node.params.clone()).unwrap_or_default();
     let attempt = match own.mode.unwrap_or(image_mode) {
-        BootMode::Carried => app.events.attempts(mac).await?,
+        BootMode::Carried | BootMode::Fetched => app.events.attempts(mac).await?,
         // It never reports `ready`, so the count would only grow.
         BootMode::Failsafe => 0,
     };
@@ -130,7 +130,7 @@ async fn boot_params(
     })
 }
 
-fn report_url(config: &Config) -> Option<bootspec::cmdline::ReportUrl> {
+fn report_url(config: &Config) -> Option<bootspec::cmdline::BaseUrl> {
     config.base_url().parse().ok()
 }
 

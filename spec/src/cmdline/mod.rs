@@ -8,6 +8,7 @@ mod values;
 mod words;
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,13 +19,13 @@ use crate::manifest::BootMode;
 use crate::store::NodeName;
 
 pub use kernel_arg::{KernelArg, ParseKernelArgError};
-pub use values::{InitPath, Mpol, OnFailure, ReportUrl, RootSize};
+pub use values::{BaseUrl, InitPath, InterfaceAddress, Mpol, OnFailure, RootSize, Sources};
 pub use words::{Param, tokenize};
 
 /// The `bootnode.*` parameters and `init=`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BootParams {
-    /// `bootnode.mode=carried|failsafe`: overrides the manifest.
+    /// `bootnode.mode=carried|fetched|failsafe`: overrides the manifest.
     pub mode: Option<BootMode>,
     /// `bootnode.node=NAME`: becomes the host name.
     pub node: Option<NodeName>,
@@ -33,7 +34,15 @@ pub struct BootParams {
     /// `bootnode.boot=ID`: marks the events of this boot.
     pub boot: Option<BootId>,
     /// `bootnode.report=URL`: base URL of the bootserve that wants to hear of the boot.
-    pub report: Option<ReportUrl>,
+    pub report: Option<BaseUrl>,
+    /// `bootnode.source=URL[,URL…]`: where the image's files are, on each of the mirrors, in fetched mode.
+    pub source: Option<Sources>,
+    /// `bootnode.address=ADDRESS/PREFIX`: the address to fetch with; by default DHCP is asked.
+    pub address: Option<InterfaceAddress>,
+    /// `bootnode.gateway=ADDRESS`: the way to sources outside the interface's own network.
+    pub gateway: Option<Ipv4Addr>,
+    /// `bootnode.min_rollback_index=N`: the least [`crate::manifest::Manifest::rollback_index`] that may boot.
+    pub min_rollback_index: Option<u64>,
     /// `bootnode.root_size=SIZE|PERCENT`: limit of the root's tmpfs.
     pub root_size: Option<RootSize>,
     /// `bootnode.root_inodes=N`: limit of inodes in the root's tmpfs.
@@ -98,6 +107,10 @@ impl BootParams {
             "mac" => self.mac = Some(parse(value)?),
             "boot" => self.boot = Some(parse(value)?),
             "report" => self.report = Some(parse(value)?),
+            "source" => self.source = Some(parse(value)?),
+            "address" => self.address = Some(parse(value)?),
+            "gateway" => self.gateway = Some(parse(value)?),
+            "min_rollback_index" => self.min_rollback_index = Some(parse(value)?),
             "root_size" => self.root_size = Some(parse(value)?),
             "root_inodes" => self.root_inodes = Some(parse(value)?),
             "root_mpol" => self.root_mpol = Some(parse(value)?),
@@ -137,6 +150,10 @@ impl fmt::Display for BootParams {
         out.option("bootnode.mac", &self.mac)?;
         out.option("bootnode.boot", &self.boot)?;
         out.option("bootnode.report", &self.report)?;
+        out.option("bootnode.source", &self.source)?;
+        out.option("bootnode.address", &self.address)?;
+        out.option("bootnode.gateway", &self.gateway)?;
+        out.option("bootnode.min_rollback_index", &self.min_rollback_index)?;
         out.option("bootnode.root_size", &self.root_size)?;
         out.option("bootnode.root_inodes", &self.root_inodes)?;
         out.option("bootnode.root_mpol", &self.root_mpol)?;
@@ -173,13 +190,17 @@ mod tests {
     fn all_parameters_are_read() {
         let (params, errors) = BootParams::parse(
             "console=ttyS0 bootnode.mode=failsafe bootnode.node=node-001 bootnode.mac=fc-ab-14-e8-66-02 \
-             bootnode.boot=0000000000000001 bootnode.report=http://192.168.0.1 bootnode.root_size=4096M \
+             bootnode.boot=0000000000000001 bootnode.report=http://192.168.0.1 \
+             bootnode.source=http://192.168.0.1/images/c/1,http://10.0.0.1 bootnode.address=192.168.0.11/24 \
+             bootnode.gateway=192.168.0.254 bootnode.min_rollback_index=3 bootnode.root_size=4096M \
              bootnode.root_inodes=100 bootnode.root_mpol=bind:0-1 bootnode.workers=3 bootnode.on-failure=shell \
              bootnode.failure_delay=5 bootnode.attempt=2 init=/bin/sh -- ignored",
         );
         assert_eq!(errors, []);
         assert_eq!(params.mode, Some(BootMode::Failsafe));
         assert_eq!(params.root_size, Some(RootSize::Bytes(4096 << 20)));
+        assert_eq!(params.source.as_ref().unwrap().urls().len(), 2);
+        assert_eq!(params.address.unwrap().netmask(), Ipv4Addr::new(255, 255, 255, 0));
         assert_eq!(params.on_failure, OnFailure::Shell);
         assert_eq!(params.init_path(), "/bin/sh");
         assert_eq!(params.retry_delay(), Duration::from_secs(20));
@@ -220,6 +241,10 @@ mod tests {
                 mac: mac.map(MacAddr::new),
                 boot: boot.map(BootId::new),
                 report: boot.map(|_| "http://10.0.0.1:8080".parse().unwrap()),
+                source: boot.map(|_| "http://10.0.0.1/a,http://10.0.0.2/a".parse().unwrap()),
+                address: boot.map(|_| "10.0.0.7/16".parse().unwrap()),
+                gateway: boot.map(|_| Ipv4Addr::new(10, 0, 0, 1)),
+                min_rollback_index: inodes,
                 root_size: percent.map(RootSize::Percent),
                 root_inodes: inodes,
                 root_mpol: inodes.map(|_| "interleave:0-3".parse().unwrap()),

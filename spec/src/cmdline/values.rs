@@ -1,6 +1,7 @@
 //! The values of single parameters. Each type admits only what may stand on the command line as it is.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// What init does when a boot fails.
@@ -84,6 +85,79 @@ impl fmt::Display for RootSize {
     }
 }
 
+/// One or more base URLs, mirrors of each other: `http://192.168.0.1/images/c/1,http://192.168.0.2/images/c/1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources(Vec<BaseUrl>);
+
+impl Sources {
+    /// The mirrors, the preferred one first. There is at least one.
+    pub fn urls(&self) -> &[BaseUrl] {
+        &self.0
+    }
+}
+
+impl From<BaseUrl> for Sources {
+    fn from(url: BaseUrl) -> Self {
+        Self(vec![url])
+    }
+}
+
+impl FromStr for Sources {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        s.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, url) in self.0.iter().enumerate() {
+            write!(f, "{}{url}", if index == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// An IPv4 address with the length of its network's prefix: `192.168.0.11/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: Ipv4Addr,
+    prefix_len: u8,
+}
+
+impl InterfaceAddress {
+    /// An address in a network whose prefix has `prefix_len` bits, of 32 at most.
+    pub fn new(address: Ipv4Addr, prefix_len: u8) -> Option<Self> {
+        (prefix_len <= 32).then_some(Self { address, prefix_len })
+    }
+
+    /// The prefix as a mask.
+    pub fn netmask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0))
+    }
+}
+
+impl FromStr for InterfaceAddress {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let parse = || {
+            let (address, prefix_len) = s.split_once('/')?;
+            Self::new(address.parse().ok()?, prefix_len.parse().ok()?)
+        };
+        parse()
+            .ok_or_else(|| "expected an IPv4 address and a prefix length such as 192.168.0.11/24".to_owned())
+    }
+}
+
+impl fmt::Display for InterfaceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
 /// A text that may stand on the command line as it is, because its type admits no quote or white space.
 macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident, $accept:expr, $expected:literal) => {
@@ -117,9 +191,10 @@ macro_rules! text_type {
 }
 
 text_type! {
-    /// Base URL of a bootserve: `http://192.168.0.1`, without a final slash.
-    ReportUrl, |s| s.len() > "http://".len() && s.starts_with("http://") && !s.ends_with('/'),
-    "expected http://ADDRESS[:PORT]"
+    /// A URL that paths are appended to: `http://192.168.0.1`, without a final slash. Init has no resolver, so the host is
+    /// an address.
+    BaseUrl, |s| !s.contains(',') && s.len() > "http://".len() && s.starts_with("http://") && !s.ends_with('/'),
+    "expected http://ADDRESS[:PORT][/PATH]"
 }
 text_type! {
     /// An absolute path in the root: `/sbin/init`.

@@ -15,10 +15,10 @@ use crate::cmdline::KernelArg;
 use crate::digest::Sha256Digest;
 use crate::store::{ArtifactName, ImageRef};
 
-pub use root::{Chunk, Compression, RootArchive, Stage};
+pub use root::{Chunk, Compression, FileSystemFormat, Piece, Root, RootArchive, RootFileSystem, Stage};
 
 /// The version of the manifest format that this crate reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One version of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +37,12 @@ pub struct Manifest {
     pub kernel_args: Vec<KernelArg>,
     /// The files of this version in the store, by name.
     pub artifacts: BTreeMap<ArtifactName, Artifact>,
-    /// The root file system's archive. Absent for failsafe images, which have no root.
+    /// The root file system. Absent for failsafe images, which have no root.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub root: Option<RootArchive>,
+    pub root: Option<Root>,
+    /// Counts up when older images must not boot any more: init refuses an image below the least index it is told.
+    #[serde(default)]
+    pub rollback_index: u64,
     /// The packages in the root, sorted by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<Package>,
@@ -51,15 +54,17 @@ pub struct Manifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BootMode {
-    /// The root's chunks ride in the initramfs and are unpacked into a tmpfs.
+    /// The root rides in the initramfs.
     Carried,
+    /// The initramfs is small; init fetches the root over HTTP.
+    Fetched,
     /// No root: a shell on every console.
     Failsafe,
 }
 
 /// The text is not a boot mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a boot mode: expected carried or failsafe")]
+#[error("'{0}' is not a boot mode: expected carried, fetched or failsafe")]
 pub struct ParseModeError(String);
 
 impl FromStr for BootMode {
@@ -68,6 +73,7 @@ impl FromStr for BootMode {
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         match s {
             "carried" => Ok(Self::Carried),
+            "fetched" => Ok(Self::Fetched),
             "failsafe" => Ok(Self::Failsafe),
             _ => Err(ParseModeError(s.to_owned())),
         }
@@ -78,6 +84,7 @@ impl fmt::Display for BootMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Carried => "carried",
+            Self::Fetched => "fetched",
             Self::Failsafe => "failsafe",
         })
     }
@@ -142,6 +149,18 @@ pub enum ManifestError {
     /// The directories' chunk or the final chunk is missing.
     #[error("the manifest lists {0} chunks, a root archive has at least two")]
     TooFewChunks(usize),
+    /// The blocks do not cover the file system image.
+    #[error(
+        "the manifest lists {found} blocks of {block_bytes} bytes for a file system image of {size_bytes} bytes"
+    )]
+    Blocks {
+        /// Length of the image.
+        size_bytes: u64,
+        /// Length of a block.
+        block_bytes: u64,
+        /// Number of blocks.
+        found: usize,
+    },
     /// The boot mode does not fit the presence of a root archive.
     #[error("the manifest says boot mode {0}, which {1}")]
     Mode(BootMode, &'static str),
@@ -178,8 +197,10 @@ impl Manifest {
 
     fn check(&self) -> Result<(), ManifestError> {
         match (&self.root, self.mode) {
-            (None, BootMode::Carried) => Err(ManifestError::Mode(self.mode, "needs a root archive")),
-            (Some(_), BootMode::Failsafe) => Err(ManifestError::Mode(self.mode, "has no root archive")),
+            (None, BootMode::Carried | BootMode::Fetched) => {
+                Err(ManifestError::Mode(self.mode, "needs a root"))
+            }
+            (Some(_), BootMode::Failsafe) => Err(ManifestError::Mode(self.mode, "has no root")),
             (Some(root), _) => root.check(),
             (None, _) => Ok(()),
         }
@@ -204,7 +225,8 @@ mod tests {
             mode: BootMode::Carried,
             kernel_args: vec!["console=ttyS0".parse().unwrap()],
             artifacts: BTreeMap::from([("rootfs.tar.xz".parse().unwrap(), artifact)]),
-            root: Some(RootArchive {
+            rollback_index: 0,
+            root: Some(Root::Archive(RootArchive {
                 file: "rootfs.tar.xz".parse().unwrap(),
                 compression: Compression::Xz,
                 chunks: vec![
@@ -216,7 +238,7 @@ mod tests {
                 page_rounded_bytes: 4096,
                 inodes: 2,
                 decoder_bytes: 1,
-            }),
+            })),
             packages: vec![Package {
                 name: "bash".into(),
                 version: "5".into(),
@@ -228,6 +250,13 @@ mod tests {
                 host: "head".into(),
                 time_unix: 0,
             },
+        }
+    }
+
+    fn archive(manifest: &mut Manifest) -> &mut RootArchive {
+        match manifest.root.as_mut() {
+            Some(Root::Archive(archive)) => archive,
+            _ => panic!("the sample has a root archive"),
         }
     }
 
@@ -255,23 +284,43 @@ mod tests {
 
     #[test]
     fn gaps_empty_chunks_and_stages_out_of_order_are_rejected() {
-        assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks[1].offset_bytes = 11).contains("chunk 1"));
-        assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks[0].size_bytes = 0).contains("empty"));
-        assert!(
-            check_rejected(|m| m.root.as_mut().unwrap().chunks[0].stage = Stage::Finish).contains("stage")
-        );
-        assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks.truncate(2)).contains("chunk 1"));
-        assert!(check_rejected(|m| m.root.as_mut().unwrap().chunks.truncate(1)).contains("chunk"));
+        assert!(check_rejected(|m| archive(m).chunks[1].offset_bytes = 11).contains("chunk 1"));
+        assert!(check_rejected(|m| archive(m).chunks[0].size_bytes = 0).contains("empty"));
+        assert!(check_rejected(|m| archive(m).chunks[0].stage = Stage::Finish).contains("stage"));
+        assert!(check_rejected(|m| archive(m).chunks.truncate(2)).contains("chunk 1"));
+        assert!(check_rejected(|m| archive(m).chunks.truncate(1)).contains("chunk"));
         let past_the_end = |m: &mut Manifest| {
-            let chunks = &mut m.root.as_mut().unwrap().chunks;
+            let chunks = &mut archive(m).chunks;
             chunks[1].size_bytes = u64::MAX;
         };
         assert!(check_rejected(past_the_end).contains("2^64"));
     }
 
     #[test]
+    fn a_file_system_image_is_cut_into_blocks_that_cover_it() {
+        let image = |size_bytes, blocks| RootFileSystem {
+            file: "rootfs.squashfs".parse().unwrap(),
+            format: FileSystemFormat::Squashfs,
+            size_bytes,
+            block_bytes: 4096,
+            blocks: vec![Sha256Digest::new([3; 32]); blocks],
+        };
+        let pieces: Vec<_> =
+            image(5000, 2).pieces().map(|piece| (piece.offset_bytes, piece.size_bytes)).collect();
+        assert_eq!(pieces, [(0, 4096), (4096, 904)]);
+        let with = |root| check_rejected(|m| m.root = Some(Root::FileSystem(root)));
+        for (size_bytes, blocks) in [(5000, 1), (5000, 3), (0, 0), (u64::MAX, 1)] {
+            assert!(
+                with(image(size_bytes, blocks)).contains("blocks of 4096 bytes"),
+                "{size_bytes} {blocks}"
+            );
+        }
+        assert!(with(RootFileSystem { block_bytes: 0, ..image(1, 1) }).contains("blocks of 0 bytes"));
+    }
+
+    #[test]
     fn mode_and_root_must_agree() {
-        assert!(check_rejected(|m| m.root = None).contains("needs a root archive"));
-        assert!(check_rejected(|m| m.mode = BootMode::Failsafe).contains("has no root archive"));
+        assert!(check_rejected(|m| m.root = None).contains("needs a root"));
+        assert!(check_rejected(|m| m.mode = BootMode::Failsafe).contains("has no root"));
     }
 }
