@@ -19,6 +19,10 @@ pub const MANIFEST_SIGNATURE: &str = "bootnode/manifest.json.minisig";
 pub const KEYS_DIR: &str = "bootnode/keys";
 /// A decimal number and a line feed: the least rollback index that may boot. Absent for none.
 pub const MIN_ROLLBACK_INDEX: &str = "bootnode/min-rollback-index";
+/// A tar of the node's own files, laid over the root: boot servers add it as a further segment.
+pub const OVERLAY: &str = "bootnode/overlay.tar";
+/// Signature of [`OVERLAY`].
+pub const OVERLAY_SIGNATURE: &str = "bootnode/overlay.tar.minisig";
 /// Directory of the root archive's chunks.
 pub const CHUNKS_DIR: &str = "bootnode/chunks";
 /// Directory of the kernel modules that the initramfs carries, not compressed, and of their two indexes.

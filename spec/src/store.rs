@@ -15,7 +15,9 @@ use crate::manifest::BootMode;
 
 /// File name of an image's description.
 pub const MANIFEST: &str = "manifest.json";
-/// File name of the signature of [`MANIFEST`], if the image is signed (minisign's format).
+/// What the name of a file's signature (in minisign's format) has behind the name of the file.
+pub const SIGNATURE_SUFFIX: &str = ".minisig";
+/// File name of the signature of [`MANIFEST`], if the image is signed.
 pub const MANIFEST_SIGNATURE: &str = "manifest.json.minisig";
 /// File name of the kernel.
 pub const VMLINUZ: &str = "vmlinuz";

@@ -41,6 +41,8 @@ pub struct BootParams {
     pub address: Option<InterfaceAddress>,
     /// `bootnode.gateway=ADDRESS`: the way to sources outside the interface's own network.
     pub gateway: Option<Ipv4Addr>,
+    /// `bootnode.overlay=URL`: a tar of this node's own files, laid over the root; its signature is beside it.
+    pub overlay: Option<BaseUrl>,
     /// `bootnode.min_rollback_index=N`: the least [`crate::manifest::Manifest::rollback_index`] that may boot.
     pub min_rollback_index: Option<u64>,
     /// `bootnode.root_size=SIZE|PERCENT`: limit of the root's tmpfs.
@@ -110,6 +112,7 @@ impl BootParams {
             "source" => self.source = Some(parse(value)?),
             "address" => self.address = Some(parse(value)?),
             "gateway" => self.gateway = Some(parse(value)?),
+            "overlay" => self.overlay = Some(parse(value)?),
             "min_rollback_index" => self.min_rollback_index = Some(parse(value)?),
             "root_size" => self.root_size = Some(parse(value)?),
             "root_inodes" => self.root_inodes = Some(parse(value)?),
@@ -153,6 +156,7 @@ impl fmt::Display for BootParams {
         out.option("bootnode.source", &self.source)?;
         out.option("bootnode.address", &self.address)?;
         out.option("bootnode.gateway", &self.gateway)?;
+        out.option("bootnode.overlay", &self.overlay)?;
         out.option("bootnode.min_rollback_index", &self.min_rollback_index)?;
         out.option("bootnode.root_size", &self.root_size)?;
         out.option("bootnode.root_inodes", &self.root_inodes)?;
@@ -244,6 +248,7 @@ mod tests {
                 source: boot.map(|_| "http://10.0.0.1/a,http://10.0.0.2/a".parse().unwrap()),
                 address: boot.map(|_| "10.0.0.7/16".parse().unwrap()),
                 gateway: boot.map(|_| Ipv4Addr::new(10, 0, 0, 1)),
+                overlay: mac.map(|_| "http://10.0.0.1/overlays/node-001.tar".parse().unwrap()),
                 min_rollback_index: inodes,
                 root_size: percent.map(RootSize::Percent),
                 root_inodes: inodes,
