@@ -9,18 +9,20 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use bootspec::cmdline::BootParams;
+use bootspec::diagnosis::explain;
 use bootspec::event::{EVENTS_PATH, Event, Phase, Report, ReportError};
 use bootspec::initramfs::BOOT_REPORT;
 use bootspec::manifest::Manifest;
 
 use crate::clock::uptime_ms;
+use crate::http::{self, HttpError, Request, Timeouts, Url};
 use crate::kmsg;
 
 /// The network may come up after the system, and the head node may be away: tries never end, and the pause between them
 /// doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(10), stall: Duration::from_secs(10) };
 
 /// The record of this boot, while init runs. Without `bootnode.mac=` nobody could tell whose it is, and there is none.
 pub struct BootRecord {
@@ -82,6 +84,9 @@ pub enum SendError {
         /// Why not.
         source: io::Error,
     },
+    /// The URL of bootserve has no address.
+    #[error("cannot report to bootserve: {0}")]
+    Url(#[from] HttpError),
     /// Init's record is damaged.
     #[error("/{BOOT_REPORT} is not usable: {0}")]
     Record(ReportError),
@@ -112,30 +117,28 @@ pub fn send_ready() -> Result<(), SendError> {
     }
     let mut report = Report::parse(&read(&report_path())?).map_err(SendError::Record)?;
     report.events.push(Event { phase: Phase::Ready, uptime_ms: uptime_ms(), message: None });
-    post_until_taken(&format!("{base}{EVENTS_PATH}"), &mut report)
+    post_until_taken(&Url::below(&base, EVENTS_PATH)?, &mut report)
 }
 
-fn post_until_taken(url: &str, report: &mut Report) -> Result<(), SendError> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(REQUEST_TIMEOUT)).build().into();
+fn post_until_taken(url: &Url, report: &mut Report) -> Result<(), SendError> {
     let mut pause = FIRST_PAUSE;
     loop {
-        match post(&agent, url, report) {
-            Ok(()) => return Ok(()),
-            Err(ureq::Error::StatusCode(status @ 400..500)) => {
-                return Err(SendError::Refused { url: url.to_owned(), status });
-            }
-            Err(error) => println!("bootnode-report: {url}: {error}; next try in {pause:?}"),
+        match post(url, report, TIMEOUTS) {
+            Ok(status @ 400..500) => return Err(SendError::Refused { url: url.to_string(), status }),
+            Ok(200..300) => return Ok(()),
+            Ok(status) => println!("bootnode-report: {url}: HTTP status {status}; next try in {pause:?}"),
+            Err(error) => println!("bootnode-report: {url}: {}; next try in {pause:?}", explain(&error)),
         }
         sleep(pause);
         pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
-fn post(agent: &ureq::Agent, url: &str, report: &mut Report) -> Result<(), ureq::Error> {
+/// Sends the report and returns the status of the answer.
+fn post(url: &Url, report: &mut Report, timeouts: Timeouts) -> Result<u16, HttpError> {
     report.uptime_ms = uptime_ms();
     let body = serde_json::to_vec(report).expect("a report has only string keys");
-    agent.post(url).content_type("application/json").send(&body).map(|_| ())
+    http::send(url, Request::Post(&body), timeouts).map(|response| response.status)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SendError> {
@@ -172,7 +175,7 @@ mod tests {
     #[test]
     fn a_refused_report_is_sent_again_until_it_is_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}{EVENTS_PATH}", listener.local_addr().unwrap());
+        let url = format!("http://{}{EVENTS_PATH}", listener.local_addr().unwrap()).parse().unwrap();
         let server = std::thread::spawn(move || {
             ["503 Busy", "204 No Content"].map(|status| answer(&listener, status))
         });
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn a_report_that_will_never_be_taken_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}{EVENTS_PATH}", listener.local_addr().unwrap());
+        let url = format!("http://{}{EVENTS_PATH}", listener.local_addr().unwrap()).parse().unwrap();
         let server = std::thread::spawn(move || answer(&listener, "400 Bad Request"));
         let error = post_until_taken(&url, &mut report()).unwrap_err();
         assert!(error.to_string().contains("HTTP status 400"), "{error}");
