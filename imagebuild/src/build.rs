@@ -4,18 +4,23 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use bootspec::manifest::{BootMode, Build, FORMAT, Manifest, Root, RootArchive};
-use bootspec::store::{ArtifactName, INITRAMFS, NameError, VMLINUZ};
+use bootspec::manifest::{Artifact, BootMode, Build, FORMAT, Manifest, Root, RootArchive};
+use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, NameError, VMLINUZ, initramfs_of};
 use bootspec::{ImageRef, ImageVersion, Sha256Digest};
 use sha2::{Digest, Sha256};
 
 use crate::archive::{PackError, PackOptions, pack};
 use crate::file_error::{FileError, failed};
-use crate::initramfs::{InitramfsError, Programs, compose};
+use crate::initramfs::{
+    InitramfsError, MODULES_FETCHED, Programs, SegmentCompression, init_segment, modules_segment,
+    write_root_segment,
+};
+use crate::kernel::KernelError;
+use crate::modules::ModuleSet;
 use crate::progress::{Progress, human};
 use crate::recipe::{CompressionSpec, Recipe, RecipeError};
 use crate::root::{RootError, build_root};
@@ -63,8 +68,25 @@ pub enum BuildError {
     #[error("cannot pack the root file system")]
     Pack(#[source] PackError),
     /// The initramfs could not be composed.
-    #[error("cannot make {INITRAMFS}")]
+    #[error("cannot make the initramfs")]
     Initramfs(#[source] InitramfsError),
+    /// What the kernel can do is not known.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A version from which another is to be made has no initramfs that begins as it should.
+    #[error("{} begins neither as gzip nor as zstd: it is damaged\nhint: build the image again", path.display())]
+    Compression {
+        /// The initramfs.
+        path: PathBuf,
+    },
+    /// What a version shares with the one before it has changed since that was made.
+    #[error("{} is not as the manifest of {image} says: it is damaged\nhint: build the image again", path.display())]
+    Damaged {
+        /// The version that it belongs to.
+        image: ImageRef,
+        /// The file.
+        path: PathBuf,
+    },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -103,6 +125,15 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
     let root = draft.scratch()?.join("root");
     let built = build_root(recipe, &root, request.cache, &request.programs.init, progress)?;
     copy(&built.kernel.vmlinuz, &draft.dir().join(VMLINUZ))?;
+    let compression = match built.kernel.is_built_with(&root, "CONFIG_RD_ZSTD")? {
+        true => SegmentCompression::Zstd,
+        false => SegmentCompression::Gzip,
+    };
+    if recipe.mode() != BootMode::Failsafe {
+        let modules = modules_segment(&ModuleSet::default(), compression).map_err(BuildError::Initramfs)?;
+        let path = draft.dir().join(MODULES_FETCHED);
+        fs::write(&path, modules).map_err(failed("write", &path))?;
+    }
     let archive = match recipe.mode() {
         BootMode::Carried | BootMode::Fetched => {
             Some(Root::Archive(pack_root(&root, &draft, request, progress)?))
@@ -122,11 +153,11 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
         packages: built.packages.clone(),
         build: Build { inputs, tool: tool(), host: host_name(), time_unix },
     };
-    finish(draft, manifest, request.programs, progress)
+    finish(draft, manifest, request.programs, compression, progress)
 }
 
-/// Publishes a new version of `image` with other programs in the initramfs. The root archive and the kernel are the
-/// same files, shared by hard links.
+/// Publishes a new version of `image` with other programs in its initramfs. The root, the kernel and the kernel modules
+/// are the same files, shared by hard links.
 pub fn repack(
     store: &Store,
     image: &ImageRef,
@@ -135,22 +166,24 @@ pub fn repack(
 ) -> Result<Outcome, BuildError> {
     let old = store.manifest(image)?;
     require_shell(old.mode, programs)?;
+    let compression = segment_compression(&store.dir(image).join(initramfs_of(old.mode)))?;
     let time_unix = build_time()?;
     let draft = store.begin(&image.name, &time_version(time_unix)?)?;
-    for name in kept_artifacts(&old)? {
+    let mut artifacts = old.artifacts.clone();
+    artifacts.retain(|name, _| ![INITRAMFS, INITRAMFS_FETCHED].contains(&name.as_str()));
+    for name in artifacts.keys() {
         let path = store.dir(image).join(name.as_str());
         fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
     }
+    refuse_damaged_modules(store, image, &artifacts, &draft)?;
     let inputs = inputs_digest(&old.build.inputs, None, programs)?;
-    let mut artifacts = old.artifacts.clone();
-    artifacts.retain(|name, _| name.as_str() != INITRAMFS);
     let manifest = Manifest {
         image: draft.image.clone(),
         artifacts,
         build: Build { inputs, tool: tool(), host: host_name(), time_unix },
         ..old
     };
-    finish(draft, manifest, programs, progress)
+    finish(draft, manifest, programs, compression, progress)
 }
 
 fn require_shell(mode: BootMode, programs: &Programs) -> Result<(), BuildError> {
@@ -160,10 +193,29 @@ fn require_shell(mode: BootMode, programs: &Programs) -> Result<(), BuildError> 
     }
 }
 
-/// The artifacts that do not depend on what is in init's segment.
-fn kept_artifacts(manifest: &Manifest) -> Result<Vec<ArtifactName>, BuildError> {
-    let vmlinuz: ArtifactName = VMLINUZ.parse()?;
-    Ok([vmlinuz].into_iter().chain(manifest.root.as_ref().map(|root| root.file().clone())).collect())
+/// What the kernel of an image can unpack, by what it was given before: the kernel's configuration is packed away.
+fn segment_compression(initramfs: &Path) -> Result<SegmentCompression, BuildError> {
+    let mut head = [0; 4];
+    File::open(initramfs)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .map_err(failed("read", initramfs))?;
+    SegmentCompression::of(&head).ok_or_else(|| BuildError::Compression { path: initramfs.to_owned() })
+}
+
+/// The modules become part of a new initramfs with a new digest, so damage to them would become the truth.
+fn refuse_damaged_modules(
+    store: &Store,
+    image: &ImageRef,
+    artifacts: &BTreeMap<ArtifactName, Artifact>,
+    draft: &Draft,
+) -> Result<(), BuildError> {
+    let name: ArtifactName = MODULES_FETCHED.parse()?;
+    match artifacts.get(&name) {
+        Some(expected) if draft.describe(&name)? != *expected => {
+            Err(BuildError::Damaged { image: image.clone(), path: store.dir(image).join(name.as_str()) })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes the initramfs, describes the artifacts and publishes.
@@ -171,31 +223,59 @@ fn finish(
     draft: Draft,
     mut manifest: Manifest,
     programs: &Programs,
+    compression: SegmentCompression,
     progress: &Progress,
 ) -> Result<Outcome, BuildError> {
-    let step = progress.step(format!("make {INITRAMFS}"));
+    let step = progress.step("make the initramfs");
     if programs.busybox.is_none() {
         step.note("without a static busybox, the image has no rescue shell");
     }
-    let path = draft.dir().join(INITRAMFS);
-    let archive = manifest.root.as_ref().map(|root| draft.dir().join(root.file().as_str()));
-    let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
-    compose(programs, &manifest, archive.as_deref(), &mut out).map_err(BuildError::Initramfs)?;
-    out.flush().map_err(failed("write", &path))?;
-    let initramfs: ArtifactName = INITRAMFS.parse()?;
-    for name in kept_artifacts(&manifest)?.into_iter().chain([initramfs.clone()]) {
+    let names = write_initramfs(&draft, &manifest, programs, compression)?;
+    let kept = [VMLINUZ.parse()?].into_iter().chain(manifest.root.as_ref().map(|root| root.file().clone()));
+    let modules = draft.dir().join(MODULES_FETCHED).exists().then(|| MODULES_FETCHED.parse()).transpose()?;
+    for name in kept.chain(modules).chain(names.iter().cloned()) {
         // What another version has already described keeps its digest: damage since then must not become the truth.
         if let Entry::Vacant(unknown) = manifest.artifacts.entry(name) {
             let artifact = draft.describe(unknown.key())?;
             unknown.insert(artifact);
         }
     }
-    step.done(&human(manifest.artifacts[&initramfs].size_bytes));
+    let size = |name: &ArtifactName| format!("{name} {}", human(manifest.artifacts[name].size_bytes));
+    step.done(&names.iter().map(size).collect::<Vec<_>>().join(", "));
 
     let step = progress.step(format!("publish {}", draft.image));
     let image = draft.publish(&manifest)?;
     step.done("published");
     Ok(Outcome { image, reused: false })
+}
+
+/// Writes the one that carries the root, if the image's mode asks for that, and the one that fetches it, if there is a
+/// root to fetch. Returns their names.
+fn write_initramfs(
+    draft: &Draft,
+    manifest: &Manifest,
+    programs: &Programs,
+    compression: SegmentCompression,
+) -> Result<Vec<ArtifactName>, BuildError> {
+    let init = init_segment(programs, compression).map_err(BuildError::Initramfs)?;
+    let mut names = Vec::new();
+    if manifest.mode != BootMode::Fetched {
+        let root = manifest.root.as_ref().map(|root| draft.dir().join(root.file().as_str()));
+        let path = draft.dir().join(INITRAMFS);
+        let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
+        out.write_all(&init).map_err(failed("write", &path))?;
+        write_root_segment(manifest, root.as_deref(), &mut out).map_err(BuildError::Initramfs)?;
+        out.flush().map_err(failed("write", &path))?;
+        names.push(INITRAMFS.parse()?);
+    }
+    if manifest.root.is_some() {
+        let modules = draft.dir().join(MODULES_FETCHED);
+        let modules = fs::read(&modules).map_err(failed("read", &modules))?;
+        let path = draft.dir().join(INITRAMFS_FETCHED);
+        fs::write(&path, [init, modules].concat()).map_err(failed("write", &path))?;
+        names.push(INITRAMFS_FETCHED.parse()?);
+    }
+    Ok(names)
 }
 
 fn pack_root(

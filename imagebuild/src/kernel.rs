@@ -34,10 +34,10 @@ pub enum KernelError {
         /// What to do about it.
         hint: &'static str,
     },
-    /// A directory of the root cannot be read.
+    /// A directory or file of the root cannot be read.
     #[error("cannot look for kernels in {}", path.display())]
     Read {
-        /// Which directory.
+        /// Which.
         path: PathBuf,
         /// Why not.
         #[source]
@@ -61,6 +61,21 @@ pub fn find(spec: &KernelSpec, tools: &Tools, step: &Step) -> Result<Kernel, Ker
     let kernel = found.choose(spec)?;
     index_modules(&kernel.release, tools, step)?;
     Ok(kernel)
+}
+
+impl Kernel {
+    /// Whether it was built with `option` (`CONFIG_RD_ZSTD`) and not as a module. False if the packages of `root` brought
+    /// no configuration.
+    pub fn is_built_with(&self, root: &Path, option: &str) -> Result<bool, KernelError> {
+        let beside_modules = modules_dir(root).join(&self.release).join("config");
+        let in_boot = root.join("boot").join(format!("config-{}", self.release));
+        let Some(path) = [beside_modules, in_boot].into_iter().find(|path| is_regular(path)) else {
+            return Ok(false);
+        };
+        let config = fs::read(&path).map_err(|source| KernelError::Read { path, source })?;
+        let yes = format!("{option}=y");
+        Ok(config.split(|byte| *byte == b'\n').any(|line| line.trim_ascii_end() == yes.as_bytes()))
+    }
 }
 
 /// What lies in a root.
@@ -206,6 +221,20 @@ mod tests {
         assert_eq!(choose(&both, &both, Some("6.2")).unwrap().release, "6.2");
         assert!(choose(&both, &both, Some("6.3")).unwrap_err().contains("release 6.3 is not complete"));
         assert_eq!(choose(&both, &["6.2"], None).unwrap().release, "6.2");
+    }
+
+    #[test]
+    fn the_configuration_says_what_the_kernel_can_do() {
+        let dir = root(&["6.1"], &["6.1"]);
+        let kernel = Found::in_root(dir.path()).unwrap().choose(&KernelSpec::default()).unwrap();
+        let built_with = |option| kernel.is_built_with(dir.path(), option).unwrap();
+        assert!(!built_with("CONFIG_RD_ZSTD"), "there is no configuration");
+        let config = "CONFIG_RD_ZSTD=y\nCONFIG_OVERLAY_FS=m\n# CONFIG_RD_LZ4 is not set\n";
+        fs::write(dir.path().join("boot/config-6.1"), config).unwrap();
+        assert!(built_with("CONFIG_RD_ZSTD"));
+        assert!(!built_with("CONFIG_OVERLAY_FS") && !built_with("CONFIG_RD_LZ4") && !built_with("CONFIG_RD"));
+        fs::write(dir.path().join("usr/lib/modules/6.1/config"), "CONFIG_RD_LZ4=y\n").unwrap();
+        assert!(built_with("CONFIG_RD_LZ4"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod file_error;
 pub mod initramfs;
 pub mod interrupt;
 pub mod kernel;
+pub mod modules;
 pub mod programs;
 pub mod progress;
 pub mod recipe;

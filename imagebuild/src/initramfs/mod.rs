@@ -1,0 +1,136 @@
+//! Composes the initramfs: concatenated newc archives (kernel: Documentation/driver-api/early-userspace/buffer-format).
+//!
+//! 1. Init's segment, compressed: init, the rescue busybox, the directories and the console that init needs before it
+//!    has mounted anything.
+//! 2. The modules' segment, compressed: kernel modules, their indexes and their firmware. A file of its own in the store
+//!    too, so that init's segment can be renewed without the root file system that the modules were in.
+//! 3. The root's segment, not compressed: the manifest and the root archive's chunks, which are compressed already.
+//!    init unlinks each chunk as it is consumed.
+//!
+//! `initramfs.img` carries the root and so has all of them; `initramfs-fetched.img` has the first two.
+
+mod compression;
+mod newc;
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use bootspec::initramfs::{BOOTNODE_DIR, BUSYBOX, CHUNKS_DIR, INIT, MANIFEST, chunk_path};
+use bootspec::manifest::{Manifest, Root, RootArchive};
+
+use crate::modules::ModuleSet;
+
+pub use compression::SegmentCompression;
+use newc::Newc;
+
+/// The artifact that is the modules' segment of `initramfs-fetched.img`.
+pub const MODULES_FETCHED: &str = "modules-fetched.img";
+
+/// The programs that ride in init's segment.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// PID 1, a static executable.
+    pub init: PathBuf,
+    /// A static busybox for the rescue shell.
+    pub busybox: Option<PathBuf>,
+}
+
+/// The initramfs cannot be composed.
+#[derive(Debug, thiserror::Error)]
+pub enum InitramfsError {
+    /// A file that goes into it cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The result cannot be written.
+    #[error("cannot write the initramfs")]
+    Write(#[source] io::Error),
+    /// A chunk is shorter than the manifest says.
+    #[error("{name}: expected {expected} bytes, the root archive has {found} left")]
+    Short {
+        /// The member of the initramfs.
+        name: String,
+        /// Bytes that the manifest promises.
+        expected: u32,
+        /// Bytes that were there.
+        found: u64,
+    },
+    /// newc holds lengths in 32 bits.
+    #[error("{name} has {size_bytes} bytes, but the initramfs format ends at 4 GiB a file")]
+    TooLarge {
+        /// The member of the initramfs.
+        name: String,
+        /// Its length.
+        size_bytes: u64,
+    },
+}
+
+/// Init's segment.
+pub fn init_segment(programs: &Programs, compression: SegmentCompression) -> Result<Vec<u8>, InitramfsError> {
+    let mut archive = Newc::new(Vec::new());
+    for directory in ["bin", "dev", "proc", "run", "sys"] {
+        archive.directory(directory)?;
+    }
+    archive.console()?;
+    archive.program(INIT, &read(&programs.init)?)?;
+    if let Some(busybox) = &programs.busybox {
+        archive.program(BUSYBOX, &read(busybox)?)?;
+    }
+    compression.compress(&archive.finish()?).map_err(InitramfsError::Write)
+}
+
+/// The modules' segment.
+pub fn modules_segment(
+    modules: &ModuleSet,
+    compression: SegmentCompression,
+) -> Result<Vec<u8>, InitramfsError> {
+    let mut archive = Newc::new(Vec::new());
+    for file in &modules.files {
+        archive.data(&file.path, &file.contents)?;
+    }
+    compression.compress(&archive.finish()?).map_err(InitramfsError::Write)
+}
+
+/// Writes the root's segment to `out`. `root` is the file that holds the image's root, if it has one.
+pub fn write_root_segment(
+    manifest: &Manifest,
+    root: Option<&Path>,
+    out: &mut impl Write,
+) -> Result<(), InitramfsError> {
+    let mut segment = Newc::new(out);
+    segment.directory(BOOTNODE_DIR)?;
+    segment.data(MANIFEST, manifest.carried().to_json().as_bytes())?;
+    if let (Some(Root::Archive(archive)), Some(path)) = (&manifest.root, root) {
+        add_chunks(archive, path, &mut segment)?;
+    }
+    segment.finish()?;
+    Ok(())
+}
+
+fn add_chunks(
+    archive: &RootArchive,
+    path: &Path,
+    segment: &mut Newc<impl Write>,
+) -> Result<(), InitramfsError> {
+    segment.directory(CHUNKS_DIR)?;
+    let unreadable = |source| InitramfsError::Read { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(unreadable)?;
+    for (index, chunk) in archive.chunks.iter().enumerate() {
+        file.seek(SeekFrom::Start(chunk.offset_bytes)).map_err(unreadable)?;
+        let name = chunk_path(index, archive.compression);
+        let size_bytes = u32::try_from(chunk.size_bytes)
+            .map_err(|_| InitramfsError::TooLarge { name: name.clone(), size_bytes: chunk.size_bytes })?;
+        segment.copy(&name, size_bytes, &mut file)?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, InitramfsError> {
+    std::fs::read(path).map_err(|source| InitramfsError::Read { path: path.to_owned(), source })
+}
