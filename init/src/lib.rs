@@ -10,6 +10,7 @@ pub mod boot;
 pub mod clock;
 pub mod failsafe;
 pub mod failure;
+pub mod fetch;
 pub mod http;
 pub mod image;
 pub mod kmsg;
