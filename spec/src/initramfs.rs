@@ -27,10 +27,12 @@ pub const OVERLAY_SIGNATURE: &str = "bootnode/overlay.tar.minisig";
 pub const CHUNKS_DIR: &str = "bootnode/chunks";
 /// Directory of the kernel modules that the initramfs carries, not compressed, and of their two indexes.
 pub const MODULES_DIR: &str = "bootnode/modules";
-/// Which modules need which: lines `FILE: FILE…` as in modules.dep(5), file names relative to [`MODULES_DIR`]. What a module
-/// needs stands in the order in which it is loaded last to first, as depmod writes it.
+/// Which modules need which: lines `FILE: FILE…`, file names relative to [`MODULES_DIR`]. A file has the module's name in
+/// the kernel's spelling, with underscores: `xen_netfront.ko`. Behind the colon stands all that is to be loaded before the
+/// module, also what those need and what modules.softdep asks for, last to first: loading the line from right to left works.
 pub const MODULES_DEP: &str = "bootnode/modules/modules.dep";
-/// Which module drives which device: lines `alias PATTERN MODULE`, as depmod writes modules.alias.
+/// Which module drives which device: lines `alias PATTERN MODULE`, as depmod writes modules.alias, with names of modules in
+/// the kernel's spelling.
 pub const MODULES_ALIAS: &str = "bootnode/modules/modules.alias";
 /// Where drivers look for the firmware of their devices.
 pub const FIRMWARE_DIR: &str = "lib/firmware";
