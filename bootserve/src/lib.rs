@@ -18,5 +18,6 @@ pub mod radv;
 pub mod script;
 pub mod serve;
 pub mod sockets;
+pub mod sources;
 pub mod store;
 pub mod tftp;

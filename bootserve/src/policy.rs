@@ -1,9 +1,11 @@
 //! The one decision: what a machine boots next.
 //!
 //! [`decide`] is pure. DHCP replies, TFTP names and iPXE scripts only render what it says, so that a machine is
-//! never told two different things.
+//! never told two different things. [`initramfs`] completes it for a script, once the image's manifest is read.
 
-use bootspec::MacAddr;
+use bootspec::manifest::{BootMode, Manifest};
+use bootspec::store::{INITRAMFS_FETCHED, initramfs_of};
+use bootspec::{ImageRef, MacAddr};
 
 use crate::arch::{Arch, Platform};
 use crate::config::{Config, ImageSelector, Node};
@@ -93,6 +95,48 @@ fn image(config: &Config, mac: MacAddr) -> BootDecision<'_> {
     }
 }
 
+impl Assignment<'_> {
+    /// How the machine boots the image that `manifest` describes.
+    pub fn mode(&self, manifest: &Manifest) -> BootMode {
+        self.node.and_then(|node| node.params.mode).unwrap_or(manifest.mode)
+    }
+}
+
+/// The image was not built for this mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("image {image} has no {}, which mode {mode} boots\nhint: {}", initramfs_of(*mode), self.hint())]
+pub struct NoInitramfs {
+    image: ImageRef,
+    mode: BootMode,
+    built_for: BootMode,
+}
+
+impl NoInitramfs {
+    fn hint(&self) -> String {
+        let name = &self.image.name;
+        match (self.mode, self.built_for) {
+            (BootMode::Fetched, BootMode::Failsafe) => {
+                "it is a failsafe image without a root, and there is nothing to fetch".to_owned()
+            }
+            (BootMode::Carried, BootMode::Fetched) => {
+                format!(
+                    "its recipe says mode fetched: leave the node's mode out, or build {name} with mode carried"
+                )
+            }
+            _ => format!("imagebuild build {name}, with imagebuild of the release that bootserve is of"),
+        }
+    }
+}
+
+/// The artifact that a machine boots as its initramfs.
+pub fn initramfs(manifest: &Manifest, mode: BootMode) -> Result<&'static str, NoInitramfs> {
+    let has = |file: &&str| manifest.artifacts.keys().any(|artifact| artifact.as_str() == *file);
+    // A shell needs init and busybox alone, which every initramfs has.
+    let fallback = (mode == BootMode::Failsafe).then_some(INITRAMFS_FETCHED);
+    let found = [initramfs_of(mode)].into_iter().chain(fallback).find(has);
+    found.ok_or_else(|| NoInitramfs { image: manifest.image.clone(), mode, built_for: manifest.mode })
+}
+
 impl PartialEq for Assignment<'_> {
     /// Nodes are told apart by their MAC address.
     fn eq(&self, other: &Self) -> bool {
@@ -103,6 +147,8 @@ impl PartialEq for Assignment<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bootspec::Sha256Digest;
+    use bootspec::manifest::{Artifact, Build, FORMAT};
 
     const NODE_000: &str = "fc:ab:14:e8:66:01";
     const STRANGER: &str = "02:00:00:00:00:01";
@@ -152,5 +198,74 @@ mod tests {
     #[test]
     fn a_stranger_without_default_image_goes_on_to_its_next_device() {
         check(STRANGER, Stage::Script, BootDecision::NextDevice(Reason::UnknownMachine));
+    }
+
+    fn manifest(mode: BootMode, files: &[&str]) -> Manifest {
+        let artifact = Artifact { size_bytes: 1, sha256: Sha256Digest::new([0; 32]) };
+        Manifest {
+            format: FORMAT,
+            image: "compute/1".parse().unwrap(),
+            architecture: "x86_64".into(),
+            kernel_release: "6.1".into(),
+            mode,
+            kernel_args: Vec::new(),
+            artifacts: files.iter().map(|file| (file.parse().unwrap(), artifact.clone())).collect(),
+            root: None,
+            rollback_index: 0,
+            packages: Vec::new(),
+            build: Build {
+                inputs: Sha256Digest::new([0; 32]),
+                tool: "imagebuild".into(),
+                host: "head".into(),
+                time_unix: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn the_mode_of_the_node_comes_before_that_of_the_image() {
+        let example = include_str!("../bootserve.example.toml");
+        let config = Config::parse(&format!("{example}mode = 'carried'\n")).unwrap();
+        let fetched = manifest(BootMode::Fetched, &[]);
+        let mode = |node| Assignment { image: &config.nodes()[0].image, node }.mode(&fetched);
+        assert_eq!(mode(None), BootMode::Fetched);
+        assert_eq!(mode(Some(&config.nodes()[0])), BootMode::Fetched);
+        assert_eq!(mode(Some(&config.nodes()[1])), BootMode::Carried);
+    }
+
+    #[test]
+    fn the_mode_chooses_the_initramfs_and_any_will_do_for_a_shell() {
+        let (both, fetched, carried) = (
+            &["initramfs.img", "initramfs-fetched.img"][..],
+            &["initramfs-fetched.img"][..],
+            &["initramfs.img"][..],
+        );
+        let check = |files, mode, expected: Option<&'static str>| {
+            assert_eq!(
+                initramfs(&manifest(BootMode::Carried, files), mode).ok(),
+                expected,
+                "{mode} of {files:?}"
+            );
+        };
+        check(both, BootMode::Carried, Some("initramfs.img"));
+        check(both, BootMode::Fetched, Some("initramfs-fetched.img"));
+        check(both, BootMode::Failsafe, Some("initramfs.img"));
+        check(fetched, BootMode::Carried, None);
+        check(fetched, BootMode::Failsafe, Some("initramfs-fetched.img"));
+        check(carried, BootMode::Fetched, None);
+        check(&[], BootMode::Failsafe, None);
+    }
+
+    #[test]
+    fn a_missing_initramfs_is_named_with_the_remedy() {
+        let error = |built_for, mode| initramfs(&manifest(built_for, &[]), mode).unwrap_err().to_string();
+        let check = |built_for, mode, expected: [&str; 2]| {
+            for part in expected {
+                assert!(error(built_for, mode).contains(part), "{part:?} in {}", error(built_for, mode));
+            }
+        };
+        check(BootMode::Fetched, BootMode::Carried, ["has no initramfs.img", "leave the node's mode out"]);
+        check(BootMode::Failsafe, BootMode::Fetched, ["has no initramfs-fetched.img", "without a root"]);
+        check(BootMode::Carried, BootMode::Fetched, ["compute/1", "hint: imagebuild build compute"]);
     }
 }

@@ -9,7 +9,7 @@ use bootspec::MacAddr;
 use bootspec::cmdline::{BootParams, KernelArg};
 use bootspec::event::BootId;
 use bootspec::manifest::Manifest;
-use bootspec::store::{INITRAMFS, VMLINUZ};
+use bootspec::store::VMLINUZ;
 
 /// First pause before a node asks again; each further one is longer by [`PAUSE_STEP_SECONDS`].
 const PAUSE_SECONDS: u32 = 2;
@@ -31,6 +31,8 @@ pub struct Client<'a> {
 pub struct Boot<'a> {
     /// The image, with the version resolved.
     pub manifest: &'a Manifest,
+    /// The artifact that is its initramfs.
+    pub initramfs: &'a str,
     /// Base URL of this server.
     pub base_url: &'a str,
     /// Marks the downloads of this boot.
@@ -56,9 +58,9 @@ pub fn boot(client: Client, boot: &Boot) -> String {
         boot.id, boot.params.attempt
     ));
     // UEFI kernels find the initramfs by `initrd=`; on BIOS it does no harm.
-    let (kernel, arguments) = (url(VMLINUZ), kernel_arguments(boot));
-    script.line(format_args!("kernel {kernel} initrd={INITRAMFS} {arguments} || goto retry"));
-    script.line(format_args!("initrd --name {INITRAMFS} {} || goto retry", url(INITRAMFS)));
+    let (kernel, initramfs, arguments) = (url(VMLINUZ), boot.initramfs, kernel_arguments(boot));
+    script.line(format_args!("kernel {kernel} initrd={initramfs} {arguments} || goto retry"));
+    script.line(format_args!("initrd --name {initramfs} {} || goto retry", url(initramfs)));
     script.line(format_args!("boot || goto retry"));
     script.retry(client)
 }
@@ -162,7 +164,11 @@ mod tests {
         let manifest = manifest(image_args);
         let id = BootId::new(0xabc);
         let base_url = "http://192.168.0.1";
-        boot(CLIENT, &Boot { manifest: &manifest, base_url, id, kernel_args: &[&site], params: &params })
+        let initramfs = "initramfs.img";
+        boot(
+            CLIENT,
+            &Boot { manifest: &manifest, initramfs, base_url, id, kernel_args: &[&site], params: &params },
+        )
     }
 
     #[test]

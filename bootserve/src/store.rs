@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bootspec::manifest::{Manifest, ManifestError};
-use bootspec::store::{MANIFEST, current_link};
+use bootspec::store::{MANIFEST, MANIFEST_SIGNATURE, current_link};
 use bootspec::{ImageName, ImageRef, ImageVersion};
 use tokio::fs;
 
@@ -37,7 +37,10 @@ pub enum StoreError {
     /// There is no such version.
     #[error("image {0} is not in the store")]
     NoVersion(ImageRef),
-    /// The manifest cannot be read.
+    /// The image is not signed.
+    #[error("image {0} is not signed")]
+    NoSignature(ImageRef),
+    /// The manifest or its signature cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -58,10 +61,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the image, or the version, does not exist, as opposed to being damaged.
+    /// Whether the image, the version or the signature does not exist, as opposed to being damaged.
     pub fn is_not_found(&self) -> bool {
         match self {
-            Self::NoVersion(_) => true,
+            Self::NoVersion(_) | Self::NoSignature(_) => true,
             Self::NoCurrent { source, .. } => source.kind() == io::ErrorKind::NotFound,
             _ => false,
         }
@@ -99,6 +102,15 @@ pub async fn read_manifest_json(store: &Path, image: &ImageRef) -> Result<Vec<u8
     let path = image.dir(store).join(MANIFEST);
     fs::read(&path).await.map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => StoreError::NoVersion(image.clone()),
+        _ => StoreError::Read { path, source },
+    })
+}
+
+/// The signature of the manifest, in minisign's format.
+pub async fn read_signature(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
+    let path = image.dir(store).join(MANIFEST_SIGNATURE);
+    fs::read(&path).await.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StoreError::NoSignature(image.clone()),
         _ => StoreError::Read { path, source },
     })
 }

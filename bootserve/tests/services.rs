@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bootserve::tftp::wire::{ErrorCode, Packet};
 use serde_json::{Value, json};
-use support::{CARRIED_MAC, Daemon, IMAGE, NODE_MAC};
+use support::{
+    CARRIED_MAC, COMPUTE, Daemon, FETCHED_MAC, IMAGE, MIRROR, MISFIT_MAC, NODE_MAC, ROOT_BYTES, ROOT_FILE,
+    SIGNATURE,
+};
 
 #[test]
 fn a_node_gets_the_script_of_its_image() {
@@ -22,6 +25,84 @@ fn a_node_gets_the_script_of_its_image() {
     ] {
         assert!(script.contains(&part), "{part} in {script}");
     }
+}
+
+/// The script of a machine, with what changes from boot to boot and from run to run replaced.
+fn golden_script(daemon: &Daemon, mac: &str) -> String {
+    let script = daemon.get(&format!("/ipxe?mac={mac}")).text();
+    let boot = script.split("?boot=").nth(1).unwrap()[..16].to_owned();
+    script.replace(&daemon.url(), "http://SERVER").replace(&boot, "BOOT")
+}
+
+#[test]
+fn the_mode_decides_what_a_node_loads_and_what_init_is_told() {
+    let daemon = Daemon::start();
+    let expected = |node: &str, mac: &str, image: &str, initramfs: &str, arguments: &str, pause: u8| {
+        let hyphenated = mac.replace(':', "-");
+        format!(
+            "#!ipxe\n\
+             echo bootnode: {node} boots {image}, boot BOOT, attempt 0\n\
+             kernel http://SERVER/images/{image}/vmlinuz?boot=BOOT initrd={initramfs} quiet console=ttyS0 \
+             {arguments} || goto retry\n\
+             initrd --name {initramfs} http://SERVER/images/{image}/{initramfs}?boot=BOOT || goto retry\n\
+             boot || goto retry\n\
+             :retry\n\
+             imgfree\n\
+             isset ${{pause}} || set pause:int32 {pause}\n\
+             echo bootnode: asking again in ${{pause}} seconds\n\
+             sleep ${{pause}}\n\
+             inc pause 2\n\
+             chain --replace http://SERVER/ipxe?mac={hyphenated} || goto retry\n"
+        )
+    };
+    let who = |node, mac| {
+        format!("bootnode.node={node} bootnode.mac={mac} bootnode.boot=BOOT bootnode.report=http://SERVER")
+    };
+    let failsafe = format!("{} bootnode.min_rollback_index=3", who("node-000", NODE_MAC));
+    assert_eq!(
+        golden_script(&daemon, NODE_MAC),
+        expected("node-000", NODE_MAC, IMAGE, "initramfs.img", &failsafe, 3)
+    );
+    let carried = format!("{} bootnode.min_rollback_index=3", who("node-001", CARRIED_MAC));
+    assert_eq!(
+        golden_script(&daemon, CARRIED_MAC),
+        expected("node-001", CARRIED_MAC, COMPUTE, "initramfs.img", &carried, 4)
+    );
+    let fetched = format!(
+        "bootnode.mode=fetched {} bootnode.source=http://SERVER/images/{COMPUTE},{MIRROR}/images/{COMPUTE} \
+         bootnode.address=127.0.0.102/24 bootnode.gateway=127.0.0.254 bootnode.min_rollback_index=3",
+        who("node-002", FETCHED_MAC)
+    );
+    assert_eq!(
+        golden_script(&daemon, FETCHED_MAC),
+        expected("node-002", FETCHED_MAC, COMPUTE, "initramfs-fetched.img", &fetched, 5)
+    );
+}
+
+#[test]
+fn an_image_that_was_not_built_for_the_mode_makes_the_node_wait_and_say_why() {
+    let daemon = Daemon::start();
+    let script = daemon.get(&format!("/ipxe?mac={MISFIT_MAC}")).text();
+    for part in
+        ["failsafe/v1 has no initramfs-fetched.img, which mode fetched boots", "hint: ", "chain --replace"]
+    {
+        assert!(script.contains(part), "{part} in {script}");
+    }
+    assert!(!script.contains("kernel "), "{script}");
+}
+
+#[test]
+fn what_init_fetches_is_served() {
+    let daemon = Daemon::start();
+    let get = |file: &str| daemon.get(&format!("/images/{COMPUTE}/{file}"));
+    assert_eq!(get("initramfs-fetched.img").body, b"init and drivers");
+    assert_eq!(get(ROOT_FILE).body, ROOT_BYTES);
+    assert_eq!(
+        get("manifest.json").body,
+        std::fs::read(daemon.store().join(COMPUTE).join("manifest.json")).unwrap()
+    );
+    assert_eq!(get("manifest.json.minisig").text(), SIGNATURE);
+    assert_eq!(daemon.get(&format!("/images/{IMAGE}/manifest.json.minisig")).status, 404);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use bootspec::cmdline::{BootParams, KernelArg};
+use bootspec::cmdline::{BaseUrl, BootParams, InterfaceAddress, KernelArg};
 use bootspec::store::{NameError, NodeName, ParseImageRefError};
 use bootspec::{ImageName, ImageRef, MacAddr};
 use ipnet::Ipv4Net;
@@ -75,6 +75,10 @@ pub struct Boot {
     pub default_image: Option<ImageSelector>,
     /// Kernel arguments of every machine.
     pub kernel_args: Vec<KernelArg>,
+    /// Base URLs of other boot servers that hold the same image store.
+    pub mirrors: Vec<BaseUrl>,
+    /// No image with a lower rollback index boots.
+    pub min_rollback_index: Option<u64>,
 }
 
 /// A machine that we know by its MAC address.
@@ -201,6 +205,14 @@ impl Config {
     }
 }
 
+impl Network {
+    /// `address`, one of this network, as an interface is given it.
+    pub fn on_interface(&self, address: Ipv4Addr) -> InterfaceAddress {
+        InterfaceAddress::new(address, self.subnet.prefix_len())
+            .expect("an Ipv4Net has at most 32 bits of prefix")
+    }
+}
+
 impl AddressRange {
     /// The addresses in order.
     pub fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
@@ -298,6 +310,11 @@ mod tests {
         check_rejected("colour = 'red'\n", &["line 9, column 1", "colour"]);
         check_rejected(&node("n", "fc:ab", "192.168.0.9"), &["line 11", "not a MAC address"]);
         check_rejected("[boot]\ndefault_image = '../x'\n", &["line 10", "not an image"]);
+        check_rejected(
+            "[boot]\nmirrors = ['http://head-2']\n",
+            &["line 10", "'http://head-2'", "IPv4 address"],
+        );
+        check_rejected("[boot]\nmin_rollback_index = -1\n", &["line 10", "expected u64"]);
         check_rejected("[boot]\nkernel_args = ['a\tb']\n", &["line 10", "kernel argument"]);
     }
 

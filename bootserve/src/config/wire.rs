@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bootspec::MacAddr;
-use bootspec::cmdline::{BootParams, InitPath, KernelArg, Mpol, OnFailure, RootSize};
+use bootspec::cmdline::{BaseUrl, BootParams, InitPath, KernelArg, Mpol, OnFailure, RootSize};
 use bootspec::manifest::BootMode;
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
@@ -93,6 +93,30 @@ struct Boot {
     default_image: Option<ImageSelector>,
     #[serde(default, deserialize_with = "parsed_list")]
     kernel_args: Vec<KernelArg>,
+    #[serde(default, deserialize_with = "parsed_list")]
+    mirrors: Vec<Mirror>,
+    min_rollback_index: Option<u64>,
+}
+
+/// Base URL of another boot server. It becomes a word of iPXE scripts and kernel command lines.
+struct Mirror(BaseUrl);
+
+impl FromStr for Mirror {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let rest = s.strip_prefix("http://").unwrap_or_default();
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let is_address = host.parse::<Ipv4Addr>().is_ok() || host.parse::<SocketAddrV4>().is_ok();
+        let is_plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._~-".contains(&b));
+        match s.parse() {
+            Ok(url) if is_address && is_plain => Ok(Self(url)),
+            _ => Err(format!(
+                "'{s}' is not a mirror: expected http://ADDRESS[:PORT][/PATH] with an IPv4 address, as init has no \
+                 resolver, and without a final slash"
+            )),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -150,7 +174,7 @@ impl TryFrom<Config> for super::Config {
         for node in &nodes {
             check_node_address(node, &server, &network)?;
         }
-        let boot = super::Boot { default_image: wire.boot.default_image, kernel_args: wire.boot.kernel_args };
+        let boot = super::Boot::try_from(wire.boot)?;
         Ok(Self { server, network, nbp_dirs: wire.nbp.dirs, boot, nodes, by_mac })
     }
 }
@@ -165,6 +189,26 @@ impl From<Server> for super::Server {
             user: wire.user,
             http_port: wire.http_port.get(),
         }
+    }
+}
+
+/// The kernel command line ends at 2048 bytes.
+const MAX_MIRRORS: usize = 8;
+
+impl TryFrom<Boot> for super::Boot {
+    type Error = ConfigError;
+
+    fn try_from(wire: Boot) -> Result<Self, ConfigError> {
+        if wire.mirrors.len() > MAX_MIRRORS {
+            let found = format!("{} URLs", wire.mirrors.len());
+            return Err(ConfigError::Value { key: "boot.mirrors", found, expected: "at most 8" });
+        }
+        Ok(Self {
+            default_image: wire.default_image,
+            kernel_args: wire.kernel_args,
+            mirrors: wire.mirrors.into_iter().map(|mirror| mirror.0).collect(),
+            min_rollback_index: wire.min_rollback_index,
+        })
     }
 }
 

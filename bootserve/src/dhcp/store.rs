@@ -45,6 +45,19 @@ pub async fn mac_of(database: &Database, address: Ipv4Addr) -> Result<Option<Mac
     mac.map(|mac| parse_column("mac", mac)).transpose()
 }
 
+/// The address that the machine has a lease for at `now`.
+pub async fn leased_address(
+    database: &Database,
+    mac: MacAddr,
+    now: SystemTime,
+) -> Result<Option<Ipv4Addr>, DatabaseError> {
+    let query = sqlx::query_scalar("SELECT address FROM leases WHERE mac = ? AND expires_unix > ?");
+    let query = query.bind(mac.to_string()).bind(unix_seconds(now));
+    let address: Option<String> =
+        query.fetch_optional(&database.pool).await.map_err(query_error("look up a lease in"))?;
+    address.map(|address| parse_column("address", address)).transpose()
+}
+
 /// Whether the machine was ever given an address.
 pub async fn has_lease(database: &Database, mac: MacAddr) -> Result<bool, DatabaseError> {
     let query =
@@ -83,5 +96,10 @@ mod tests {
         assert_eq!(mac_of(&database, Ipv4Addr::new(10, 0, 0, 3)).await.unwrap(), Some(lease(1, 3).mac));
         assert_eq!(mac_of(&database, Ipv4Addr::new(10, 0, 0, 1)).await.unwrap(), None);
         assert!(!has_lease(&database, lease(2, 2).mac).await.unwrap());
+        let lease = lease(1, 3);
+        let just_before = lease.expires - Duration::from_secs(1);
+        for (now, expected) in [(just_before, Some(lease.address)), (lease.expires, None)] {
+            assert_eq!(leased_address(&database, lease.mac, now).await.unwrap(), expected);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Files of the image store: `GET /images/NAME/VERSION/ARTIFACT`, with HEAD, Range and conditional requests.
 //!
-//! Only the manifest and what the manifest lists is served; every part of the path has passed the parser of its type,
+//! Only the manifest, its signature and what the manifest lists are served; every part of the path has passed the parser of its type,
 //! so no path can leave the version's directory.
 
 use std::io;
@@ -17,7 +17,7 @@ use axum::response::{AppendHeaders, IntoResponse, IntoResponseParts, Response};
 use bootspec::ImageRef;
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::Artifact;
-use bootspec::store::{ArtifactName, INITRAMFS, MANIFEST, VMLINUZ};
+use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, MANIFEST, MANIFEST_SIGNATURE, VMLINUZ};
 use serde::Deserialize;
 use tokio::fs::File;
 use tracing::{info, warn};
@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use super::range::{Selection, Span, select};
 use super::{App, body, internal_error, text};
 use crate::events::{BootEvent, EventLog};
-use crate::store::{StoreError, read_manifest, read_manifest_json};
+use crate::store::{StoreError, read_manifest, read_manifest_json, read_signature};
 
 #[derive(Deserialize)]
 pub(super) struct BootQuery {
@@ -45,10 +45,12 @@ pub(super) async fn artifact(
         return not_found();
     };
     let store = &app.config.server.store;
-    if artifact.as_str() == MANIFEST {
-        let json = read_manifest_json(store, &image).await;
-        return json
-            .map_or_else(store_error, |json| ([(CONTENT_TYPE, "application/json")], json).into_response());
+    match artifact.as_str() {
+        MANIFEST => return small_file("application/json", read_manifest_json(store, &image).await),
+        MANIFEST_SIGNATURE => {
+            return small_file("text/plain; charset=utf-8", read_signature(store, &image).await);
+        }
+        _ => {}
     }
     let entry = match read_manifest(store, &image).await {
         Ok(manifest) => manifest.artifacts.get(&artifact).cloned(),
@@ -66,6 +68,10 @@ pub(super) async fn artifact(
         Ok(file) => send(file, &entry, &method, &headers, download).await,
         Err(error) => internal_error(&error),
     }
+}
+
+fn small_file(content_type: &'static str, contents: Result<Vec<u8>, StoreError>) -> Response {
+    contents.map_or_else(store_error, |bytes| ([(CONTENT_TYPE, content_type)], bytes).into_response())
 }
 
 /// The artifact's file does not match the manifest.
@@ -178,7 +184,8 @@ impl Download {
 fn phase_of(artifact: &ArtifactName) -> Option<Phase> {
     match artifact.as_str() {
         VMLINUZ => Some(Phase::Kernel),
-        INITRAMFS => Some(Phase::Initramfs),
+        INITRAMFS | INITRAMFS_FETCHED => Some(Phase::Initramfs),
+        // What init fetches, init reports.
         _ => None,
     }
 }

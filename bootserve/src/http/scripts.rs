@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bootspec::cmdline::BootParams;
+use bootspec::cmdline::{BootParams, InterfaceAddress};
 use bootspec::event::{BootId, Phase};
-use bootspec::manifest::BootMode;
+use bootspec::manifest::{BootMode, Manifest};
 use bootspec::{ImageRef, MacAddr};
 use serde::Deserialize;
 use tracing::{info, warn};
@@ -17,9 +18,11 @@ use tracing::{info, warn};
 use super::{App, internal_error, script_url, text};
 use crate::config::Config;
 use crate::database::DatabaseError;
+use crate::dhcp::store::leased_address;
 use crate::events::BootEvent;
-use crate::policy::{Assignment, BootDecision, Machine, Stage, decide};
+use crate::policy::{Assignment, BootDecision, Machine, NoInitramfs, Stage, decide, initramfs};
 use crate::script::{self, Client};
+use crate::sources::sources;
 use crate::store;
 use bootspec::diagnosis::explain;
 
@@ -71,8 +74,8 @@ async fn boot_script(
 ) -> Result<String, DatabaseError> {
     let url = script_url(&app.config, mac);
     let client = Client { mac, script_url: &url };
-    let manifest = match read_image(app, assignment).await {
-        Ok(manifest) => manifest,
+    let image = match find_image(app, assignment).await {
+        Ok(image) => image,
         Err(error) => {
             let node = app.config.node_name(mac);
             warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
@@ -80,15 +83,16 @@ async fn boot_script(
         }
     };
     let id = BootId::new(rand::random());
-    let params = boot_params(app, mac, assignment, id, manifest.mode).await?;
+    let params = boot_params(app, mac, assignment, id, &image).await?;
     let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
     let kernel_args: Vec<_> = app.config.boot.kernel_args.iter().chain(node_args).collect();
     if method == Method::GET {
-        note_boot(app, mac, id, &manifest.image).await?;
+        note_boot(app, mac, id, &image.manifest.image).await?;
     }
     let base_url = app.config.base_url();
     let boot = script::Boot {
-        manifest: &manifest,
+        manifest: &image.manifest,
+        initramfs: image.initramfs,
         base_url: &base_url,
         id,
         kernel_args: &kernel_args,
@@ -97,13 +101,28 @@ async fn boot_script(
     Ok(script::boot(client, &boot))
 }
 
-async fn read_image(
-    app: &App,
-    assignment: Assignment<'_>,
-) -> Result<bootspec::manifest::Manifest, store::StoreError> {
+/// An image that a machine can boot now, and how.
+struct BootableImage {
+    manifest: Manifest,
+    mode: BootMode,
+    initramfs: &'static str,
+}
+
+/// A machine cannot boot what is assigned to it.
+#[derive(Debug, thiserror::Error)]
+enum CannotBoot {
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    #[error(transparent)]
+    Initramfs(#[from] NoInitramfs),
+}
+
+async fn find_image(app: &App, assignment: Assignment<'_>) -> Result<BootableImage, CannotBoot> {
     let store = &app.config.server.store;
     let image = store::resolve(store, assignment.image).await?;
-    store::read_manifest(store, &image).await
+    let manifest = store::read_manifest(store, &image).await?;
+    let mode = assignment.mode(&manifest);
+    Ok(BootableImage { initramfs: initramfs(&manifest, mode)?, manifest, mode })
 }
 
 /// What init is told: the node's own parameters and what identifies this boot.
@@ -112,22 +131,45 @@ async fn boot_params(
     mac: MacAddr,
     assignment: Assignment<'_>,
     id: BootId,
-    image_mode: BootMode,
+    image: &BootableImage,
 ) -> Result<BootParams, DatabaseError> {
     let own = assignment.node.map(|node| node.params.clone()).unwrap_or_default();
-    let attempt = match own.mode.unwrap_or(image_mode) {
-        BootMode::Carried | BootMode::Fetched => app.events.attempts(mac).await?,
-        // It never reports `ready`, so the count would only grow.
-        BootMode::Failsafe => 0,
-    };
-    Ok(BootParams {
+    let params = BootParams {
         node: assignment.node.map(|node| node.name.clone()),
         mac: Some(mac),
         boot: Some(id),
         report: report_url(&app.config),
-        attempt,
+        min_rollback_index: app.config.boot.min_rollback_index,
         ..own
-    })
+    };
+    match image.mode {
+        BootMode::Carried => Ok(BootParams { attempt: app.events.attempts(mac).await?, ..params }),
+        BootMode::Fetched => Ok(BootParams {
+            attempt: app.events.attempts(mac).await?,
+            // Always: there is no manifest in this initramfs that would say it.
+            mode: Some(BootMode::Fetched),
+            source: Some(sources(&app.config, mac, &image.manifest.image)),
+            address: address(app, mac, assignment).await?,
+            // Where DHCP is asked, its answer says the same.
+            gateway: app.config.network.router,
+            ..params
+        }),
+        // It never reports `ready`, so the count would only grow.
+        BootMode::Failsafe => Ok(params),
+    }
+}
+
+/// The address that init fetches with; without one it asks DHCP.
+async fn address(
+    app: &App,
+    mac: MacAddr,
+    assignment: Assignment<'_>,
+) -> Result<Option<InterfaceAddress>, DatabaseError> {
+    let address = match assignment.node {
+        Some(node) => Some(node.address),
+        None => leased_address(app.events.database(), mac, SystemTime::now()).await?,
+    };
+    Ok(address.map(|address| app.config.network.on_interface(address)))
 }
 
 fn report_url(config: &Config) -> Option<bootspec::cmdline::BaseUrl> {

@@ -1,5 +1,6 @@
 //! A bootserve on loopback, on ports of its own, with a store that holds one small image; and its clients.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -11,14 +12,31 @@ use bootserve::nbp::NbpSet;
 use bootserve::serve::run;
 use bootserve::sockets::Sockets;
 use bootserve::tftp::wire::{Packet, Request, TftpOption};
-use serde_json::{Value, json};
+use bootspec::manifest::{
+    Artifact, BootMode, Build, FORMAT, FileSystemFormat, Manifest, Root, RootFileSystem,
+};
+use bootspec::store::image_dir;
+use bootspec::{ImageRef, Sha256Digest};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+/// node-000, which boots [`IMAGE`].
 pub const NODE_MAC: &str = "fc:ab:14:e8:66:01";
-/// A node that boots the same image, in carried mode.
+/// node-001, which boots [`COMPUTE`].
 pub const CARRIED_MAC: &str = "fc:ab:14:e8:66:02";
+/// node-002, which boots [`COMPUTE`] in fetched mode.
+pub const FETCHED_MAC: &str = "fc:ab:14:e8:66:03";
+/// node-003, which is to boot [`IMAGE`] in fetched mode, which it cannot.
+pub const MISFIT_MAC: &str = "fc:ab:14:e8:66:04";
+/// A failsafe image.
 pub const IMAGE: &str = "failsafe/v1";
+/// An image that can be carried and fetched.
+pub const COMPUTE: &str = "compute/v1";
+pub const ROOT_FILE: &str = "rootfs.squashfs";
+pub const ROOT_BYTES: &[u8] = b"root";
+pub const SIGNATURE: &str = "untrusted comment: of the manifest\n";
+pub const MIRROR: &str = "http://127.0.0.2";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running server. Dropping it stops it.
@@ -220,29 +238,72 @@ fn config(dir: &Path, http_port: u16) -> String {
     format!(
         "[server]\ninterface = 'lo'\naddress = '127.0.0.1'\nstore = '{dir}/store'\nstate = '{dir}/state'\n\
          http_port = {http_port}\n\
-         [network]\nsubnet = '127.0.0.0/24'\nrange = '127.0.0.200-127.0.0.250'\n\
+         [network]\nsubnet = '127.0.0.0/24'\nrange = '127.0.0.200-127.0.0.250'\nrouter = '127.0.0.254'\n\
          [nbp]\ndirs = ['{dir}/nbp']\n\
-         [boot]\nkernel_args = ['console=ttyS0']\n\
+         [boot]\nkernel_args = ['console=ttyS0']\nmirrors = ['{MIRROR}']\nmin_rollback_index = 3\n\
          [[node]]\nname = 'node-000'\nmac = '{NODE_MAC}'\naddress = '127.0.0.100'\nimage = 'failsafe'\n\
-         [[node]]\nname = 'node-001'\nmac = '{CARRIED_MAC}'\naddress = '127.0.0.101'\nimage = 'failsafe'\n\
-         mode = 'carried'\n"
+         [[node]]\nname = 'node-001'\nmac = '{CARRIED_MAC}'\naddress = '127.0.0.101'\nimage = 'compute'\n\
+         [[node]]\nname = 'node-002'\nmac = '{FETCHED_MAC}'\naddress = '127.0.0.102'\nimage = 'compute'\n\
+         mode = 'fetched'\n\
+         [[node]]\nname = 'node-003'\nmac = '{MISFIT_MAC}'\naddress = '127.0.0.103'\nimage = 'failsafe'\n\
+         mode = 'fetched'\n"
     )
 }
 
-/// Publishes a failsafe image of arbitrary bytes.
+/// Publishes images of arbitrary bytes.
 fn write_store(store: &Path) {
-    let dir = store.join(IMAGE);
-    std::fs::create_dir_all(&dir).unwrap();
     let initramfs: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
-    std::fs::write(dir.join("initramfs.img"), &initramfs).unwrap();
-    std::fs::write(dir.join("vmlinuz"), "kernel").unwrap();
-    let artifact = |size: usize, digit: &str| json!({"size_bytes": size, "sha256": digit.repeat(64)});
-    let manifest = json!({
-        "format": 1, "image": IMAGE, "architecture": "x86_64", "kernel_release": "6.1", "mode": "failsafe",
-        "kernel_args": ["quiet"],
-        "artifacts": {"vmlinuz": artifact(6, "a"), "initramfs.img": artifact(initramfs.len(), "b")},
-        "build": {"inputs": "c".repeat(64), "tool": "test", "host": "test", "time_unix": 0},
-    });
-    std::fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
-    symlink("v1", store.join("failsafe/current")).unwrap();
+    publish(store, IMAGE, BootMode::Failsafe, &[("vmlinuz", b"kernel"), ("initramfs.img", &initramfs)]);
+    publish(
+        store,
+        COMPUTE,
+        BootMode::Carried,
+        &[
+            ("vmlinuz", b"kernel"),
+            ("initramfs.img", &initramfs),
+            ("initramfs-fetched.img", b"init and drivers"),
+            (ROOT_FILE, ROOT_BYTES),
+        ],
+    );
+    std::fs::write(store.join(COMPUTE).join("manifest.json.minisig"), SIGNATURE).unwrap();
+}
+
+/// Publishes `files` as an image that is current. Those with a root hold it in [`ROOT_FILE`].
+pub fn publish(store: &Path, image: &str, mode: BootMode, files: &[(&str, &[u8])]) {
+    let image: ImageRef = image.parse().unwrap();
+    let dir = image.dir(store);
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut artifacts = BTreeMap::new();
+    for (index, (name, bytes)) in files.iter().enumerate() {
+        std::fs::write(dir.join(name), bytes).unwrap();
+        let sha256 = Sha256Digest::new([index as u8; 32]);
+        artifacts.insert(name.parse().unwrap(), Artifact { size_bytes: bytes.len() as u64, sha256 });
+    }
+    let root = RootFileSystem {
+        file: ROOT_FILE.parse().unwrap(),
+        format: FileSystemFormat::Squashfs,
+        size_bytes: ROOT_BYTES.len() as u64,
+        block_bytes: 4096,
+        blocks: vec![Sha256Digest::new([7; 32])],
+    };
+    let manifest = Manifest {
+        format: FORMAT,
+        image: image.clone(),
+        architecture: "x86_64".to_owned(),
+        kernel_release: "6.1".to_owned(),
+        mode,
+        kernel_args: vec!["quiet".parse().unwrap()],
+        artifacts,
+        root: (mode != BootMode::Failsafe).then_some(Root::FileSystem(root)),
+        rollback_index: 0,
+        packages: Vec::new(),
+        build: Build {
+            inputs: Sha256Digest::new([0; 32]),
+            tool: "test".to_owned(),
+            host: "test".to_owned(),
+            time_unix: 0,
+        },
+    };
+    std::fs::write(dir.join("manifest.json"), manifest.to_json()).unwrap();
+    symlink(image.version.as_str(), image_dir(store, &image.name).join("current")).unwrap();
 }
