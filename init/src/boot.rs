@@ -13,7 +13,7 @@ use bootspec::manifest::{BootMode, Manifest, Root};
 use crate::failure::{self, BootError, BootResult};
 use crate::report::BootRecord;
 use crate::switch_root::switch_root;
-use crate::unpack::unpack;
+use crate::unpack::{Carried, unpack};
 use crate::{failsafe, image, kmsg, memory, mounts};
 
 const CMDLINE: &str = "/proc/cmdline";
@@ -68,7 +68,7 @@ fn boot_carried(manifest: &Manifest, params: &BootParams) -> BootResult {
     record.begin(Phase::Unpack);
     let started = Instant::now();
     kmsg::info(&format!("unpacking {} chunks with {} threads", root.chunks.len(), budget.workers));
-    unpack(&chunks, root, Path::new(NEW_ROOT), budget.workers)?;
+    unpack(&Carried::new(&chunks, root), root, Path::new(NEW_ROOT), budget.workers)?;
     kmsg::info(&format!("unpacked {} inodes in {:.1} s", root.inodes, started.elapsed().as_secs_f64()));
 
     record.begin(Phase::SwitchRoot);

@@ -12,7 +12,7 @@ use crate::image::ImageError;
 use crate::memory::TooLittle;
 use crate::mounts::MountError;
 use crate::switch_root::SwitchRootError;
-use crate::unpack::UnpackError;
+use crate::unpack::{ChunkError, UnpackError};
 use crate::{failsafe, kmsg};
 
 /// A reason not to boot. The codes and remedies are documented in `docs/operations.md`.
@@ -52,7 +52,7 @@ impl BootError {
             Self::Image(_) | Self::NoRoot(_) => "E-IMAGE",
             Self::Proc(..) => "E-PROC",
             Self::Memory(_) => "E-MEMORY",
-            Self::Unpack(UnpackError::Digest { .. }) => "E-VERIFY",
+            Self::Unpack(UnpackError::Chunk(ChunkError::Damaged { .. })) => "E-VERIFY",
             Self::Unpack(_) => "E-UNPACK",
             Self::SwitchRoot(SwitchRootError::NoInit { .. }) => "E-NOINIT",
             Self::SwitchRoot(_) => "E-SWITCHROOT",
@@ -68,7 +68,7 @@ impl BootError {
                 "the initramfs did not arrive whole (too little memory for it?) or was not made by imagebuild of this release; run `imagebuild verify` on the head node"
             }
             Self::Memory(_) => "give the node more memory, or build a smaller image",
-            Self::Unpack(UnpackError::Digest { .. }) => {
+            Self::Unpack(UnpackError::Chunk(ChunkError::Damaged { .. })) => {
                 "the image was damaged on its way or by bad memory; run `imagebuild verify` on the head node, then test this node's memory"
             }
             Self::Unpack(_) => {

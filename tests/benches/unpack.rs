@@ -185,7 +185,14 @@ fn unpack_ours(archive: &RootArchive, file: &Path, workers: usize) -> Result<Cos
         paths.push(path);
     }
     let workers = NonZeroUsize::new(workers).context("there is a worker")?;
-    measure(UsageWho::RUSAGE_SELF, || Ok(init::unpack::unpack(&paths, archive, target.path(), workers)?))
+    measure(UsageWho::RUSAGE_SELF, || {
+        Ok(init::unpack::unpack(
+            &init::unpack::Carried::new(&paths, archive),
+            archive,
+            target.path(),
+            workers,
+        )?)
+    })
 }
 
 fn unpack_peer(script: &str, file: &Path) -> Result<Cost> {

@@ -217,7 +217,13 @@ fn check_tool(compression: Compression, extra: impl FnOnce(&Path), tool: &str, a
 fn check_init(compression: Compression) {
     check_extractor(compression, default_acl, |archive, file, copy| {
         let chunks = split(archive, file);
-        init::unpack::unpack(&chunks, archive, copy, NonZeroUsize::new(3).unwrap()).unwrap();
+        init::unpack::unpack(
+            &init::unpack::Carried::new(&chunks, archive),
+            archive,
+            copy,
+            NonZeroUsize::new(3).unwrap(),
+        )
+        .unwrap();
         assert!(chunks.iter().all(|chunk| !chunk.exists()), "consumed chunks are unlinked");
     });
 }

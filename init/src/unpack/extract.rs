@@ -10,17 +10,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 use tar::{Archive, Entry, EntryType};
 
-use super::metadata::{self, Metadata};
+use super::metadata::{self, Creator, Metadata};
 use super::parents::{Parents, open_directory};
 use super::pax::{self, Record};
 use super::sparse;
 
 const COPY_BYTES: usize = 128 * 1024;
-/// What is being made is nobody else's business until its mode is set.
+/// What is being made is nobody else's business until its owner and mode are set.
 const PRIVATE_DIRECTORY: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// The least file for which a tmpfs with `huge=within_size` has larger pages, if it knows the length beforehand.
+const LARGE_FILE_BYTES: u64 = 64 * 1024;
 
 /// A tar stream cannot be extracted.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,9 @@ pub enum ExtractError {
 /// Extracts all entries of `tar` below `root`, and reads the stream to its end so that its decoder checks all of it.
 pub fn extract(tar: impl Read, root: &OwnedFd) -> Result<(), ExtractError> {
     let mut archive = Archive::new(tar);
-    let mut extractor = Extractor { root, parents: Parents::new(root.as_fd()), buffer: vec![0; COPY_BYTES] };
+    let creator = Creator { uid: geteuid(), gid: getegid() };
+    let mut extractor =
+        Extractor { root, parents: Parents::new(root.as_fd()), creator, buffer: vec![0; COPY_BYTES] };
     let mut records = Vec::new();
     // Raw, because the tar crate cuts PAX records at line feeds, which values may hold.
     for entry in archive.entries().map_err(ExtractError::Archive)?.raw(true) {
@@ -76,6 +81,7 @@ pub fn extract(tar: impl Read, root: &OwnedFd) -> Result<(), ExtractError> {
 struct Extractor<'a> {
     root: &'a OwnedFd,
     parents: Parents<'a>,
+    creator: Creator,
     buffer: Vec<u8>,
 }
 
@@ -100,11 +106,11 @@ impl Extractor<'_> {
             return metadata.set_on(self.root.as_fd()).map_err(failed("set the metadata of", Path::new("/")));
         }
         let (parent, name) = self.parents.open(&metadata.path)?;
-        match mkdirat(parent, name, PRIVATE_DIRECTORY) {
+        match mkdirat(parent.fd, name, PRIVATE_DIRECTORY) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed("create the directory", &metadata.path)(errno)),
         }
-        let dir = open_directory(parent, name).map_err(failed("open the directory", &metadata.path))?;
+        let dir = open_directory(parent.fd, name).map_err(failed("open the directory", &metadata.path))?;
         metadata.set_on(dir.as_fd()).map_err(failed("set the metadata of", &metadata.path))
     }
 
@@ -115,15 +121,31 @@ impl Extractor<'_> {
     ) -> Result<(), ExtractError> {
         let (parent, name) = self.parents.open(&metadata.path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(parent, name, flags, PRIVATE_FILE).map_err(failed("create", &metadata.path))?;
+        // A third of all system calls would set what a new file has anyway.
+        let is_plain = metadata.is_plain(self.creator) && !parent.passes_its_group_on;
+        let mode = if is_plain { metadata.mode } else { PRIVATE_FILE };
+        let fd = openat(parent.fd, name, flags, mode).map_err(failed("create", &metadata.path))?;
         let mut file = File::from(fd);
         let written = match metadata.sparse_bytes {
-            None => copy(&mut entry, &mut file, &mut self.buffer).map(|_| ()),
+            None => self.write(&mut entry, &mut file),
             Some(size_bytes) => self.write_sparse(entry, &mut file, size_bytes),
         };
         let unwritable = |source| ExtractError::Io { action: "write", path: metadata.path.clone(), source };
         written.map_err(unwritable)?;
-        metadata.set_on(file.as_fd()).map_err(failed("set the metadata of", &metadata.path))
+        let set = if is_plain { metadata.set_times_on(file.as_fd()) } else { metadata.set_on(file.as_fd()) };
+        set.map_err(failed("set the metadata of", &metadata.path))
+    }
+
+    fn write(&mut self, entry: &mut Entry<'_, impl Read>, file: &mut File) -> io::Result<()> {
+        if entry.size() >= LARGE_FILE_BYTES {
+            file.set_len(entry.size())?;
+        }
+        let written = copy(entry, file, &mut self.buffer)?;
+        if written == entry.size() {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within the file"))
+        }
     }
 
     fn write_sparse(&mut self, entry: impl Read, file: &mut File, size_bytes: u64) -> io::Result<()> {
@@ -136,8 +158,8 @@ impl Extractor<'_> {
         // Where the link points is not our concern: nothing that is extracted is reached through it.
         let target = link(metadata)?;
         let (parent, name) = self.parents.open(&metadata.path)?;
-        symlinkat(target, parent, name).map_err(failed("create the symbolic link", &metadata.path))?;
-        metadata.set_at(parent, name, true).map_err(failed("set the metadata of", &metadata.path))
+        symlinkat(target, parent.fd, name).map_err(failed("create the symbolic link", &metadata.path))?;
+        metadata.set_at(parent.fd, name, true).map_err(failed("set the metadata of", &metadata.path))
     }
 
     /// Metadata are those of the file, which has them already.
@@ -146,7 +168,7 @@ impl Extractor<'_> {
         let mut old_parents = Parents::new(self.root.as_fd());
         let (old_parent, old_name) = old_parents.open(&target)?;
         let (parent, name) = self.parents.open(&metadata.path)?;
-        linkat(old_parent, old_name, parent, name, AtFlags::empty())
+        linkat(old_parent.fd, old_name, parent.fd, name, AtFlags::empty())
             .map_err(failed("create the hard link", &metadata.path))
     }
 
@@ -157,9 +179,9 @@ impl Extractor<'_> {
         device: u64,
     ) -> Result<(), ExtractError> {
         let (parent, name) = self.parents.open(&metadata.path)?;
-        mknodat(parent, name, file_type, PRIVATE_FILE, device)
+        mknodat(parent.fd, name, file_type, PRIVATE_FILE, device)
             .map_err(failed("create the node", &metadata.path))?;
-        metadata.set_at(parent, name, false).map_err(failed("set the metadata of", &metadata.path))
+        metadata.set_at(parent.fd, name, false).map_err(failed("set the metadata of", &metadata.path))
     }
 }
 

@@ -20,6 +20,15 @@ use super::pax::Record;
 /// Begins the PAX keys of extended attributes.
 const XATTR_KEY: &str = "SCHILY.xattr.";
 
+/// The owner of what this process makes.
+#[derive(Clone, Copy)]
+pub struct Creator {
+    /// Effective user.
+    pub uid: Uid,
+    /// Effective group.
+    pub gid: Gid,
+}
+
 /// An entry's metadata.
 #[derive(Debug)]
 pub struct Metadata {
@@ -29,7 +38,8 @@ pub struct Metadata {
     pub link: Option<Vec<u8>>,
     /// Length of the file if it is stored with holes left out (GNU sparse format 1.0).
     pub sparse_bytes: Option<u64>,
-    mode: Mode,
+    /// Permissions, setuid, setgid and sticky bits.
+    pub mode: Mode,
     uid: Uid,
     gid: Gid,
     mtime: Timespec,
@@ -76,6 +86,17 @@ impl Metadata {
             }
         }
         Ok(())
+    }
+
+    /// Whether a file that `creator` makes with this mode lacks nothing but its times.
+    pub fn is_plain(&self, creator: Creator) -> bool {
+        let is_special = self.mode.intersects(Mode::SUID | Mode::SGID | Mode::SVTX);
+        self.uid == creator.uid && self.gid == creator.gid && self.xattrs.is_empty() && !is_special
+    }
+
+    /// Sets the times of an open file.
+    pub fn set_times_on(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        futimens(fd, &self.times())
     }
 
     /// Sets everything on an open file or directory. The owner first, because changing it drops setuid and capabilities.

@@ -1,33 +1,32 @@
-//! From chunks to a root file system: each chunk is verified, decoded, extracted and unlinked, by several threads at once.
+//! From chunks to a root file system: each chunk is verified, decoded, extracted and freed, by several threads at once.
 //!
 //! ```text
-//! directories (one chunk)  ->  entries (all threads, largest chunk first)  ->  finish (one chunk)
+//! directories (one chunk)  ->  entries (all threads)  ->  finish (one chunk)
 //! ```
-//! A chunk is hashed as a whole before the first byte of it is decoded, so no byte of a damaged chunk becomes visible in
-//! the root. Memory beside the root: a decoder and a copy buffer a thread.
+//! A chunk is verified as a whole before the first byte of it is decoded, so no byte of a damaged chunk becomes visible in
+//! the root. Memory beside the root: a decoder and a copy buffer a thread, and what [`source`] holds.
 
 mod extract;
 mod metadata;
 mod parents;
 mod pax;
+mod source;
 mod sparse;
 
-use std::cmp::Reverse;
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bootspec::Sha256Digest;
-use bootspec::manifest::{Chunk, Compression, RootArchive};
+use bootspec::initramfs::chunk_path;
+use bootspec::manifest::{Compression, RootArchive};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use sha2::{Digest, Sha256};
 use xz2::stream::Stream;
 
-pub use extract::ExtractError;
+pub use extract::{ExtractError, extract};
+pub use source::{Carried, ChunkError, ChunkSource, Fetched, unpacking_order};
 
 use crate::kmsg;
 
@@ -38,30 +37,14 @@ const XZ_MEMORY_LIMIT_BYTES: u64 = 128 << 20;
 /// The root could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// A chunk is not what the manifest says. Nothing of it was unpacked.
-    #[error("{path} is damaged: it has SHA-256 {found}, the manifest says {expected}")]
-    Digest {
-        /// The chunk.
-        path: PathBuf,
-        /// Digest according to the manifest.
-        expected: Sha256Digest,
-        /// Digest of what is there.
-        found: Sha256Digest,
-    },
-    /// A chunk cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The chunk.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// A chunk is not to be had as the manifest describes it.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
     /// A chunk cannot be decoded or its entries cannot be created.
-    #[error("cannot unpack {path}")]
+    #[error("cannot unpack {chunk}")]
     Extract {
-        /// The chunk.
-        path: PathBuf,
+        /// The chunk, by its path in the initramfs.
+        chunk: String,
         /// Why not.
         #[source]
         source: ExtractError,
@@ -77,47 +60,42 @@ pub enum UnpackError {
     },
 }
 
-/// Unpacks the chunks at `paths`, which `archive` describes, into the empty directory `target`, and unlinks them.
+/// Unpacks the chunks of `archive` that `source` hands out into the empty directory `target`.
 pub fn unpack(
-    paths: &[PathBuf],
+    source: &impl ChunkSource,
     archive: &RootArchive,
     target: &Path,
     workers: NonZeroUsize,
 ) -> Result<(), UnpackError> {
     let _umask = Umask::clear();
     let target = open_target(target)?;
-    let mut chunks = paths.iter().zip(&archive.chunks);
-    let first = chunks.next();
-    let last = chunks.next_back();
-    // The largest first, so that no thread begins with a large one when the others are done.
-    let mut middle: Vec<_> = chunks.collect();
-    middle.sort_by_key(|(_, chunk)| Reverse(chunk.tar_bytes));
-
-    let unpacker = Unpacker { archive, target: &target, progress: Meter::new(archive) };
-    unpacker.each(first.as_slice(), NonZeroUsize::MIN)?;
-    unpacker.each(&middle, workers)?;
-    unpacker.each(last.as_slice(), NonZeroUsize::MIN)
+    let unpacker = Unpacker { source, archive, target: &target, progress: Meter::new(archive) };
+    let chunks = archive.chunks.len();
+    unpacker.unpack_chunks(1.min(chunks), NonZeroUsize::MIN)?;
+    unpacker.unpack_chunks(chunks.saturating_sub(2), workers)?;
+    unpacker.unpack_chunks(1.min(chunks.saturating_sub(1)), NonZeroUsize::MIN)
 }
 
-struct Unpacker<'a> {
+struct Unpacker<'a, S> {
+    source: &'a S,
     archive: &'a RootArchive,
     target: &'a OwnedFd,
     progress: Meter,
 }
 
-impl Unpacker<'_> {
-    /// Unpacks `chunks` with so many threads; the first error ends the others after the chunk they are at.
-    fn each(&self, chunks: &[(&PathBuf, &Chunk)], workers: NonZeroUsize) -> Result<(), UnpackError> {
-        let next = AtomicUsize::new(0);
+impl<S: ChunkSource> Unpacker<'_, S> {
+    /// Unpacks the next `count` chunks with so many threads; the first error ends the others after the chunk they are at.
+    fn unpack_chunks(&self, count: usize, workers: NonZeroUsize) -> Result<(), UnpackError> {
+        let left = AtomicUsize::new(count);
+        let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         let work = || {
-            while let Some((path, chunk)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.unpack_chunk(path, chunk)
-                    .inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed))?;
+            while take().is_ok() {
+                self.unpack_next().inspect_err(|_| left.store(0, Ordering::Relaxed))?;
             }
             Ok(())
         };
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..workers.get()).map(|_| scope.spawn(work)).collect();
+            let others: Vec<_> = (1..workers.get().min(count)).map(|_| scope.spawn(work)).collect();
             let own = work();
             others.into_iter().fold(own, |result, other| {
                 result.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -125,44 +103,31 @@ impl Unpacker<'_> {
         })
     }
 
-    fn unpack_chunk(&self, path: &Path, chunk: &Chunk) -> Result<(), UnpackError> {
-        let unreadable = |source| UnpackError::Read { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(unreadable)?;
-        let found = hash(&mut file).map_err(unreadable)?;
-        if found != chunk.sha256 {
-            return Err(UnpackError::Digest { path: path.to_owned(), expected: chunk.sha256, found });
-        }
-        file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
-        let failed = |source| UnpackError::Extract { path: path.to_owned(), source };
-        let decoder =
-            decoder(self.archive.compression, file).map_err(|error| failed(ExtractError::Archive(error)))?;
-        extract::extract(decoder, self.target).map_err(failed)?;
-        fs::remove_file(path).map_err(unreadable)?;
-        self.progress.advance(chunk.tar_bytes);
+    fn unpack_next(&self) -> Result<(), UnpackError> {
+        let (index, chunk) = self.source.next()?;
+        let compression = self.archive.compression;
+        let decoded = decode(compression, chunk, |tar| extract(tar, self.target));
+        decoded.map_err(|source| UnpackError::Extract { chunk: chunk_path(index, compression), source })?;
+        self.progress.advance(self.archive.chunks[index].tar_bytes);
         Ok(())
     }
 }
 
-fn hash(file: &mut File) -> io::Result<Sha256Digest> {
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Sha256Digest::new(digest.finalize().into())),
-            length => digest.update(&buffer[..length]),
-        }
-    }
-}
-
-fn decoder(compression: Compression, file: File) -> io::Result<Box<dyn Read>> {
-    let file = BufReader::with_capacity(READ_BYTES, file);
-    Ok(match compression {
+/// Hands the decompressed `chunk` to `extract`.
+fn decode(
+    compression: Compression,
+    chunk: impl Read,
+    extract: impl FnOnce(&mut dyn Read) -> Result<(), ExtractError>,
+) -> Result<(), ExtractError> {
+    let chunk = BufReader::with_capacity(READ_BYTES, chunk);
+    match compression {
         Compression::Xz => {
-            let stream = Stream::new_stream_decoder(XZ_MEMORY_LIMIT_BYTES, 0)?;
-            Box::new(xz2::bufread::XzDecoder::new_stream(file, stream))
+            let stream = Stream::new_stream_decoder(XZ_MEMORY_LIMIT_BYTES, 0)
+                .map_err(|error| ExtractError::Archive(error.into()))?;
+            extract(&mut xz2::bufread::XzDecoder::new_stream(chunk, stream))
         }
-        Compression::Zstd => Box::new(zstd::Decoder::with_buffer(file)?),
-    })
+        Compression::Zstd => extract(&mut zstd::Decoder::with_buffer(chunk).map_err(ExtractError::Archive)?),
+    }
 }
 
 fn open_target(path: &Path) -> Result<OwnedFd, UnpackError> {

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use super::extract::ExtractError;
@@ -19,10 +19,25 @@ pub fn open_directory(parent: BorrowedFd<'_>, name: &Path) -> Result<OwnedFd, Er
     )
 }
 
+/// A directory that something is to be made in.
+#[derive(Clone, Copy)]
+pub struct Parent<'a> {
+    /// The directory.
+    pub fd: BorrowedFd<'a>,
+    /// It has the setgid bit: what is made in it belongs to its group (inode(7)).
+    pub passes_its_group_on: bool,
+}
+
 /// The parents of entries. Entries come sorted, so the last parent is mostly the next one as well.
 pub struct Parents<'a> {
     root: BorrowedFd<'a>,
-    last: Option<(PathBuf, OwnedFd)>,
+    last: Option<Opened>,
+}
+
+struct Opened {
+    path: PathBuf,
+    fd: OwnedFd,
+    passes_its_group_on: bool,
 }
 
 impl<'a> Parents<'a> {
@@ -32,34 +47,30 @@ impl<'a> Parents<'a> {
     }
 
     /// The directory that `path`, relative to the root, lies in, and its name there.
-    pub fn open<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p Path), ExtractError> {
+    pub fn open<'p>(&mut self, path: &'p Path) -> Result<(Parent<'_>, &'p Path), ExtractError> {
         let name = path.file_name().ok_or_else(|| ExtractError::Name(path.to_owned()))?;
         let parent = path.parent().unwrap_or(Path::new(""));
         if !path.components().all(|component| matches!(component, Component::Normal(_))) {
             return Err(ExtractError::Name(path.to_owned()));
         }
-        if parent.as_os_str().is_empty() {
-            return Ok((self.root, name.as_ref()));
+        if self.last.as_ref().is_none_or(|last| last.path != parent) {
+            self.last = Some(self.walk(parent)?);
         }
-        if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
-            self.last = Some((parent.to_owned(), self.walk(parent)?));
-        }
-        let (_, fd) = self.last.as_ref().expect("it was opened above");
-        Ok((fd.as_fd(), name.as_ref()))
+        let Opened { fd, passes_its_group_on, .. } = self.last.as_ref().expect("it was opened above");
+        Ok((Parent { fd: fd.as_fd(), passes_its_group_on: *passes_its_group_on }, name.as_ref()))
     }
 
-    fn walk(&self, parent: &Path) -> Result<OwnedFd, ExtractError> {
+    fn walk(&self, parent: &Path) -> Result<Opened, ExtractError> {
         let failed = |errno: Errno| ExtractError::Io {
             action: "open the directory",
             path: parent.to_owned(),
             source: errno.into(),
         };
-        let mut components = parent.iter();
-        let first = components.next().unwrap_or_default();
-        let mut dir = open_directory(self.root, first.as_ref()).map_err(failed)?;
-        for component in components {
-            dir = open_directory(dir.as_fd(), component.as_ref()).map_err(failed)?;
+        let mut fd = open_directory(self.root, Path::new(".")).map_err(failed)?;
+        for component in parent {
+            fd = open_directory(fd.as_fd(), component.as_ref()).map_err(failed)?;
         }
-        Ok(dir)
+        let mode = Mode::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode);
+        Ok(Opened { path: parent.to_owned(), fd, passes_its_group_on: mode.contains(Mode::SGID) })
     }
 }

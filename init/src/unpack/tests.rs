@@ -1,7 +1,10 @@
 //! Chunks made with the tar crate and a compressor, unpacked and looked at.
 
 use super::*;
-use bootspec::manifest::Stage;
+use bootspec::Sha256Digest;
+use bootspec::manifest::{Chunk, Stage};
+use sha2::{Digest, Sha256};
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -58,7 +61,8 @@ impl Fixture {
     }
 
     fn unpack(&self) -> Result<(), UnpackError> {
-        unpack(&self.paths, &self.archive, &self.root(), NonZeroUsize::new(3).unwrap())
+        let source = Carried::new(&self.paths, &self.archive);
+        unpack(&source, &self.archive, &self.root(), NonZeroUsize::new(3).unwrap())
     }
 }
 
@@ -113,6 +117,49 @@ fn both_compressions_unpack_with_metadata_and_consume_the_chunks() {
     }
 }
 
+/// Runs as root, as all that sets owners.
+#[test]
+fn a_setgid_directory_does_not_pass_its_group_on_to_what_is_unpacked_into_it() {
+    let mut fixture = Fixture::new(Compression::Zstd);
+    fixture.chunk(Stage::Directories, |tar| {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("shared").unwrap();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o2755);
+        header.set_uid(0);
+        header.set_gid(7);
+        header.set_mtime(0);
+        header.set_size(0);
+        header.set_cksum();
+        tar.append(&header, &[][..]).unwrap();
+        add(tar, "shared/file", tar::EntryType::Regular, 0o644, b"x");
+    });
+    fixture.unpack().unwrap();
+    let metadata = |path: &str| fs::metadata(fixture.root().join(path)).unwrap();
+    assert_eq!((metadata("shared").gid(), metadata("shared").mode() & 0o7777), (7, 0o2755));
+    assert_eq!((metadata("shared/file").gid(), metadata("shared/file").mode() & 0o7777), (0, 0o644));
+}
+
+#[test]
+fn an_archive_that_ends_within_a_file_is_refused() {
+    let mut fixture = Fixture::new(Compression::Zstd);
+    fixture.chunk(Stage::Directories, |tar| {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("short").unwrap();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(1 << 30);
+        header.set_cksum();
+        tar.get_mut().extend_from_slice(header.as_bytes());
+        tar.get_mut().extend_from_slice(&[7; 700]);
+    });
+    let error = bootspec::diagnosis::explain(&fixture.unpack().unwrap_err());
+    assert!(error.contains("short") || error.contains("not readable"), "{error}");
+}
+
 #[test]
 fn a_flipped_byte_is_refused_before_anything_of_the_chunk_is_visible() {
     let fixture = sample(Compression::Xz);
@@ -121,7 +168,10 @@ fn a_flipped_byte_is_refused_before_anything_of_the_chunk_is_visible() {
     bytes[middle] ^= 1;
     fs::write(&fixture.paths[1], bytes).unwrap();
     let error = fixture.unpack().unwrap_err();
-    assert!(matches!(&error, UnpackError::Digest { path, .. } if *path == fixture.paths[1]), "{error}");
+    assert!(
+        matches!(&error, UnpackError::Chunk(ChunkError::Damaged { path, .. }) if *path == fixture.paths[1]),
+        "{error}"
+    );
     assert!(!fixture.root().join("bin/su").exists());
 }
 
@@ -130,7 +180,10 @@ fn a_missing_chunk_is_named() {
     let fixture = sample(Compression::Zstd);
     fs::remove_file(&fixture.paths[2]).unwrap();
     let error = fixture.unpack().unwrap_err();
-    assert!(matches!(&error, UnpackError::Read { path, .. } if *path == fixture.paths[2]), "{error}");
+    assert!(
+        matches!(&error, UnpackError::Chunk(ChunkError::Read { path, .. }) if *path == fixture.paths[2]),
+        "{error}"
+    );
 }
 
 fn check_refused(entries: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> String {
