@@ -15,6 +15,7 @@ pub mod http;
 pub mod image;
 pub mod kmsg;
 pub mod memory;
+pub mod modules;
 pub mod mounts;
 pub mod report;
 pub mod switch_root;
