@@ -104,14 +104,6 @@ pub struct Member {
     pub contents: Vec<u8>,
 }
 
-impl ModuleSet {
-    /// The directories that the files are in, each after the one it is in.
-    pub fn directories(&self) -> BTreeSet<&str> {
-        let paths = self.files.iter().map(|member| member.path.as_str());
-        paths.flat_map(|path| path.match_indices('/').map(move |(end, _)| &path[..end])).collect()
-    }
-}
-
 /// The modules cannot be collected.
 #[derive(Debug, thiserror::Error)]
 pub enum ModulesError {
