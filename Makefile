@@ -15,7 +15,7 @@ help:
 	@echo 'make demo                  set up, build everything, boot node-000 and node-001 diskless in qemu'
 	@echo 'make test                  set up, then run every check and test'
 	@echo 'make build                 build the programs into $(TARGET), and init into target/init'
-	@echo 'make bench [ONLY=NAME]     set up, then measure against the usual tools'
+	@echo 'make bench [ONLY="NAME…"] [ROUNDS=3]  set up, then measure against the usual tools'
 	@echo 'make install PREFIX=DIR    install programs, init, recipes, example configuration [$(PREFIX)]'
 
 setup:
@@ -50,7 +50,7 @@ test-fast:
 # Built as init is, so that what is measured is what nodes run.
 bench: setup
 	@$(MAKE) --no-print-directory build
-	BOOTNODE_BIN_DIR=$(CURDIR)/$(TARGET) $(CARGO) bench --profile init --package bootlab --bench unpack -- $(ONLY)
+	BOOTNODE_BIN_DIR=$(CURDIR)/$(TARGET) $(CARGO) bench --profile init --package bootlab --bench peers -- $(ONLY) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 install:
 	$(CARGO) rustc -p init --bin init --profile init -- $(STATIC)

@@ -8,6 +8,7 @@
 
 pub mod accel;
 pub mod api;
+pub mod balance;
 pub mod boot;
 pub mod bootserve;
 pub mod cli;

@@ -1,0 +1,69 @@
+//! `make bench`: ours against what others use, on this machine, in turn. docs/benchmarks.md says what each line means.
+//!
+//! Each bench prints `bench NAME ours=… peer=… ratio=… unit=… goal=…` on standard output, and all results of a run go to
+//! `bench/results.json` in the lab's directory. A goal that is missed is shown and fails nothing: machines differ.
+
+mod create;
+mod measure;
+mod root;
+mod unpack;
+
+use std::fs;
+
+use anyhow::Result;
+use bootlab::places::make_dir;
+use clap::Parser;
+use clap::builder::PossibleValuesParser;
+use serde_json::json;
+
+use measure::{Measurement, Rounds};
+
+/// Measures bootnode against the usual tools.
+#[derive(Parser)]
+struct Arguments {
+    /// What to measure [default: everything]
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(BENCHES.map(|bench| bench.name)))]
+    names: Vec<String>,
+    /// How often each side is measured
+    #[arg(long, default_value = "3")]
+    rounds: Rounds,
+    /// What cargo calls every bench with
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Something to measure. It gives a line or a few.
+struct Bench {
+    name: &'static str,
+    run: fn(Rounds) -> Result<Vec<Measurement>>,
+}
+
+const BENCHES: [Bench; 6] = [
+    Bench { name: "unpack-xz", run: unpack::xz },
+    Bench { name: "unpack-zstd", run: unpack::zstd },
+    Bench { name: "unpack-cpu", run: unpack::cpu },
+    Bench { name: "unpack-scaling", run: unpack::scaling },
+    Bench { name: "unpack-balance", run: unpack::balance },
+    Bench { name: "create", run: create::run },
+];
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let dir = root::bench_dir();
+    make_dir(&dir)?;
+    let path = dir.join("results.json");
+    let chosen =
+        |bench: &&Bench| arguments.names.is_empty() || arguments.names.iter().any(|name| name == bench.name);
+    let mut results = Vec::new();
+    for bench in BENCHES.iter().filter(chosen) {
+        for measurement in (bench.run)(arguments.rounds)? {
+            println!("{measurement}");
+            results.push(measurement);
+        }
+        // After each, so that an interrupted run keeps what it has.
+        let json = json!({"machine": measure::machine(), "rounds": arguments.rounds.0, "results": results});
+        fs::write(&path, serde_json::to_string_pretty(&json)?)?;
+    }
+    eprintln!("results: {}", path.display());
+    Ok(())
+}

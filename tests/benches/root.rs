@@ -1,0 +1,101 @@
+//! What is unpacked: the compute image's root, several times over, packed by imagebuild. Made once, and again when the
+//! image changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use bootlab::images;
+use bootlab::places::{lab_dir, store_dir};
+use bootspec::manifest::{Compression, Manifest, RootArchive};
+use bootspec::store::MANIFEST;
+use imagebuild::archive::{PackOptions, pack};
+use imagebuild::progress::Progress;
+
+use crate::measure::run;
+
+/// So that the root has more than 900 MiB.
+const COPIES: usize = 3;
+
+/// Everything that `make bench` keeps.
+pub fn bench_dir() -> PathBuf {
+    lab_dir().join("bench")
+}
+
+/// A packed root.
+pub struct Packed {
+    pub archive: RootArchive,
+    pub file: PathBuf,
+}
+
+impl Packed {
+    /// The root packed so. The level is the least, which changes the ratio of sizes and hardly the work of a decoder.
+    pub fn with(compression: Compression) -> Result<Self> {
+        let root = unpacked()?;
+        let dir = bench_dir().join(compression.to_string());
+        let description = dir.join("archive.json");
+        if !description.exists() {
+            make_empty(&dir)?;
+            let jobs = std::thread::available_parallelism()?;
+            let options = PackOptions { compression, level: 1, chunk_bytes: 16 << 20, jobs };
+            let step = Progress::on_stderr().step(format!("pack with {compression}"));
+            let archive = pack(&root, &dir, options, &step)?;
+            fs::write(&description, serde_json::to_vec(&archive)?)?;
+        }
+        let archive: RootArchive = serde_json::from_slice(&fs::read(&description)?)?;
+        let file = dir.join(archive.file.as_str());
+        Ok(Self { archive, file })
+    }
+
+    /// Decompresses it into `path`.
+    pub fn write_tar(&self, path: &Path) -> Result<()> {
+        let program = match self.archive.compression {
+            Compression::Xz => "xz",
+            Compression::Zstd => "zstd",
+        };
+        run(Command::new(program).args(["-dcq"]).arg(&self.file).stdout(fs::File::create(path)?))
+    }
+}
+
+/// The root as a tree.
+fn unpacked() -> Result<PathBuf> {
+    let root = bench_dir().join("root");
+    let complete = bench_dir().join("root.complete");
+    let image = images::shared("debian-12-compute")?;
+    let dir = image.dir(&store_dir());
+    let manifest = Manifest::parse(&fs::read(dir.join(MANIFEST))?)?;
+    let archive = manifest.root.context("the compute image has a root")?;
+    // The image is rebuilt whenever a program changes; the root is another one only if its archive is.
+    let digest =
+        manifest.artifacts.get(archive.file()).context("the root is an artifact")?.sha256.to_string();
+    if fs::read_to_string(&complete).is_ok_and(|known| known == digest) {
+        return Ok(root);
+    }
+    for stale in [Compression::Xz, Compression::Zstd] {
+        let _ = fs::remove_file(bench_dir().join(stale.to_string()).join("archive.json"));
+    }
+    make_empty(&root)?;
+    for copy in 0..COPIES {
+        let copy = root.join(copy.to_string());
+        fs::create_dir(&copy)?;
+        let mut tar = Command::new("tar");
+        tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf"]);
+        run(tar.arg(dir.join(archive.file().as_str())).arg("-C").arg(&copy))?;
+    }
+    fs::write(complete, digest)?;
+    Ok(root)
+}
+
+/// Makes the directory without what an interrupted run left in it.
+fn make_empty(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+    }
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
+}
+
+/// A directory on a tmpfs.
+pub fn in_memory() -> Result<tempfile::TempDir> {
+    tempfile::tempdir_in("/dev/shm").context("cannot make a directory on the tmpfs /dev/shm")
+}
