@@ -211,12 +211,27 @@ fn describe(manifest: &Manifest) -> String {
         format!("kernel args   {kernel_args}"),
         format!("boot mode     {}", manifest.mode),
     ];
-    if let Some(Root::Archive(root)) = &manifest.root {
-        let (packed, chunks) = (human(root.compressed_bytes()), root.chunks.len());
-        lines.push(format!("root          {packed} of {} in {chunks} chunks", root.compression));
-        let (unpacked, inodes) = (human(root.page_rounded_bytes), root.inodes);
-        lines.push(format!("unpacked      {unpacked} in a tmpfs, {inodes} inodes"));
+    match &manifest.root {
+        Some(Root::Archive(root)) => {
+            let (packed, chunks) = (human(root.compressed_bytes()), root.chunks.len());
+            lines.push(format!("root          {packed} of {} in {chunks} chunks", root.compression));
+            let (unpacked, inodes) = (human(root.page_rounded_bytes), root.inodes);
+            lines.push(format!("unpacked      {unpacked} in a tmpfs, {inodes} inodes"));
+        }
+        Some(Root::FileSystem(root)) => {
+            let (size, blocks) = (human(root.size_bytes), root.blocks.len());
+            lines.push(format!(
+                "root          {size} of {} in {blocks} blocks, under an overlay",
+                root.format
+            ));
+        }
+        None => {}
+    }
+    if manifest.root.is_some() {
         lines.push(format!("packages      {}", manifest.packages.len()));
+    }
+    if manifest.rollback_index > 0 {
+        lines.push(format!("rollback      index {}", manifest.rollback_index));
     }
     for (name, artifact) in &manifest.artifacts {
         lines.push(format!(

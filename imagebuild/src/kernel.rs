@@ -64,17 +64,47 @@ pub fn find(spec: &KernelSpec, tools: &Tools, step: &Step) -> Result<Kernel, Ker
 }
 
 impl Kernel {
-    /// Whether it was built with `option` (`CONFIG_RD_ZSTD`) and not as a module. False if the packages of `root` brought
-    /// no configuration.
-    pub fn is_built_with(&self, root: &Path, option: &str) -> Result<bool, KernelError> {
+    /// How the kernel of `root` was built, if its packages brought that along.
+    pub fn config(&self, root: &Path) -> Result<Option<Config>, KernelError> {
         let beside_modules = modules_dir(root).join(&self.release).join("config");
         let in_boot = root.join("boot").join(format!("config-{}", self.release));
         let Some(path) = [beside_modules, in_boot].into_iter().find(|path| is_regular(path)) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let config = fs::read(&path).map_err(|source| KernelError::Read { path, source })?;
-        let yes = format!("{option}=y");
-        Ok(config.split(|byte| *byte == b'\n').any(|line| line.trim_ascii_end() == yes.as_bytes()))
+        let contents = fs::read(&path).map_err(|source| KernelError::Read { path, source })?;
+        Ok(Some(Config::parse(&contents)))
+    }
+}
+
+/// The configuration that a kernel was built with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    built_in: BTreeSet<String>,
+    modules: BTreeSet<String>,
+}
+
+impl Config {
+    /// Reads lines `CONFIG_X=y` and `CONFIG_X=m`; everything else says nothing about what there is.
+    pub fn parse(contents: &[u8]) -> Self {
+        let mut config = Self::default();
+        for line in String::from_utf8_lossy(contents).lines() {
+            match line.trim_end().split_once('=') {
+                Some((option, "y")) => _ = config.built_in.insert(option.to_owned()),
+                Some((option, "m")) => _ = config.modules.insert(option.to_owned()),
+                _ => {}
+            }
+        }
+        config
+    }
+
+    /// Whether the kernel itself has the option: `CONFIG_RD_ZSTD`.
+    pub fn is_built_in(&self, option: &str) -> bool {
+        self.built_in.contains(option)
+    }
+
+    /// Whether the kernel or a module has the option.
+    pub fn has(&self, option: &str) -> bool {
+        self.is_built_in(option) || self.modules.contains(option)
     }
 }
 
@@ -227,14 +257,16 @@ mod tests {
     fn the_configuration_says_what_the_kernel_can_do() {
         let dir = root(&["6.1"], &["6.1"]);
         let kernel = Found::in_root(dir.path()).unwrap().choose(&KernelSpec::default()).unwrap();
-        let built_with = |option| kernel.is_built_with(dir.path(), option).unwrap();
-        assert!(!built_with("CONFIG_RD_ZSTD"), "there is no configuration");
-        let config = "CONFIG_RD_ZSTD=y\nCONFIG_OVERLAY_FS=m\n# CONFIG_RD_LZ4 is not set\n";
-        fs::write(dir.path().join("boot/config-6.1"), config).unwrap();
-        assert!(built_with("CONFIG_RD_ZSTD"));
-        assert!(!built_with("CONFIG_OVERLAY_FS") && !built_with("CONFIG_RD_LZ4") && !built_with("CONFIG_RD"));
+        let config = || kernel.config(dir.path()).unwrap();
+        assert!(config().is_none(), "there is no configuration");
+        let text = "CONFIG_RD_ZSTD=y\nCONFIG_OVERLAY_FS=m\n# CONFIG_RD_LZ4 is not set\n";
+        fs::write(dir.path().join("boot/config-6.1"), text).unwrap();
+        let found = config().unwrap();
+        assert!(found.is_built_in("CONFIG_RD_ZSTD") && found.has("CONFIG_RD_ZSTD"));
+        assert!(found.has("CONFIG_OVERLAY_FS") && !found.is_built_in("CONFIG_OVERLAY_FS"));
+        assert!(!found.has("CONFIG_RD_LZ4") && !found.has("CONFIG_RD"));
         fs::write(dir.path().join("usr/lib/modules/6.1/config"), "CONFIG_RD_LZ4=y\n").unwrap();
-        assert!(built_with("CONFIG_RD_LZ4"));
+        assert!(config().unwrap().has("CONFIG_RD_LZ4"), "the one beside the modules comes first");
     }
 
     #[test]

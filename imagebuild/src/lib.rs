@@ -5,6 +5,7 @@ pub mod build;
 pub mod cli;
 pub mod customise;
 pub mod file_error;
+pub mod file_system;
 pub mod initramfs;
 pub mod interrupt;
 pub mod kernel;

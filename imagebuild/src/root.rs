@@ -54,13 +54,14 @@ pub enum RootError {
 ///
 /// `cache` keeps downloaded packages for later builds, and the log of the last build of each image; `init_binary`
 /// becomes the root's `bootnode-report`. Whatever happens, no mount and no process is left; an unfinished `root` is.
+/// What is returned beside the root runs further programs on it, whose output goes into the same log.
 pub fn build_root(
     recipe: &Recipe,
     root: &Path,
     cache: &Path,
     init_binary: &Path,
     progress: &Progress,
-) -> Result<BuiltRoot, RootError> {
+) -> Result<(BuiltRoot, Tools), RootError> {
     let absolute = |path: &Path| {
         std::path::absolute(path).map_err(|source| RootError::Path { path: path.to_owned(), source })
     };
@@ -81,7 +82,7 @@ pub fn build_root(
     let kernel = kernel::find(&recipe.kernel, &tools, &step)?;
     step.done(&kernel.release);
     let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
-    Ok(BuiltRoot { kernel, architecture, packages })
+    Ok((BuiltRoot { kernel, architecture, packages }, tools))
 }
 
 /// Where the output of the programs that build `recipe` is kept.

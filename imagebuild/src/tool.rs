@@ -34,6 +34,11 @@ pub fn program(name: &str) -> Command {
     command
 }
 
+/// Whether the build host has a program called `name` where [`program`] would find it.
+pub fn host_has(name: &str) -> bool {
+    SEARCH_PATH.split(':').any(|dir| Path::new(dir).join(name).is_file())
+}
+
 /// Runs programs on one root file system. Everything they print goes into one log file.
 pub struct Tools {
     sandbox: Sandbox,

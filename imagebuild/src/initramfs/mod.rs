@@ -16,14 +16,16 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use bootspec::initramfs::{BOOTNODE_DIR, BUSYBOX, CHUNKS_DIR, INIT, MANIFEST, chunk_path};
-use bootspec::manifest::{Manifest, Root, RootArchive};
+use bootspec::initramfs::{BOOTNODE_DIR, BUSYBOX, CHUNKS_DIR, INIT, MANIFEST, chunk_path, file_system_path};
+use bootspec::manifest::{Manifest, Root, RootArchive, RootFileSystem};
 
 use crate::modules::ModuleSet;
 
 pub use compression::SegmentCompression;
 use newc::Newc;
 
+/// The artifact that is the modules' segment of `initramfs.img`. Absent if it needs none.
+pub const MODULES: &str = "modules.img";
 /// The artifact that is the modules' segment of `initramfs-fetched.img`.
 pub const MODULES_FETCHED: &str = "modules-fetched.img";
 
@@ -52,7 +54,7 @@ pub enum InitramfsError {
     #[error("cannot write the initramfs")]
     Write(#[source] io::Error),
     /// A chunk is shorter than the manifest says.
-    #[error("{name}: expected {expected} bytes, the root archive has {found} left")]
+    #[error("{name}: expected {expected} bytes, the root's file has {found} left")]
     Short {
         /// The member of the initramfs.
         name: String,
@@ -62,7 +64,9 @@ pub enum InitramfsError {
         found: u64,
     },
     /// newc holds lengths in 32 bits.
-    #[error("{name} has {size_bytes} bytes, but the initramfs format ends at 4 GiB a file")]
+    #[error(
+        "{name} has {size_bytes} bytes, but the initramfs format ends at 4 GiB a file\nhint: let nodes fetch the root: set [boot] mode = \"fetched\" in the recipe"
+    )]
     TooLarge {
         /// The member of the initramfs.
         name: String,
@@ -106,8 +110,10 @@ pub fn write_root_segment(
     let mut segment = Newc::new(out);
     segment.directory(BOOTNODE_DIR)?;
     segment.data(MANIFEST, manifest.carried().to_json().as_bytes())?;
-    if let (Some(Root::Archive(archive)), Some(path)) = (&manifest.root, root) {
-        add_chunks(archive, path, &mut segment)?;
+    match (&manifest.root, root) {
+        (Some(Root::Archive(archive)), Some(path)) => add_chunks(archive, path, &mut segment)?,
+        (Some(Root::FileSystem(image)), Some(path)) => add_image(image, path, &mut segment)?,
+        _ => {}
     }
     segment.finish()?;
     Ok(())
@@ -124,11 +130,25 @@ fn add_chunks(
     for (index, chunk) in archive.chunks.iter().enumerate() {
         file.seek(SeekFrom::Start(chunk.offset_bytes)).map_err(unreadable)?;
         let name = chunk_path(index, archive.compression);
-        let size_bytes = u32::try_from(chunk.size_bytes)
-            .map_err(|_| InitramfsError::TooLarge { name: name.clone(), size_bytes: chunk.size_bytes })?;
-        segment.copy(&name, size_bytes, &mut file)?;
+        segment.copy(&name, member_bytes(&name, chunk.size_bytes)?, &mut file)?;
     }
     Ok(())
+}
+
+fn add_image(
+    image: &RootFileSystem,
+    path: &Path,
+    segment: &mut Newc<impl Write>,
+) -> Result<(), InitramfsError> {
+    let mut file =
+        File::open(path).map_err(|source| InitramfsError::Read { path: path.to_owned(), source })?;
+    let name = file_system_path(image.format);
+    segment.copy(&name, member_bytes(&name, image.size_bytes)?, &mut file)
+}
+
+/// The length of a member, which newc holds in 32 bits.
+fn member_bytes(name: &str, size_bytes: u64) -> Result<u32, InitramfsError> {
+    u32::try_from(size_bytes).map_err(|_| InitramfsError::TooLarge { name: name.to_owned(), size_bytes })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, InitramfsError> {

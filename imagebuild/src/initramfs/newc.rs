@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 
 use cpio::newc;
 
-use super::InitramfsError;
+use super::{InitramfsError, member_bytes};
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
@@ -97,8 +97,7 @@ impl<W: Write> Newc<W> {
 }
 
 fn length(name: &str, contents: &[u8]) -> Result<u32, InitramfsError> {
-    let size_bytes = contents.len() as u64;
-    u32::try_from(size_bytes).map_err(|_| InitramfsError::TooLarge { name: name.to_owned(), size_bytes })
+    member_bytes(name, contents.len() as u64)
 }
 
 #[cfg(test)]

@@ -4,18 +4,22 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use bootspec::cmdline::{KernelArg, ParseKernelArgError};
+use bootspec::manifest::{BootMode, Compression, FileSystemFormat};
 use serde::de::DeserializeOwned;
+
+use crate::modules::{COMMON_NICS_WORD, ModuleSpec};
 
 use super::compression::DEFAULT_CHUNK_BYTES;
 use super::wire::{self, PackageSourceType, SourceType};
 use super::{
-    CompressionSpec, Content, Dnf, FileSpec, KernelSpec, Location, Mmdebstrap, PackageSource, Recipe,
-    RecipeError, Repository, ScriptSpec, Services, Source, UserSpec,
+    BootSpec, CompressionSpec, Content, Dnf, FileSpec, KernelSpec, Location, Mmdebstrap, PackageSource,
+    Recipe, RecipeError, Repository, RootKind, ScriptSpec, Services, Source, UserSpec,
 };
 
 const DEFAULT_FILE_MODE: u32 = 0o644;
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 const MAX_CHUNK_BYTES: u64 = 1 << 30;
+const NO_ROOT: &str = "has no meaning for a busybox source, whose image has no root file system";
 /// useradd(8) refuses longer names.
 const MAX_USER_NAME_BYTES: usize = 32;
 
@@ -86,10 +90,13 @@ struct At<'a> {
 
 impl At<'_> {
     fn recipe<S: WireSource>(&self, wire: wire::Recipe<S>, text: String) -> Result<Recipe, RecipeError> {
+        let source = wire.source.check(self, "source")?;
+        let boot = self.boot(wire.boot, &source)?;
+        let modules = self.modules(wire.initramfs, &source)?;
         let recipe = Recipe {
             name: wire.name,
             description: wire.description,
-            source: wire.source.check(self, "source")?,
+            source,
             packages: self.all("packages", wire.packages, check_package)?,
             kernel_args: self.kernel_args(wire.kernel.args)?,
             kernel: self.kernel(wire.kernel.package, wire.kernel.release)?,
@@ -98,7 +105,9 @@ impl At<'_> {
             services: self.services(wire.services)?,
             scripts: self.each("script", wire.scripts, Self::script)?,
             allowed_scriptlet_failures: wire.scriptlets.allow_failure,
-            compression: self.compression(wire.compression)?,
+            compression: self.compression(wire.compression, boot.root)?,
+            boot,
+            modules,
             dir: self.dir.to_owned(),
             text,
         };
@@ -122,9 +131,7 @@ impl At<'_> {
             ("script", recipe.scripts.is_empty()),
         ];
         if let Some((key, _)) = for_a_root.iter().find(|(_, empty)| !empty) {
-            return Err(
-                self.error(key, "has no meaning for a busybox source, whose image has no root file system")
-            );
+            return Err(self.error(key, NO_ROOT));
         }
         match recipe.kernel.package {
             Some(_) => Ok(()),
@@ -297,12 +304,53 @@ impl At<'_> {
         args.into_iter().enumerate().map(check).collect()
     }
 
-    fn compression(&self, wire: wire::Compression) -> Result<CompressionSpec, RecipeError> {
+    fn boot(&self, wire: wire::Boot, source: &Source) -> Result<BootSpec, RecipeError> {
+        if let Source::Busybox(_) = source {
+            self.refuse(wire.mode, "boot.mode", NO_ROOT)?;
+            self.refuse(wire.root, "boot.root", NO_ROOT)?;
+        }
+        let mode = match (source, wire.mode) {
+            (Source::Busybox(_), _) => BootMode::Failsafe,
+            (_, None | Some(wire::Mode::Carried)) => BootMode::Carried,
+            (_, Some(wire::Mode::Fetched)) => BootMode::Fetched,
+        };
+        let root = match wire.root {
+            None | Some(wire::RootKind::Tmpfs) => RootKind::Tmpfs,
+            Some(wire::RootKind::Squashfs) => RootKind::FileSystem(FileSystemFormat::Squashfs),
+            Some(wire::RootKind::Erofs) => RootKind::FileSystem(FileSystemFormat::Erofs),
+        };
+        Ok(BootSpec { mode, root, rollback_index: wire.rollback_index })
+    }
+
+    fn modules(&self, wire: wire::Initramfs, source: &Source) -> Result<ModuleSpec, RecipeError> {
+        if let Source::Busybox(_) = source {
+            self.refuse(wire.modules, "initramfs.modules", NO_ROOT)?;
+            return Ok(ModuleSpec::default());
+        }
+        let common = || ModuleSpec::new([COMMON_NICS_WORD]).expect("the word is defined");
+        Ok(wire.modules.unwrap_or_else(common))
+    }
+
+    /// What would have no effect must not look as if it had one.
+    fn refuse<T>(&self, value: Option<T>, key: &str, problem: &str) -> Result<(), RecipeError> {
+        value.map_or(Ok(()), |_| Err(self.error(key, problem)))
+    }
+
+    fn compression(&self, wire: wire::Compression, root: RootKind) -> Result<CompressionSpec, RecipeError> {
+        if root == RootKind::FileSystem(FileSystemFormat::Erofs) {
+            let problem = "has no meaning for an EROFS root, which is always compressed with lz4hc";
+            self.refuse(wire.format, "compression.format", problem)?;
+            self.refuse(wire.level, "compression.level", problem)?;
+        }
+        if root != RootKind::Tmpfs {
+            let problem = "has no meaning for a root that is a file system: it is not cut into chunks";
+            self.refuse(wire.chunk, "compression.chunk", problem)?;
+        }
         let chunk_bytes = wire.chunk.map_or(DEFAULT_CHUNK_BYTES, |size| size.0);
         if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
             return Err(self.error("compression.chunk", "expected 64K to 1G"));
         }
-        CompressionSpec::new(wire.format, wire.level, chunk_bytes)
+        CompressionSpec::new(wire.format.unwrap_or(Compression::Xz), wire.level, chunk_bytes)
             .map_err(|error| self.error("compression.level", &error.to_string()))
     }
 
@@ -351,7 +399,6 @@ fn check_line(text: &str) -> Result<(), &'static str> {
     plain.then_some(()).ok_or("one line")
 }
 
-/// The script that carries kernel arguments to a node has no escapes, hence no control characters and no `${`.
 fn check_root_path(text: &str) -> Result<(), &'static str> {
     let path = PathBuf::from(text);
     let mut components = path.components();
@@ -394,7 +441,6 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bootspec::manifest::Compression;
     use proptest::prelude::*;
 
     const MINIMAL: &str = "name = 'compute'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
@@ -483,8 +529,49 @@ mod tests {
         assert!(parse(&text).unwrap_err().to_string().contains("kernel.package"));
         let text = format!("{text}[kernel]\npackage = 'linux-image-cloud-amd64'\n");
         assert_eq!(parse(&text).unwrap().mode(), bootspec::manifest::BootMode::Failsafe);
+        for (section, key) in [
+            ("[boot]\nmode = 'carried'", "boot.mode"),
+            ("[boot]\nroot = 'tmpfs'", "boot.root"),
+            ("[initramfs]\nmodules = []", "initramfs.modules"),
+        ] {
+            let error = parse(&format!("{text}{section}\n")).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
         let text = format!("packages = ['vim']\n{text}");
         assert!(parse(&text).unwrap_err().to_string().contains("packages"));
+    }
+
+    #[test]
+    fn an_image_boots_as_the_recipe_says() {
+        let boot = |rest: &str| parse(&format!("{MINIMAL}{rest}")).unwrap().boot;
+        let default = BootSpec { mode: BootMode::Carried, root: RootKind::Tmpfs, rollback_index: 0 };
+        assert_eq!(boot(""), default);
+        let squashfs = RootKind::FileSystem(FileSystemFormat::Squashfs);
+        let expected = BootSpec { mode: BootMode::Fetched, root: squashfs, rollback_index: 7 };
+        assert_eq!(boot("[boot]\nmode = 'fetched'\nroot = 'squashfs'\nrollback_index = 7"), expected);
+        check_rejected("[boot]\nmode = 'failsafe'", "line 6, column 8");
+        check_rejected("[boot]\nroot = 'ext4'", "expected one of `tmpfs`, `squashfs`, `erofs`");
+        check_rejected("[boot]\nrollback_index = -1", "line 6, column 18");
+    }
+
+    #[test]
+    fn modules_are_named_or_those_of_common_network_cards() {
+        let modules = |rest: &str| parse(&format!("{MINIMAL}{rest}")).unwrap().modules;
+        assert_eq!(modules(""), ModuleSpec::new([COMMON_NICS_WORD]).unwrap());
+        assert!(modules("[initramfs]\nmodules = []").is_empty());
+        assert_eq!(modules("[initramfs]\nmodules = ['e1000-e']"), ModuleSpec::new(["e1000_e"]).unwrap());
+        check_rejected("[initramfs]\nmodules = ['net/e1000.ko']", "is not the name of a kernel module");
+        check_rejected("[initramfs]\nmodules = ['net/e1000.ko']", "line 6, column 11");
+    }
+
+    #[test]
+    fn what_a_kind_of_root_does_not_have_is_refused() {
+        check_rejected(
+            "[boot]\nroot = 'erofs'\n[compression]\nlevel = 3",
+            "compression.level: has no meaning",
+        );
+        check_rejected("[boot]\nroot = 'erofs'\n[compression]\nformat = 'xz'", "lz4hc");
+        check_rejected("[boot]\nroot = 'squashfs'\n[compression]\nchunk = '1M'", "not cut into chunks");
     }
 
     proptest! {

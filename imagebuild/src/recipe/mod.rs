@@ -14,8 +14,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bootspec::cmdline::KernelArg;
-use bootspec::manifest::BootMode;
+use bootspec::manifest::{BootMode, FileSystemFormat};
 use bootspec::store::ImageName;
+
+use crate::modules::ModuleSpec;
 
 pub use compression::{CompressionSpec, LevelError};
 
@@ -49,6 +51,10 @@ pub struct Recipe {
     pub allowed_scriptlet_failures: BTreeSet<String>,
     /// How the root is packed.
     pub compression: CompressionSpec,
+    /// How the image boots.
+    pub boot: BootSpec,
+    /// Kernel modules that a node needs to fetch its root.
+    pub modules: ModuleSpec,
     /// The directory of the recipe file. Relative paths in the recipe start here.
     pub dir: PathBuf,
     /// The text of the recipe file.
@@ -206,6 +212,26 @@ pub struct Services {
     pub mask: Vec<String>,
 }
 
+/// How an image boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootSpec {
+    /// Where the root comes from, unless a node is told otherwise.
+    pub mode: BootMode,
+    /// What the root is on the node.
+    pub root: RootKind,
+    /// Counts up when older images must not boot any more.
+    pub rollback_index: u64,
+}
+
+/// What a root is on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootKind {
+    /// Files in a tmpfs, unpacked from an archive.
+    Tmpfs,
+    /// A file system that stays compressed in memory, under an overlay.
+    FileSystem(FileSystemFormat),
+}
+
 /// A script to run inside the root.
 #[derive(Clone, Debug)]
 pub struct ScriptSpec {
@@ -284,10 +310,7 @@ impl Recipe {
 
     /// How init boots the image.
     pub fn mode(&self) -> BootMode {
-        match self.source {
-            Source::Busybox(_) => BootMode::Failsafe,
-            Source::Mmdebstrap(_) | Source::Dnf(_) => BootMode::Carried,
-        }
+        self.boot.mode
     }
 }
 

@@ -13,6 +13,8 @@ use bootspec::store::ImageName;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::modules::ModuleSpec;
+
 /// The part of a recipe that says which keys `[source]` has.
 #[derive(Deserialize)]
 pub struct Head {
@@ -71,6 +73,10 @@ pub struct Recipe<S> {
     pub scriptlets: Scriptlets,
     #[serde(default)]
     pub compression: Compression,
+    #[serde(default)]
+    pub boot: Boot,
+    #[serde(default)]
+    pub initramfs: Initramfs,
 }
 
 #[derive(Deserialize)]
@@ -183,24 +189,48 @@ pub struct Script {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Boot {
+    pub mode: Option<Mode>,
+    pub root: Option<RootKind>,
+    #[serde(default)]
+    pub rollback_index: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Initramfs {
+    pub modules: Option<ModuleSpec>,
+}
+
+/// The modes that a recipe chooses from. That an image is failsafe follows from its source.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Carried,
+    Fetched,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootKind {
+    Tmpfs,
+    Squashfs,
+    Erofs,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scriptlets {
     #[serde(default)]
     pub allow_failure: BTreeSet<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Compression {
-    #[serde(default = "xz")]
-    pub format: Format,
+    pub format: Option<Format>,
     pub level: Option<u32>,
     pub chunk: Option<Size>,
-}
-
-impl Default for Compression {
-    fn default() -> Self {
-        Self { format: xz(), level: None, chunk: None }
-    }
 }
 
 /// A number of bytes with an optional K, M, G or T: `16M`.
@@ -221,8 +251,4 @@ impl TryFrom<String> for Size {
 
 fn yes() -> bool {
     true
-}
-
-fn xz() -> Format {
-    Format::Xz
 }

@@ -1,0 +1,187 @@
+//! The build, step by step: recipe -> root file system -> packed root -> initramfs -> published image. And `repack`,
+//! which begins in the middle.
+
+mod origin;
+mod pack;
+mod publish;
+mod repack;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use bootspec::manifest::{BootMode, Build, FORMAT, Manifest};
+use bootspec::store::{NameError, VMLINUZ};
+use bootspec::{ImageRef, ImageVersion, Sha256Digest};
+
+use crate::archive::PackError;
+use crate::file_error::{FileError, failed};
+use crate::file_system::{self, FileSystemError};
+use crate::initramfs::{InitramfsError, Programs, SegmentCompression};
+use crate::kernel::KernelError;
+use crate::modules::ModulesError;
+use crate::progress::Progress;
+use crate::recipe::{CompressionSpec, Recipe, RecipeError, RootKind};
+use crate::root::{RootError, build_root};
+use crate::store::{Store, StoreError};
+
+use origin::{build_time, host_name, inputs_digest, time_version, tool};
+pub use repack::repack;
+
+/// What to build, and with what.
+pub struct Request<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// How its root is packed: as the recipe says, or otherwise.
+    pub compression: CompressionSpec,
+    /// Where the image is published.
+    pub store: &'a Store,
+    /// Packages are kept here between builds.
+    pub cache: &'a Path,
+    /// What rides in the initramfs.
+    pub programs: &'a Programs,
+    /// Chunks compressed at once.
+    pub jobs: NonZeroUsize,
+    /// Name of the new version; by default its time.
+    pub version: Option<ImageVersion>,
+    /// Build nothing if the current version was built from the same inputs.
+    pub if_changed: bool,
+}
+
+/// What came of a build.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The published version.
+    pub image: ImageRef,
+    /// It was there already and nothing has changed since.
+    pub reused: bool,
+}
+
+/// The build failed. Nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The recipe is not usable.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The root file system could not be made.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The root file system could not be packed.
+    #[error("cannot pack the root file system")]
+    Pack(#[source] PackError),
+    /// The root could not be made into a file system image.
+    #[error(transparent)]
+    FileSystem(#[from] FileSystemError),
+    /// The kernel modules for the initramfs could not be collected.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// The initramfs could not be composed.
+    #[error("cannot make the initramfs")]
+    Initramfs(#[source] InitramfsError),
+    /// What the kernel can do is not known.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A version from which another is to be made has no initramfs that begins as it should.
+    #[error("{} begins neither as gzip nor as zstd: it is damaged\nhint: build the image again", path.display())]
+    Compression {
+        /// The initramfs.
+        path: PathBuf,
+    },
+    /// What a version shares with the one before it has changed since that was made.
+    #[error("{} is not as the manifest of {image} says: it is damaged\nhint: build the image again", path.display())]
+    Damaged {
+        /// The version that it belongs to.
+        image: ImageRef,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file could not be put into the image.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A failsafe image is its shell.
+    #[error(
+        "a failsafe image needs a static busybox, and this machine has none\nhint: install one (Debian: busybox-static; EL: busybox from EPEL), or name one with --busybox"
+    )]
+    NoBusybox,
+    /// SOURCE_DATE_EPOCH is set to something else than a time.
+    #[error("SOURCE_DATE_EPOCH is '{0}': expected seconds since 1970")]
+    SourceDateEpoch(String),
+    /// The file name of an artifact is not usable.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// Builds an image and publishes it as the current version.
+pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, BuildError> {
+    let recipe = request.recipe;
+    require_shell(recipe.mode(), request.programs)?;
+    if let RootKind::FileSystem(format) = recipe.boot.root {
+        file_system::require_program(format)?;
+    }
+    let inputs = inputs_digest(&recipe.input_digest()?, Some(request.compression), request.programs)?;
+    if request.if_changed
+        && let Some(image) = unchanged(request.store, recipe, inputs)?
+    {
+        return Ok(Outcome { image, reused: true });
+    }
+    let time_unix = build_time()?;
+    let version = match &request.version {
+        Some(version) => version.clone(),
+        None => time_version(time_unix)?,
+    };
+    let draft = request.store.begin(&recipe.name, &version)?;
+    let root = draft.scratch()?.join("root");
+    let (built, tools) = build_root(recipe, &root, request.cache, &request.programs.init, progress)?;
+    copy(&built.kernel.vmlinuz, &draft.dir().join(VMLINUZ))?;
+    let config = built.kernel.config(&root)?;
+    let segments = SegmentCompression::for_kernel(config.as_ref());
+    let packed = match recipe.mode() {
+        BootMode::Failsafe => None,
+        BootMode::Carried | BootMode::Fetched => {
+            if let (RootKind::FileSystem(format), Some(config)) = (recipe.boot.root, &config) {
+                let release = &built.kernel.release;
+                file_system::require_kernel(release, config, format, request.compression.format)?;
+            }
+            pack::modules(recipe, &root, &built.kernel.release, segments, draft.dir(), progress)?;
+            Some(pack::root(&tools, draft.dir(), request, time_unix, progress)?)
+        }
+    };
+    let manifest = Manifest {
+        format: FORMAT,
+        image: draft.image.clone(),
+        architecture: built.architecture,
+        kernel_release: built.kernel.release,
+        mode: recipe.mode(),
+        kernel_args: recipe.kernel_args.clone(),
+        artifacts: BTreeMap::new(),
+        root: packed,
+        rollback_index: recipe.boot.rollback_index,
+        packages: built.packages,
+        build: Build { inputs, tool: tool(), host: host_name(), time_unix },
+    };
+    publish::finish(draft, manifest, request.programs, segments, progress)
+}
+
+fn require_shell(mode: BootMode, programs: &Programs) -> Result<(), BuildError> {
+    match (mode, &programs.busybox) {
+        (BootMode::Failsafe, None) => Err(BuildError::NoBusybox),
+        _ => Ok(()),
+    }
+}
+
+/// The current version, if it was built from the same inputs.
+fn unchanged(store: &Store, recipe: &Recipe, inputs: Sha256Digest) -> Result<Option<ImageRef>, BuildError> {
+    let Some(image) = store.current(&recipe.name)? else { return Ok(None) };
+    // A current version that cannot be read is a reason to build, not to fail.
+    let same = store.manifest(&image).is_ok_and(|manifest| manifest.build.inputs == inputs);
+    Ok(same.then_some(image))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
+    let contents = fs::read(from).map_err(failed("read", from))?;
+    fs::write(to, contents).map_err(failed("write", to))
+}

@@ -1,0 +1,104 @@
+//! Packs the root, and the kernel modules that a node needs before it has the root.
+
+use std::fs;
+use std::path::Path;
+
+use bootspec::manifest::{BootMode, Root, RootArchive, RootFileSystem};
+
+use super::{BuildError, Request};
+use crate::archive::{self, PackOptions};
+use crate::file_error::failed;
+use crate::file_system::{self, FileSystemOptions};
+use crate::initramfs::{MODULES, MODULES_FETCHED, SegmentCompression, modules_segment};
+use crate::modules::{self, ModuleSpec};
+use crate::progress::{Progress, human};
+use crate::recipe::{Recipe, RootKind};
+use crate::tool::Tools;
+
+/// Writes the modules' segment of each initramfs that has one into `dir`.
+pub fn modules(
+    recipe: &Recipe,
+    root: &Path,
+    release: &str,
+    compression: SegmentCompression,
+    dir: &Path,
+    progress: &Progress,
+) -> Result<(), BuildError> {
+    let for_root = needed_by(recipe.boot.root);
+    let for_fetching = recipe.modules.clone().and(for_root.clone());
+    let carried = (recipe.mode() == BootMode::Carried && !for_root.is_empty()).then_some((MODULES, for_root));
+    for (name, wanted) in carried.into_iter().chain([(MODULES_FETCHED, for_fetching)]) {
+        let step = progress.step(format!("collect kernel modules: {name}"));
+        let set = modules::select(root, release, &wanted)?;
+        let segment = modules_segment(&set, compression).map_err(BuildError::Initramfs)?;
+        let path = dir.join(name);
+        fs::write(&path, &segment).map_err(failed("write", &path))?;
+        let (modules, firmware) = (human(set.module_bytes), human(set.firmware_bytes));
+        step.done(&format!(
+            "{} modules ({modules}), {} firmware files ({firmware}) -> {}",
+            set.modules,
+            set.firmware,
+            human(segment.len() as u64)
+        ));
+    }
+    Ok(())
+}
+
+/// What init needs to mount such a root.
+fn needed_by(root: RootKind) -> ModuleSpec {
+    match root {
+        RootKind::Tmpfs => ModuleSpec::default(),
+        RootKind::FileSystem(format) => ModuleSpec::new(["loop", "overlay", &format.to_string()])
+            .expect("file systems are called like their modules"),
+    }
+}
+
+/// Packs the root of `tools` into a file in `dir`.
+pub fn root(
+    tools: &Tools,
+    dir: &Path,
+    request: &Request<'_>,
+    time_unix: i64,
+    progress: &Progress,
+) -> Result<Root, BuildError> {
+    Ok(match request.recipe.boot.root {
+        RootKind::Tmpfs => Root::Archive(root_archive(tools.sandbox().root(), dir, request, progress)?),
+        RootKind::FileSystem(format) => {
+            let compression = request.compression;
+            let options = FileSystemOptions { format, compression, jobs: request.jobs, time_unix };
+            Root::FileSystem(root_file_system(tools, dir, options, progress)?)
+        }
+    })
+}
+
+fn root_archive(
+    root: &Path,
+    dir: &Path,
+    request: &Request<'_>,
+    progress: &Progress,
+) -> Result<RootArchive, BuildError> {
+    let spec = request.compression;
+    let step = progress.step(format!("pack the root file system with {} level {}", spec.format, spec.level));
+    let options = PackOptions {
+        compression: spec.format,
+        level: spec.level,
+        chunk_bytes: spec.chunk_bytes,
+        jobs: request.jobs,
+    };
+    let archive = archive::pack(root, dir, options, &step).map_err(BuildError::Pack)?;
+    let (unpacked, packed) = (human(archive.unpacked_bytes), human(archive.compressed_bytes()));
+    step.done(&format!("{unpacked} -> {packed} in {} chunks", archive.chunks.len()));
+    Ok(archive)
+}
+
+fn root_file_system(
+    tools: &Tools,
+    dir: &Path,
+    options: FileSystemOptions,
+    progress: &Progress,
+) -> Result<RootFileSystem, BuildError> {
+    let step = progress.step(format!("pack the root file system as {}", options.format));
+    let packed = file_system::pack(tools, dir, options, &step)?;
+    step.done(&format!("{} in {} blocks", human(packed.size_bytes), packed.blocks.len()));
+    Ok(packed)
+}

@@ -1,0 +1,72 @@
+//! A new version with the same root, kernel and kernel modules.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use bootspec::ImageRef;
+use bootspec::manifest::{Artifact, Build, Manifest};
+use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, initramfs_of};
+
+use super::origin::{build_time, host_name, inputs_digest, time_version, tool};
+use super::{BuildError, Outcome, publish, require_shell};
+use crate::file_error::failed;
+use crate::initramfs::{MODULES, MODULES_FETCHED, Programs, SegmentCompression};
+use crate::progress::Progress;
+use crate::store::{Draft, Store};
+
+/// Publishes a new version of `image` with other programs in its initramfs. The root, the kernel and the kernel modules
+/// are the same files, shared by hard links.
+pub fn repack(
+    store: &Store,
+    image: &ImageRef,
+    programs: &Programs,
+    progress: &Progress,
+) -> Result<Outcome, BuildError> {
+    let old = store.manifest(image)?;
+    require_shell(old.mode, programs)?;
+    let compression = segment_compression(&store.dir(image).join(initramfs_of(old.mode)))?;
+    let time_unix = build_time()?;
+    let draft = store.begin(&image.name, &time_version(time_unix)?)?;
+    let mut artifacts = old.artifacts.clone();
+    artifacts.retain(|name, _| ![INITRAMFS, INITRAMFS_FETCHED].contains(&name.as_str()));
+    for name in artifacts.keys() {
+        let path = store.dir(image).join(name.as_str());
+        fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
+    }
+    refuse_damaged_modules(store, image, &artifacts, &draft)?;
+    let inputs = inputs_digest(&old.build.inputs, None, programs)?;
+    let manifest = Manifest {
+        image: draft.image.clone(),
+        artifacts,
+        build: Build { inputs, tool: tool(), host: host_name(), time_unix },
+        ..old
+    };
+    publish::finish(draft, manifest, programs, compression, progress)
+}
+
+/// What the kernel of an image can unpack, by what it was given before: the kernel's configuration is packed away.
+fn segment_compression(initramfs: &Path) -> Result<SegmentCompression, BuildError> {
+    let mut head = [0; 4];
+    File::open(initramfs)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .map_err(failed("read", initramfs))?;
+    SegmentCompression::of(&head).ok_or_else(|| BuildError::Compression { path: initramfs.to_owned() })
+}
+
+/// The modules become part of a new initramfs with a new digest, so damage to them would become the truth.
+fn refuse_damaged_modules(
+    store: &Store,
+    image: &ImageRef,
+    artifacts: &BTreeMap<ArtifactName, Artifact>,
+    draft: &Draft,
+) -> Result<(), BuildError> {
+    for (name, expected) in artifacts {
+        if [MODULES, MODULES_FETCHED].contains(&name.as_str()) && draft.describe(name)? != *expected {
+            let path = store.dir(image).join(name.as_str());
+            return Err(BuildError::Damaged { image: image.clone(), path });
+        }
+    }
+    Ok(())
+}
