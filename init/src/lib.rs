@@ -3,8 +3,8 @@
 //! [`boot::boot`] is the way from the kernel to the image's own init, step by step; the modules below are its steps. The
 //! same binary, run as `bootnode-report` in the booted system, tells bootserve how the boot went ([`report`]).
 //!
-//! Nothing here runs asynchronously, no step waits for the network, and every path ends in exec, a shell, or the
-//! documented failure policy ([`failure`]).
+//! Nothing here runs asynchronously, no step waits for the network unless the root is to be fetched, and every path ends
+//! in exec, a shell, or the documented failure policy ([`failure`]).
 
 pub mod boot;
 pub mod clock;
@@ -17,6 +17,8 @@ pub mod kmsg;
 pub mod memory;
 pub mod modules;
 pub mod mounts;
+pub mod network;
 pub mod report;
 pub mod switch_root;
+mod sys;
 pub mod unpack;
