@@ -72,7 +72,9 @@ impl BootEvent {
     pub fn from_report(report: Report, received: SystemTime) -> Vec<Self> {
         let Report { mac, boot, image, uptime_ms, events, .. } = report;
         let events = events.into_iter().map(|event| {
-            let age = Duration::from_millis(uptime_ms.saturating_sub(event.uptime_ms));
+            // Nothing that is reported can have happened after the report.
+            let event_uptime_ms = event.uptime_ms.min(uptime_ms);
+            let age = Duration::from_millis(uptime_ms - event_uptime_ms);
             let began = received.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
             Self {
                 mac,
@@ -80,7 +82,7 @@ impl BootEvent {
                 phase: event.phase,
                 boot,
                 image: Some(image.clone()),
-                uptime_ms: Some(i64::try_from(event.uptime_ms).unwrap_or(i64::MAX)),
+                uptime_ms: Some(i64::try_from(event_uptime_ms).unwrap_or(i64::MAX)),
                 message: event.message,
             }
         });
@@ -99,18 +101,22 @@ impl EventLog {
         &self.database
     }
 
-    /// Stores and logs `events`, all of one machine.
+    /// Stores and logs `events`, all of one machine and one boot.
     pub async fn record(&self, events: Vec<BootEvent>) -> Result<(), DatabaseError> {
         let mut transaction =
             self.database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
         let news = Self::write(&mut transaction, events).await?;
+        let reported = news.iter().find(|event| event.uptime_ms.is_some());
+        if let Some(BootEvent { mac, boot: Some(boot), .. }) = reported {
+            align_clock(&mut transaction, *mac, *boot).await?;
+        }
         transaction.commit().await.map_err(query_error("write to"))?;
         self.log(&news);
         Ok(())
     }
 
-    /// Stores and logs what a node reported. A boot id that this machine was not given is dropped: it would put the
-    /// events into the boot of another.
+    /// Stores and logs what a node reported. It may repeat what it reported of this boot before. A boot id that this
+    /// machine was not given is dropped: it would put the events into the boot of another.
     pub async fn record_report(&self, report: Report, received: SystemTime) -> Result<(), DatabaseError> {
         let boot = match report.boot {
             Some(id) if self.boot(id).await?.is_none_or(|boot| boot.mac != report.mac) => {
@@ -168,7 +174,12 @@ impl EventLog {
             let node = self.config.node_name(*mac);
             let (boot, image) =
                 (event.boot.map(tracing::field::display), event.image.as_ref().map(tracing::field::display));
-            info!(%mac, node, %phase, boot, image, detail = message, "boot event");
+            if *phase == Phase::Failed {
+                let code = message.as_deref().and_then(failure_code);
+                warn!(%mac, node, code, boot, image, detail = message, "boot failed");
+            } else {
+                info!(%mac, node, %phase, boot, image, detail = message, "boot event");
+            }
         }
     }
 
@@ -228,6 +239,29 @@ async fn insert(connection: &mut SqliteConnection, event: &BootEvent) -> Result<
     Ok(result.map_err(query_error("store an event in"))?.rows_affected() == 1)
 }
 
+/// Puts all that a node reported of one boot on one clock. Each report relates the node's clock to ours, later than true by
+/// the time that it travelled; the least late one serves for all, or events of two reports could stand in the wrong order.
+async fn align_clock(
+    connection: &mut SqliteConnection,
+    mac: MacAddr,
+    boot: BootId,
+) -> Result<(), DatabaseError> {
+    let query = sqlx::query(
+        "UPDATE events SET time_unix_ms = uptime_ms + (SELECT min(time_unix_ms - uptime_ms) FROM events \
+         WHERE mac = ?1 AND boot = ?2 AND uptime_ms IS NOT NULL) \
+         WHERE mac = ?1 AND boot = ?2 AND uptime_ms IS NOT NULL",
+    );
+    let result = query.bind(mac.to_string()).bind(boot.to_string()).execute(connection).await;
+    result.map_err(query_error("put reported times in order in"))?;
+    Ok(())
+}
+
+/// The stable code in the message of [`Phase::Failed`]: `E-VERIFY` of `[E-VERIFY] chunk 3 ...`.
+fn failure_code(message: &str) -> Option<&str> {
+    let (code, _) = message.strip_prefix('[')?.split_once(']')?;
+    Some(code)
+}
+
 async fn trim(connection: &mut SqliteConnection, mac: MacAddr) -> Result<(), DatabaseError> {
     let query = sqlx::query(
         "DELETE FROM events WHERE mac = ?1 AND id <= \
@@ -265,6 +299,8 @@ fn unix_ms(time: SystemTime) -> i64 {
 mod tests {
     use super::*;
     use bootspec::event::Event;
+    use std::io::{self, Write};
+    use std::sync::Mutex;
 
     const NODE_001: MacAddr = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x02]);
 
@@ -310,6 +346,98 @@ mod tests {
         let phases: Vec<_> = log.events_of(NODE_001).await.unwrap().iter().map(|event| event.phase).collect();
         assert_eq!(phases, [Phase::Init, Phase::Ready]);
         assert_eq!(log.latest().await.unwrap()[&NODE_001].phase, Phase::Ready);
+    }
+
+    #[tokio::test]
+    async fn reports_of_one_boot_are_on_one_clock_whatever_their_delays() {
+        let (_dir, log) = log().await;
+        let sent = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let init_and_network = [(Phase::Init, 3_000), (Phase::Network, 3_001)];
+        let all = [(Phase::Init, 3_000), (Phase::Network, 3_001), (Phase::Unpack, 3_500)];
+        // The first report travels for two seconds, the second for one.
+        for (events, uptime_ms, received_after) in
+            [(&init_and_network[..], 3_100, 2_000), (&all[..], 3_600, 1_500)]
+        {
+            let received = sent + Duration::from_millis(received_after);
+            log.record(BootEvent::from_report(Report { uptime_ms, ..report(events) }, received))
+                .await
+                .unwrap();
+        }
+        let events = log.events_of(NODE_001).await.unwrap();
+        let times: Vec<_> = events.iter().map(|event| (event.phase, event.time_unix_ms)).collect();
+        // The kernel started 3.6 seconds before the second report arrived at 1001.5.
+        let start = 1_001_500 - 3_600;
+        assert_eq!(
+            times,
+            [(Phase::Init, start + 3_000), (Phase::Network, start + 3_001), (Phase::Unpack, start + 3_500)]
+        );
+    }
+
+    #[tokio::test]
+    async fn clocks_out_of_all_range_do_no_harm() {
+        let (_dir, log) = log().await;
+        for uptime_ms in [u64::MAX, 0, 30_000] {
+            let events = report(&[(Phase::Init, u64::MAX), (Phase::Network, 0), (Phase::Unpack, 20_000)]);
+            let events = BootEvent::from_report(Report { uptime_ms, ..events }, SystemTime::now());
+            log.record(events).await.unwrap();
+        }
+        assert!(!log.events_of(NODE_001).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_a_warning_with_its_code() {
+        let (_dir, log) = log().await;
+        let lines = LogLines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let message = Some("[E-VERIFY] chunk 3 is damaged".to_owned());
+        let event = BootEvent { message, ..BootEvent::now(NODE_001, Phase::Failed) };
+        tracing::subscriber::with_default(subscriber, || log.log(&[event]));
+        let text = lines.text();
+        for part in [
+            " WARN ",
+            "boot failed",
+            "mac=fc:ab:14:e8:66:02",
+            "node=\"node-001\"",
+            "code=\"E-VERIFY\"",
+            "chunk 3",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    /// Collects what is logged.
+    #[derive(Clone, Default)]
+    struct LogLines(Arc<Mutex<Vec<u8>>>);
+
+    impl LogLines {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for LogLines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_code_of_a_failure_is_read_from_its_message() {
+        let cases = [
+            ("[E-VERIFY] chunk 3 is damaged", Some("E-VERIFY")),
+            ("[E-X]", Some("E-X")),
+            ("E-VERIFY", None),
+            ("[E-", None),
+        ];
+        for (message, code) in cases {
+            assert_eq!(failure_code(message), code, "{message}");
+        }
     }
 
     #[tokio::test]

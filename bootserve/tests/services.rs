@@ -230,6 +230,33 @@ fn a_boot_is_followed_from_script_to_ready_over_a_restart() {
 }
 
 #[test]
+fn a_boot_that_fails_is_followed_as_it_goes() {
+    let daemon = Daemon::start();
+    let script = daemon.get(&format!("/ipxe?mac={FETCHED_MAC}")).text();
+    let boot = script.split("?boot=").nth(1).unwrap()[..16].to_owned();
+    daemon.get(&format!("/images/{COMPUTE}/initramfs-fetched.img?boot={boot}"));
+    daemon.get(&format!("/images/{COMPUTE}/{ROOT_FILE}?boot={boot}"));
+    daemon.wait_for("/v1/nodes/node-002/events", |events| events[1]["phase"] == "initramfs");
+    let message = "[E-VERIFY] block 0 of rootfs.squashfs is damaged";
+    let event = |phase, message: Option<&str>| json!({"phase": phase, "uptime_ms": 100, "message": message});
+    let events =
+        [event("init", None), event("network", None), event("unpack", None), event("failed", Some(message))];
+    // Reports overlap, one is posted twice, and one gets lost.
+    for known in [&events[..1], &events[..1], &events[1..2], &events[..]] {
+        let report =
+            json!({"mac": FETCHED_MAC, "boot": boot, "image": COMPUTE, "uptime_ms": 100, "events": known});
+        assert_eq!(daemon.post("/v1/events", report.to_string().as_bytes()).status, 204);
+    }
+    let stored = daemon.json("/v1/nodes/node-002/events");
+    let phases: Vec<_> =
+        stored.as_array().unwrap().iter().map(|event| event["phase"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["script", "initramfs", "init", "network", "unpack", "failed"]);
+    let nodes = daemon.json("/v1/nodes");
+    let node = nodes.as_array().unwrap().iter().find(|node| node["name"] == "node-002").unwrap();
+    assert_eq!((&node["phase"], &node["message"]), (&json!("failed"), &json!(message)));
+}
+
+#[test]
 fn reports_are_checked() {
     let daemon = Daemon::start();
     assert_eq!(daemon.post("/v1/events", b"{").status, 400);
