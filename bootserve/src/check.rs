@@ -4,14 +4,19 @@
 //! such as an image that is not built yet.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::error::Error;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::{fmt, fs, io};
 
+use bootspec::store::SIGNATURE_SUFFIX;
 use serde::Serialize;
 
 use crate::arch::Platform;
 use crate::config::Config;
 use crate::nbp::NbpSet;
+use crate::overlay;
+use crate::policy::{Assignment, initramfs};
 use crate::privileges::find_user;
 use crate::sockets::mtu_bytes;
 use crate::store::{read_manifest, resolve};
@@ -54,6 +59,7 @@ pub async fn check(path: &Path) -> Findings {
             findings.check_user(&config);
             findings.check_nbps(&config);
             findings.check_images(&config).await;
+            findings.check_overlays(&config);
         }
         Err(error) => findings.add(Severity::Error, &error),
     }
@@ -84,33 +90,102 @@ impl Findings {
             [(Platform::BiosX86, "BIOS machines"), (Platform::EfiX86_64, "UEFI x86-64 machines")]
         {
             if nbps.for_platform(platform).is_none() {
-                let message = format!(
+                self.warn(format!(
                     "there is no network boot program for {machines} in {:?}\nhint: install the ipxe package or set nbp.dirs",
                     config.nbp_dirs
-                );
-                self.findings.push(Finding { severity: Severity::Warning, message });
+                ));
             }
         }
     }
 
+    /// What each machine boots, each combination of image and mode once.
     async fn check_images(&mut self, config: &Config) {
-        let store = &config.server.store;
-        let selectors = config.nodes().iter().map(|node| &node.image).chain(&config.boot.default_image);
+        let nodes = config.nodes().iter().map(|node| Assignment { image: &node.image, node: Some(node) });
+        let strangers = config.boot.default_image.iter().map(|image| Assignment { image, node: None });
         let mut seen = BTreeSet::new();
-        for selector in selectors.filter(|selector| seen.insert(selector.to_string())) {
-            let manifest = match resolve(store, selector).await {
-                Ok(image) => read_manifest(store, &image).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = manifest {
-                self.add(Severity::Warning, &error);
+        for assignment in nodes.chain(strangers) {
+            let mode = assignment.node.and_then(|node| node.params.mode);
+            if seen.insert((assignment.image.to_string(), mode.map(|mode| mode.to_string())))
+                && let Err(error) = check_image(config, assignment).await
+            {
+                self.add(Severity::Warning, &*error);
             }
         }
     }
 
-    fn add(&mut self, severity: Severity, error: &dyn std::error::Error) {
+    fn check_overlays(&mut self, config: &Config) {
+        let Some(dir) = &config.server.overlays else { return };
+        if let Err(error) = overlay_findings(config, dir).map(|findings| self.findings.extend(findings)) {
+            self.warn(format!("cannot read server.overlays {}: {error}", dir.display()));
+        }
+    }
+
+    fn warn(&mut self, message: String) {
+        self.findings.push(Finding { severity: Severity::Warning, message });
+    }
+
+    fn add(&mut self, severity: Severity, error: &dyn Error) {
         self.findings.push(Finding { severity, message: explain(error) });
     }
+}
+
+/// Whether a machine could boot its image now.
+async fn check_image(config: &Config, assignment: Assignment<'_>) -> Result<(), Box<dyn Error>> {
+    let store = &config.server.store;
+    let manifest = read_manifest(store, &resolve(store, assignment.image).await?).await?;
+    initramfs(&manifest, assignment.mode(&manifest))?;
+    match config.boot.min_rollback_index {
+        Some(least) if manifest.rollback_index < least => Err(format!(
+            "image {} has rollback index {}, and init refuses those below boot.min_rollback_index = {least}",
+            manifest.image, manifest.rollback_index
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong with the files in the directory of overlays, by name.
+fn overlay_findings(config: &Config, dir: &Path) -> io::Result<Vec<Finding>> {
+    let mut paths =
+        fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    let warning = |message| Finding { severity: Severity::Warning, message };
+    Ok(paths.iter().flat_map(|path| overlay_problems(config, path)).map(warning).collect())
+}
+
+fn overlay_problems(config: &Config, path: &Path) -> Vec<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some(node) = overlay::node_of(&name) else {
+        return vec![format!("{} is no overlay: expected NODE.tar or NODE.tar.minisig", path.display())];
+    };
+    let mut problems = Vec::new();
+    if config.node_named(node.as_str()).is_none() {
+        problems.push(format!("is of {node}, and there is no such node"));
+    }
+    let is_signature = name.ends_with(SIGNATURE_SUFFIX);
+    if is_signature && !path.with_extension("").exists() {
+        problems.push(format!("signs {node}.tar, which is not there"));
+    }
+    match fs::metadata(path) {
+        Ok(file) => {
+            // Signatures are no secret.
+            if file.mode() & 0o004 != 0 && !is_signature {
+                problems.push(
+                    "can be read by every user\nhint: chgrp it to the group of server.user, chmod 640"
+                        .to_owned(),
+                );
+            }
+            if file.len() > overlay::MAX_TAR_BYTES {
+                problems.push(format!(
+                    "has {} bytes, at most {} are sent",
+                    file.len(),
+                    overlay::MAX_TAR_BYTES
+                ));
+            }
+        }
+        Err(error) => problems.push(format!("cannot be read: {error}")),
+    }
+    problems.into_iter().map(|problem| format!("{} {problem}", path.display())).collect()
 }
 
 impl fmt::Display for Findings {

@@ -208,6 +208,18 @@ impl EventLog {
         Ok(event.map(|event| Boot { mac: event.mac, image: event.image }))
     }
 
+    /// Whether the machine's firmware was given an address and its system is not up yet, as far as we know. Only what we saw
+    /// ourselves begins a boot, and only the report of a boot that we began ends it.
+    pub async fn is_booting(&self, mac: MacAddr) -> Result<bool, DatabaseError> {
+        let query = sqlx::query_scalar(
+            "SELECT ifnull(max(id) FILTER (WHERE phase = ?2 AND uptime_ms IS NULL), 0) > \
+             ifnull(max(id) FILTER (WHERE phase IN (?3, ?4) AND boot IS NOT NULL), 0) FROM events WHERE mac = ?1",
+        );
+        let phases = [Phase::Dhcp, Phase::SwitchRoot, Phase::Ready].map(|phase| phase.to_string());
+        let query = phases.into_iter().fold(query.bind(mac.to_string()), |query, phase| query.bind(phase));
+        query.fetch_one(&self.database.pool).await.map_err(query_error("look up a boot in"))
+    }
+
     /// How many scripts the machine was given since it was last ready: how many boots failed in a row.
     pub async fn attempts(&self, mac: MacAddr) -> Result<u32, DatabaseError> {
         let query = sqlx::query_scalar(
@@ -452,6 +464,26 @@ mod tests {
             log.record_report(report(&[(Phase::Ready, 5_000)]), SystemTime::now()).await.unwrap();
             assert_eq!(log.latest().await.unwrap()[&NODE_001].boot, expected, "given to {given_to:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_machine_boots_from_its_dhcp_until_it_reports_that_the_system_is_up() {
+        let (_dir, log) = log().await;
+        let mut seen = vec![log.is_booting(NODE_001).await.unwrap()];
+        let given = BootEvent { boot: Some(BootId::new(7)), ..BootEvent::now(NODE_001, Phase::Script) };
+        for event in [BootEvent::now(NODE_001, Phase::Dhcp), given] {
+            log.note(event).await;
+            seen.push(log.is_booting(NODE_001).await.unwrap());
+        }
+        let unknown = Report { boot: Some(BootId::new(8)), ..report(&[(Phase::Ready, 1)]) };
+        let forged = report(&[(Phase::Dhcp, 3)]);
+        for report in [unknown, report(&[(Phase::Unpack, 1)]), report(&[(Phase::Ready, 2)]), forged] {
+            log.record_report(report, SystemTime::now()).await.unwrap();
+            seen.push(log.is_booting(NODE_001).await.unwrap());
+        }
+        log.note(BootEvent::now(NODE_001, Phase::Dhcp)).await;
+        seen.push(log.is_booting(NODE_001).await.unwrap());
+        assert_eq!(seen, [false, true, true, true, true, false, false, true]);
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! bootserve tells the machines of a private network what to boot, and hands it to them.
 //!
 //! [`policy::decide`] says what a machine boots; [`dhcp`], [`tftp`] and [`http`] render that decision for firmware,
-//! boot programs and iPXE. [`config`] is what the admin wants, [`store`] what imagebuild published, [`events`] what
+//! boot programs and iPXE. [`config`] is what the admin wants, [`store`] what imagebuild published, [`overlay`] what single
+//! nodes get besides, [`events`] what
 //! became of it. [`serve`] puts them together. The crate holds no name service, no proxyDHCP and no TLS.
 
 pub mod arch;
@@ -12,6 +13,7 @@ pub mod dhcp;
 pub mod events;
 pub mod http;
 pub mod nbp;
+pub mod overlay;
 pub mod policy;
 pub mod privileges;
 pub mod radv;

@@ -6,11 +6,13 @@
 use std::fmt::{self, Write};
 
 use bootspec::MacAddr;
-use bootspec::cmdline::{BootParams, KernelArg};
+use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::event::BootId;
 use bootspec::manifest::Manifest;
 use bootspec::store::VMLINUZ;
 
+/// What the kernel calls the segment with the node's overlay, in its `initrd=`.
+const OVERLAY_NAME: &str = "overlay.img";
 /// First pause before a node asks again; each further one is longer by [`PAUSE_STEP_SECONDS`].
 const PAUSE_SECONDS: u32 = 2;
 const PAUSE_STEP_SECONDS: u32 = 2;
@@ -33,6 +35,8 @@ pub struct Boot<'a> {
     pub manifest: &'a Manifest,
     /// The artifact that is its initramfs.
     pub initramfs: &'a str,
+    /// URL of a further segment of the initramfs.
+    pub overlay: Option<&'a BaseUrl>,
     /// Base URL of this server.
     pub base_url: &'a str,
     /// Marks the downloads of this boot.
@@ -41,6 +45,24 @@ pub struct Boot<'a> {
     pub kernel_args: &'a [&'a KernelArg],
     /// What init is told.
     pub params: &'a BootParams,
+}
+
+impl Boot<'_> {
+    /// Length of the command line that the kernel gets: UEFI builds of iPXE put the name of the kernel before it.
+    pub fn command_line_bytes(&self) -> usize {
+        VMLINUZ.len() + " ".len() + self.arguments().len()
+    }
+
+    fn arguments(&self) -> String {
+        // UEFI kernels find the parts of their initramfs by `initrd=`, and join them in this order; on BIOS it does no harm.
+        let overlay = self.overlay.map(|_| format!("initrd={OVERLAY_NAME}")).unwrap_or_default();
+        let initramfs = [format!("initrd={}", self.initramfs), overlay];
+        let image = self.manifest.kernel_args.iter().map(KernelArg::as_str);
+        let site = self.kernel_args.iter().map(|argument| argument.as_str());
+        let params = self.params.to_string();
+        let words = initramfs.iter().map(String::as_str).chain(image).chain(site).chain([params.as_str()]);
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// A script that finds out the MAC address and fetches the machine's own script from beside itself. `netX` is the network
@@ -57,10 +79,12 @@ pub fn boot(client: Client, boot: &Boot) -> String {
         "echo bootnode: {who} boots {image}, boot {}, attempt {}",
         boot.id, boot.params.attempt
     ));
-    // UEFI kernels find the initramfs by `initrd=`; on BIOS it does no harm.
-    let (kernel, initramfs, arguments) = (url(VMLINUZ), boot.initramfs, kernel_arguments(boot));
-    script.line(format_args!("kernel {kernel} initrd={initramfs} {arguments} || goto retry"));
+    let initramfs = boot.initramfs;
+    script.line(format_args!("kernel {} {} || goto retry", url(VMLINUZ), boot.arguments()));
     script.line(format_args!("initrd --name {initramfs} {} || goto retry", url(initramfs)));
+    if let Some(overlay) = boot.overlay {
+        script.line(format_args!("initrd --name {OVERLAY_NAME} {overlay} || goto retry"));
+    }
     script.line(format_args!("boot || goto retry"));
     script.retry(client)
 }
@@ -80,15 +104,6 @@ pub fn next_device(mac: MacAddr, reason: &str) -> String {
     script.line(format_args!("sleep {PAUSE_SECONDS}"));
     script.line(format_args!("exit"));
     script.0
-}
-
-fn kernel_arguments(boot: &Boot) -> String {
-    let image = boot.manifest.kernel_args.iter().map(KernelArg::as_str);
-    let site = boot.kernel_args.iter().map(|argument| argument.as_str());
-    let params = boot.params.to_string();
-    let words: Vec<&str> =
-        image.chain(site).chain([params.as_str()]).filter(|word| !word.is_empty()).collect();
-    words.join(" ")
 }
 
 /// Keeps a text from being more than one line of a script.
@@ -167,7 +182,15 @@ mod tests {
         let initramfs = "initramfs.img";
         boot(
             CLIENT,
-            &Boot { manifest: &manifest, initramfs, base_url, id, kernel_args: &[&site], params: &params },
+            &Boot {
+                manifest: &manifest,
+                initramfs,
+                overlay: None,
+                base_url,
+                id,
+                kernel_args: &[&site],
+                params: &params,
+            },
         )
     }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use bootspec::manifest::{Manifest, ManifestError};
 use bootspec::store::{MANIFEST, MANIFEST_SIGNATURE, current_link};
 use bootspec::{ImageName, ImageRef, ImageVersion};
-use tokio::fs;
+use tokio::fs::{self, File};
+use tokio::io::AsyncReadExt;
 
 use crate::config::ImageSelector;
 
@@ -58,6 +59,14 @@ pub enum StoreError {
         #[source]
         source: ManifestError,
     },
+    /// The version is a copy of another.
+    #[error("{} is of image {found}\nhint: versions are not copied or renamed; imagebuild makes new ones", path.display())]
+    OtherImage {
+        /// The file.
+        path: PathBuf,
+        /// The image that it describes.
+        found: ImageRef,
+    },
 }
 
 impl StoreError {
@@ -93,14 +102,18 @@ pub async fn resolve(store: &Path, selector: &ImageSelector) -> Result<ImageRef,
 /// What is in this version.
 pub async fn read_manifest(store: &Path, image: &ImageRef) -> Result<Manifest, StoreError> {
     let json = read_manifest_json(store, image).await?;
-    Manifest::parse(&json)
-        .map_err(|source| StoreError::Manifest { path: image.dir(store).join(MANIFEST), source })
+    let path = || image.dir(store).join(MANIFEST);
+    let manifest = Manifest::parse(&json).map_err(|source| StoreError::Manifest { path: path(), source })?;
+    match manifest.image == *image {
+        true => Ok(manifest),
+        false => Err(StoreError::OtherImage { path: path(), found: manifest.image }),
+    }
 }
 
 /// The manifest of this version as it was published, byte by byte: a signature may depend on them.
 pub async fn read_manifest_json(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
     let path = image.dir(store).join(MANIFEST);
-    fs::read(&path).await.map_err(|source| match source.kind() {
+    read(&path).await.map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => StoreError::NoVersion(image.clone()),
         _ => StoreError::Read { path, source },
     })
@@ -109,10 +122,25 @@ pub async fn read_manifest_json(store: &Path, image: &ImageRef) -> Result<Vec<u8
 /// The signature of the manifest, in minisign's format.
 pub async fn read_signature(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
     let path = image.dir(store).join(MANIFEST_SIGNATURE);
-    fs::read(&path).await.map_err(|source| match source.kind() {
+    read(&path).await.map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => StoreError::NoSignature(image.clone()),
         _ => StoreError::Read { path, source },
     })
+}
+
+async fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    open_regular(path).await?.read_to_end(&mut contents).await?;
+    Ok(contents)
+}
+
+/// Opens a file of the store. Published versions hold regular files alone, and whatever else has come there leads out of the
+/// store or blocks.
+pub async fn open_regular(path: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(path).await?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    File::open(path).await
 }
 
 #[cfg(test)]

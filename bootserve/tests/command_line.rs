@@ -1,6 +1,7 @@
 //! The program as users and scripts see it: exit status, messages, JSON.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -71,4 +72,42 @@ fn an_unbuilt_image_is_a_warning_and_an_unknown_key_an_error() {
     assert_eq!(json["ok"], true);
     let unknown = write_config(dir.path(), "colour = 'red'\n");
     check_status(&["check", "--config", &unknown], 1, &["error:", "line 9", "colour"]);
+}
+
+#[test]
+fn overlays_that_no_node_gets_or_everybody_reads_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let overlays = dir.path().join("overlays");
+    std::fs::create_dir(&overlays).unwrap();
+    let config = write_config(
+        dir.path(),
+        "[[node]]\nname = 'n1'\nmac = 'fc:ab:14:e8:66:01'\naddress = '192.168.0.9'\nimage = 'compute'\n",
+    );
+    let text = std::fs::read_to_string(&config).unwrap();
+    let with_overlays = text.replace("[network]", &format!("overlays = '{}'\n[network]", overlays.display()));
+    std::fs::write(&config, with_overlays).unwrap();
+    let write = |name: &str, mode| {
+        std::fs::write(overlays.join(name), "").unwrap();
+        std::fs::set_permissions(overlays.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let check = || String::from_utf8(bootserve(&["check", "--config", &config]).stdout).unwrap();
+    write("n1.tar", 0o640);
+    write("n1.tar.minisig", 0o644);
+    assert!(!check().contains("overlays"), "{}", check());
+    write("n1.tar", 0o644);
+    write("n2.tar", 0o600);
+    write("n3.tar.minisig", 0o600);
+    write("notes", 0o600);
+    let found = check();
+    for part in [
+        "n1.tar can be read by every user",
+        "n2.tar is of n2, and there is no such node",
+        "n3.tar.minisig signs n3.tar, which is not there",
+        "notes is no overlay",
+        "is valid",
+    ] {
+        assert!(found.contains(part), "{part} in {found}");
+    }
+    std::fs::remove_dir_all(&overlays).unwrap();
+    assert!(check().contains("warning: cannot read server.overlays"), "{}", check());
 }

@@ -6,10 +6,11 @@ mod support;
 use std::time::Duration;
 
 use bootserve::tftp::wire::{ErrorCode, Packet};
+use bootspec::manifest::BootMode;
 use serde_json::{Value, json};
 use support::{
     CARRIED_MAC, COMPUTE, Daemon, FETCHED_MAC, IMAGE, MIRROR, MISFIT_MAC, NODE_MAC, ROOT_BYTES, ROOT_FILE,
-    SIGNATURE,
+    SIGNATURE, ServerProcess,
 };
 
 #[test]
@@ -77,6 +78,92 @@ fn the_mode_decides_what_a_node_loads_and_what_init_is_told() {
         golden_script(&daemon, FETCHED_MAC),
         expected("node-002", FETCHED_MAC, COMPUTE, "initramfs-fetched.img", &fetched, 5)
     );
+}
+
+#[test]
+fn an_overlay_is_loaded_by_ipxe_in_carried_mode_and_by_init_in_fetched_mode() {
+    let daemon = Daemon::start();
+    let of = |mac| golden_script(&daemon, mac);
+    let without = [CARRIED_MAC, FETCHED_MAC, NODE_MAC].map(of);
+    for node in ["node-000", "node-001", "node-002"] {
+        std::fs::write(daemon.overlays().join(format!("{node}.tar")), "tar").unwrap();
+    }
+    let with =
+        [CARRIED_MAC, FETCHED_MAC, NODE_MAC].map(of).map(|script| script.replace("attempt 1", "attempt 0"));
+    let carried = without[0]
+        .replace("initrd=initramfs.img", "initrd=initramfs.img initrd=overlay.img")
+        .replace("bootnode.min_rollback_index=3", "bootnode.min_rollback_index=3 bootnode.attempt=1")
+        .replace(
+            "\nboot ||",
+            "\ninitrd --name overlay.img http://SERVER/overlays/node-001.img || goto retry\nboot ||",
+        );
+    let fetched = without[1].replace(
+        "bootnode.min_rollback_index=3",
+        "bootnode.overlay=http://SERVER/overlays/node-002.tar bootnode.min_rollback_index=3 bootnode.attempt=1",
+    );
+    let failsafe = without[2].clone();
+    assert_eq!(with, [carried, fetched, failsafe]);
+}
+
+#[test]
+fn an_overlay_that_cannot_be_sent_makes_the_node_wait_and_say_why() {
+    let daemon = Daemon::start();
+    std::fs::create_dir(daemon.overlays().join("node-001.tar")).unwrap();
+    let script = daemon.get(&format!("/ipxe?mac={CARRIED_MAC}")).text();
+    assert!(
+        script.contains("node-001.tar is not a regular file") && script.contains("chain --replace"),
+        "{script}"
+    );
+}
+
+#[test]
+fn an_overlay_is_given_to_its_node_alone() {
+    let daemon = Daemon::start();
+    let tar = vec![7; 1_000_001];
+    std::fs::write(daemon.overlays().join("node-001.tar"), &tar).unwrap();
+    std::fs::write(daemon.overlays().join("node-001.tar.minisig"), SIGNATURE).unwrap();
+    let files =
+        ["node-001.tar", "node-001.tar.minisig", "node-001.img"].map(|file| format!("/overlays/{file}"));
+    // The server itself, another node, an address of the range.
+    for source in ["127.0.0.1", "127.0.0.102", "127.0.0.200"] {
+        for file in &files {
+            assert_eq!(daemon.get_from(source, file).0, 403, "{file} from {source}");
+        }
+    }
+    let own = |file: &str| daemon.get_from("127.0.0.101", file);
+    assert_eq!(own(&files[0]).0, 403, "the node is not booting");
+    daemon.begin_boot(CARRIED_MAC);
+    assert_eq!(daemon.get_from("127.0.0.102", &files[0]).0, 403);
+    assert_eq!(own(&files[0]), (200, tar.clone()));
+    assert_eq!(own(&files[1]), (200, SIGNATURE.into()));
+    let (status, segment) = own(&files[2]);
+    assert_eq!(status, 200);
+    let members = support::read_newc(&segment);
+    let names: Vec<_> = members.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["bootnode", "bootnode/overlay.tar.minisig", "bootnode/overlay.tar"]);
+    assert_eq!(members[1].1, SIGNATURE.as_bytes());
+    assert!(members[2].1 == tar);
+    for missing in
+        ["node-001", "node-009.tar", "..%2foverlays%2fnode-001.tar", "node-001.tar.minisig.minisig"]
+    {
+        assert_eq!(own(&format!("/overlays/{missing}")).0, 404, "{missing}");
+    }
+    std::fs::remove_file(daemon.overlays().join("node-001.tar")).unwrap();
+    for file in &files {
+        assert_eq!(own(file).0, 404, "{file}");
+    }
+}
+
+#[test]
+fn a_command_line_that_the_kernel_would_cut_off_is_not_sent() {
+    let daemon = Daemon::start_with(|config| {
+        config
+            .replace("kernel_args = ['console=ttyS0']", &format!("kernel_args = ['a={}']", "x".repeat(1800)))
+    });
+    let script = daemon.get(&format!("/ipxe?mac={FETCHED_MAC}")).text();
+    assert!(script.contains("its kernel command line has 2") && script.contains("read 2047"), "{script}");
+    let script = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
+    assert!(script.contains("\nkernel "), "{script}");
 }
 
 #[test]
@@ -171,6 +258,55 @@ fn artifacts_have_length_etag_and_ranges() {
 }
 
 #[test]
+fn a_download_is_resumed_at_another_process_after_the_first_was_killed() {
+    // More than what sockets buffer, so that the process dies in the middle.
+    let root: Vec<u8> = (0..8_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let dir = tempfile::tempdir().unwrap();
+    support::publish(
+        &dir.path().join("store"),
+        "large/v1",
+        BootMode::Failsafe,
+        &[("vmlinuz", b"kernel"), (ROOT_FILE, &root)],
+    );
+    let path = format!("/images/large/v1/{ROOT_FILE}");
+    let server = ServerProcess::start(dir.path());
+    let (etag, begun) = server.download_until_killed(&path, 1_000_000);
+    assert!(begun.len() >= 1_000_000 && begun.len() < root.len(), "{} bytes", begun.len());
+
+    let server = ServerProcess::start(dir.path());
+    let range = format!("bytes={}-", begun.len());
+    let rest = support::request(&server.url, "GET", &path, &[("range", &range), ("if-range", &etag)]);
+    assert_eq!(rest.status, 206);
+    let content_range = format!("bytes {}-{}/{}", begun.len(), root.len() - 1, root.len());
+    assert_eq!(rest.header("content-range"), Some(content_range.as_str()));
+    assert!([begun, rest.body].concat() == root);
+}
+
+/// The process that the test above starts and kills.
+#[test]
+#[ignore = "part of another test"]
+fn server_process() {
+    support::serve_for_parent();
+}
+
+#[test]
+fn a_version_that_says_to_be_another_is_not_booted_and_links_are_not_followed() {
+    let daemon = Daemon::start();
+    let dir = daemon.store().join(COMPUTE);
+    std::fs::write(daemon.store().join("secret"), "kernel").unwrap();
+    std::fs::remove_file(dir.join("vmlinuz")).unwrap();
+    std::os::unix::fs::symlink("../../secret", dir.join("vmlinuz")).unwrap();
+    assert_eq!(daemon.get(&format!("/images/{COMPUTE}/vmlinuz")).status, 500);
+    std::fs::remove_file(dir.join("manifest.json.minisig")).unwrap();
+    std::os::unix::fs::symlink("../../secret", dir.join("manifest.json.minisig")).unwrap();
+    assert_eq!(daemon.get(&format!("/images/{COMPUTE}/manifest.json.minisig")).status, 500);
+
+    std::fs::copy(daemon.store().join(IMAGE).join("manifest.json"), dir.join("manifest.json")).unwrap();
+    let script = daemon.get(&format!("/ipxe?mac={CARRIED_MAC}")).text();
+    assert!(script.contains("is of image failsafe/v1") && !script.contains("\nkernel "), "{script}");
+}
+
+#[test]
 fn only_what_the_manifest_names_is_served() {
     let daemon = Daemon::start();
     let dir = daemon.store().join(IMAGE);
@@ -179,6 +315,14 @@ fn only_what_the_manifest_names_is_served() {
     for path in [
         format!("/images/{IMAGE}/secret"),
         format!("/images/{IMAGE}/..%2f..%2f..%2fetc%2fpasswd"),
+        format!("/images/{IMAGE}/.%2fvmlinuz"),
+        format!("/images/{IMAGE}/vmlinuz%00.minisig"),
+        format!("/images/{IMAGE}/vmlinuz.minisig"),
+        format!("/images/{IMAGE}/%2e%2e/{IMAGE}/vmlinuz"),
+        "/images/failsafe%2fv1/../v1/vmlinuz".to_owned(),
+        format!("/images/{IMAGE}/"),
+        "/images/.%2ffailsafe/v1/vmlinuz".to_owned(),
+        "/images//etc/passwd".to_owned(),
         "/images/failsafe/..%2f../secret".to_owned(),
         "/images/failsafe/current/vmlinuz".to_owned(),
         "/images/none/1/vmlinuz".to_owned(),
@@ -263,6 +407,10 @@ fn reports_are_checked() {
     assert_eq!(daemon.post("/v1/events", &vec![b' '; 65 * 1024]).status, 413);
     let stranger = json!({"mac": "02:00:00:00:00:01", "image": IMAGE, "uptime_ms": 1, "events": []});
     assert_eq!(daemon.post("/v1/events", stranger.to_string().as_bytes()).status, 400);
+    // Scripts count as attempts, and an address given begins a boot: what we see ourselves cannot be reported.
+    let ours = json!({"mac": NODE_MAC, "image": IMAGE, "uptime_ms": 1, "events": [{"phase": "dhcp", "uptime_ms": 1}]});
+    assert_eq!(daemon.post("/v1/events", ours.to_string().as_bytes()).status, 400);
+    assert_eq!(daemon.json("/v1/nodes/node-000/events"), json!([]));
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct Server {
     pub address: Ipv4Addr,
     /// The image store.
     pub store: PathBuf,
+    /// Directory of the nodes' own files.
+    pub overlays: Option<PathBuf>,
     /// Directory of the database.
     pub state: PathBuf,
     /// The user that we become after the ports are bound.

@@ -39,6 +39,7 @@ struct Server {
     interface: String,
     address: Ipv4Addr,
     store: PathBuf,
+    overlays: Option<PathBuf>,
     state: PathBuf,
     user: Option<String>,
     #[serde(default = "default_http_port")]
@@ -185,6 +186,7 @@ impl From<Server> for super::Server {
             interface: wire.interface,
             address: wire.address,
             store: wire.store,
+            overlays: wire.overlays,
             state: wire.state,
             user: wire.user,
             http_port: wire.http_port.get(),

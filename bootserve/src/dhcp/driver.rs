@@ -4,6 +4,7 @@
 //! a hall of nodes that is switched on at once costs a handful of disk syncs, not one for each node.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,6 +22,8 @@ use crate::events::{BootEvent, EventLog};
 const MAX_BATCH: usize = 512;
 /// An Ethernet frame's worth; longer packets are cut, and their options end early.
 const MAX_PACKET_BYTES: usize = 1500;
+/// RFC 2131 section 4.1.
+const CLIENT_PORT: u16 = 68;
 
 /// Serves DHCP on `socket` until `shutdown`.
 pub async fn run(
@@ -47,8 +50,11 @@ fn drain(socket: &UdpSocket, server: &mut Server) -> Vec<Action> {
     let mut packet = [0; MAX_PACKET_BYTES];
     let mut actions = Vec::new();
     for _ in 0..MAX_BATCH {
-        match socket.try_recv(&mut packet) {
-            Ok(length) => actions.extend(server.handle(SystemTime::now(), &packet[..length])),
+        match socket.try_recv_from(&mut packet) {
+            Ok((length, peer)) => {
+                let answer = server.handle(SystemTime::now(), &packet[..length]);
+                actions.extend(answer.into_iter().filter(|action| is_believed(action, peer)));
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => {
                 warn!(%error, "cannot receive from the DHCP socket");
@@ -57,6 +63,12 @@ fn drain(socket: &UdpSocket, server: &mut Server) -> Vec<Action> {
         }
     }
     actions
+}
+
+/// Firmware sends from a port that no user of a running node can send from. That a node boots has consequences (see
+/// [`crate::overlay::may_have`]), so it is believed of no one else.
+fn is_believed(action: &Action, peer: SocketAddr) -> bool {
+    !matches!(action, Action::Booting(_)) || peer.port() == CLIENT_PORT
 }
 
 /// Stores the leases and events among `actions` in one transaction.
@@ -86,5 +98,22 @@ async fn send(socket: &UdpSocket, actions: &[Action]) {
         if let Err(error) = socket.send_to(&reply.packet, reply.to).await {
             warn!(peer = %reply.to, %error, "cannot send a DHCP reply");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dhcp::leases::Lease;
+    use bootspec::MacAddr;
+
+    #[test]
+    fn that_a_node_boots_is_believed_of_a_privileged_port_alone() {
+        let mac = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x01]);
+        let lease = Lease { mac, address: [192, 168, 0, 100].into(), expires: SystemTime::UNIX_EPOCH };
+        let peer = |port| SocketAddr::from(([192, 168, 0, 100], port));
+        assert!(is_believed(&Action::Booting(mac), peer(68)));
+        assert!(!is_believed(&Action::Booting(mac), peer(40_000)));
+        assert!(is_believed(&Action::Store(lease), peer(40_000)));
     }
 }

@@ -34,6 +34,9 @@ pub(super) async fn report(State(app): State<Arc<App>>, body: Body) -> Response 
             return text(StatusCode::BAD_REQUEST, explain(&error));
         }
     };
+    if let Some(event) = report.events.iter().find(|event| event.phase < Phase::Init) {
+        return text(StatusCode::BAD_REQUEST, format!("phase {} is not a node's to report", event.phase));
+    }
     match take(&app, report).await {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
         Ok(false) => {

@@ -7,13 +7,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
-};
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
-use axum::response::{AppendHeaders, IntoResponse, IntoResponseParts, Response};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
 use bootspec::ImageRef;
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::Artifact;
@@ -22,10 +19,10 @@ use serde::Deserialize;
 use tokio::fs::File;
 use tracing::{info, warn};
 
-use super::range::{Selection, Span, select};
-use super::{App, body, internal_error, text};
+use super::file::ServedFile;
+use super::{App, internal_error, text};
 use crate::events::{BootEvent, EventLog};
-use crate::store::{StoreError, read_manifest, read_manifest_json, read_signature};
+use crate::store::{StoreError, open_regular, read_manifest, read_manifest_json, read_signature};
 
 #[derive(Deserialize)]
 pub(super) struct BootQuery {
@@ -65,7 +62,11 @@ pub(super) async fn artifact(
     };
     let path = download.image.dir(store).join(artifact.as_str());
     match open_complete(&path, &entry).await {
-        Ok(file) => send(file, &entry, &method, &headers, download).await,
+        Ok(file) => {
+            let file =
+                ServedFile { file, size_bytes: entry.size_bytes, etag: format!("\"{}\"", entry.sha256) };
+            file.respond(&method, &headers, move |reaches_end| download.sent(reaches_end)).await
+        }
         Err(error) => internal_error(&error),
     }
 }
@@ -90,69 +91,12 @@ enum OpenError {
 /// Opens a file of the size that its manifest says: a node must not begin a download that cannot be right.
 async fn open_complete(path: &std::path::Path, entry: &Artifact) -> Result<File, OpenError> {
     let open_error = |source| OpenError::Open { path: path.to_owned(), source };
-    let file = File::open(path).await.map_err(open_error)?;
+    let file = open_regular(path).await.map_err(open_error)?;
     let found = file.metadata().await.map_err(open_error)?.len();
     if found != entry.size_bytes {
         return Err(OpenError::Size { path: path.to_owned(), found, expected: entry.size_bytes });
     }
     Ok(file)
-}
-
-async fn send(
-    file: File,
-    entry: &Artifact,
-    method: &Method,
-    headers: &HeaderMap,
-    download: Download,
-) -> Response {
-    let etag = format!("\"{}\"", entry.sha256);
-    let size = entry.size_bytes;
-    if lists(headers, IF_NONE_MATCH, &etag) {
-        return (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response();
-    }
-    let selection = match *method {
-        // RFC 9110 section 14.2: Range means nothing on any other method.
-        Method::GET => selection(headers, &etag, size),
-        _ => Selection::Whole,
-    };
-    let (status, span) = match selection {
-        Selection::Whole => (StatusCode::OK, Span { start: 0, length: size }),
-        Selection::Part(span) => (StatusCode::PARTIAL_CONTENT, span),
-        Selection::Unsatisfiable => {
-            let range = [(CONTENT_RANGE, format!("bytes */{size}"))];
-            return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
-        }
-    };
-    let body = match *method {
-        Method::HEAD => Ok(Body::empty()),
-        _ => body::of_file(file, span, move || download.sent(span.start + span.length == size)).await,
-    };
-    match body {
-        Ok(body) => (status, file_headers(status, span, size, etag), body).into_response(),
-        Err(error) => internal_error(&error),
-    }
-}
-
-fn file_headers(status: StatusCode, span: Span, size: u64, etag: String) -> impl IntoResponseParts {
-    let range = (status == StatusCode::PARTIAL_CONTENT)
-        .then(|| [(CONTENT_RANGE, format!("bytes {}-{}/{size}", span.start, span.start + span.length - 1))]);
-    let texts = [(CONTENT_LENGTH, span.length.to_string()), (ETAG, etag)];
-    let constants = [(CONTENT_TYPE, "application/octet-stream"), (ACCEPT_RANGES, "bytes")];
-    (AppendHeaders(texts), AppendHeaders(constants), range.map(AppendHeaders))
-}
-
-/// A Range counts only if the If-Range beside it names the file that we have (RFC 9110 section 13.1.5).
-fn selection(headers: &HeaderMap, etag: &str, size: u64) -> Selection {
-    let range = headers.get(RANGE).and_then(|value| value.to_str().ok());
-    let is_current = headers.get(IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes());
-    range.filter(|_| is_current).map_or(Selection::Whole, |range| select(range, size))
-}
-
-/// Whether a header lists this ETag, or any (RFC 9110 section 13.1.2; `W/` compares alike there).
-fn lists(headers: &HeaderMap, name: HeaderName, etag: &str) -> bool {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// A download that may belong to a node's boot.

@@ -1,11 +1,13 @@
 //! The HTTP server: iPXE scripts, network boot programs, images, and the events API.
 //!
-//! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`api`] takes and shows boot events.
+//! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
+//! nodes, [`api`] takes and shows boot events.
 //! There is no TLS and no authentication: the network is the nodes' own.
 
 mod api;
-mod body;
+mod file;
 mod images;
+mod overlays;
 mod range;
 mod scripts;
 
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::events::EventLog;
 use crate::nbp::NbpSet;
+use crate::overlay;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -63,6 +66,7 @@ fn router(app: App) -> Router {
         .route("/ipxe", get(scripts::of_machine))
         .route("/nbp/{name}", get(scripts::nbp))
         .route(&format!("{HTTP_PREFIX}/{{name}}/{{version}}/{{artifact}}"), get(images::artifact))
+        .route(&format!("{}/{{file}}", overlay::HTTP_PREFIX), get(overlays::overlay))
         .route(EVENTS_PATH, post(api::report))
         .route("/v1/nodes", get(api::nodes))
         .route("/v1/nodes/{node}/events", get(api::events_of))

@@ -8,7 +8,7 @@ use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bootspec::cmdline::{BootParams, InterfaceAddress};
+use bootspec::cmdline::{BaseUrl, BootParams, InterfaceAddress};
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::{BootMode, Manifest};
 use bootspec::{ImageRef, MacAddr};
@@ -16,10 +16,11 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::{App, internal_error, script_url, text};
-use crate::config::Config;
+use crate::config::{Config, Node};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::events::BootEvent;
+use crate::overlay;
 use crate::policy::{Assignment, BootDecision, Machine, NoInitramfs, Stage, decide, initramfs};
 use crate::script::{self, Client};
 use crate::sources::sources;
@@ -74,38 +75,49 @@ async fn boot_script(
 ) -> Result<String, DatabaseError> {
     let url = script_url(&app.config, mac);
     let client = Client { mac, script_url: &url };
+    let cannot_boot = |error: CannotBoot| {
+        let node = app.config.node_name(mac);
+        warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
+        Ok(script::wait(client, &explain(&error)))
+    };
     let image = match find_image(app, assignment).await {
         Ok(image) => image,
-        Err(error) => {
-            let node = app.config.node_name(mac);
-            warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
-            return Ok(script::wait(client, &explain(&error)));
-        }
+        Err(error) => return cannot_boot(error),
     };
     let id = BootId::new(rand::random());
     let params = boot_params(app, mac, assignment, id, &image).await?;
     let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
     let kernel_args: Vec<_> = app.config.boot.kernel_args.iter().chain(node_args).collect();
-    if method == Method::GET {
-        note_boot(app, mac, id, &image.manifest.image).await?;
-    }
     let base_url = app.config.base_url();
     let boot = script::Boot {
         manifest: &image.manifest,
         initramfs: image.initramfs,
+        overlay: image.overlay_url.as_ref().filter(|_| image.mode == BootMode::Carried),
         base_url: &base_url,
         id,
         kernel_args: &kernel_args,
         params: &params,
     };
+    let command_line_bytes = boot.command_line_bytes();
+    if command_line_bytes > MAX_COMMAND_LINE_BYTES {
+        return cannot_boot(CannotBoot::CommandLine { found: command_line_bytes });
+    }
+    if method == Method::GET {
+        note_boot(app, mac, id, &image.manifest.image).await?;
+    }
     Ok(script::boot(client, &boot))
 }
+
+/// What the kernel keeps of a command line, COMMAND_LINE_SIZE less the final NUL: the same on x86 and arm64. It cuts off the
+/// rest without a word, and the end is where we tell init what to do.
+const MAX_COMMAND_LINE_BYTES: usize = 2047;
 
 /// An image that a machine can boot now, and how.
 struct BootableImage {
     manifest: Manifest,
     mode: BootMode,
     initramfs: &'static str,
+    overlay_url: Option<BaseUrl>,
 }
 
 /// A machine cannot boot what is assigned to it.
@@ -115,6 +127,12 @@ enum CannotBoot {
     Store(#[from] store::StoreError),
     #[error(transparent)]
     Initramfs(#[from] NoInitramfs),
+    #[error(transparent)]
+    Overlay(#[from] overlay::OverlayError),
+    #[error(
+        "its kernel command line has {found} bytes, and kernels read {MAX_COMMAND_LINE_BYTES}\nhint: have fewer kernel_args or mirrors"
+    )]
+    CommandLine { found: usize },
 }
 
 async fn find_image(app: &App, assignment: Assignment<'_>) -> Result<BootableImage, CannotBoot> {
@@ -122,7 +140,29 @@ async fn find_image(app: &App, assignment: Assignment<'_>) -> Result<BootableIma
     let image = store::resolve(store, assignment.image).await?;
     let manifest = store::read_manifest(store, &image).await?;
     let mode = assignment.mode(&manifest);
-    Ok(BootableImage { initramfs: initramfs(&manifest, mode)?, manifest, mode })
+    let initramfs = initramfs(&manifest, mode)?;
+    let overlay_url = match assignment.node {
+        Some(node) => overlay_url(&app.config, node, mode).await?,
+        None => None,
+    };
+    Ok(BootableImage { manifest, mode, initramfs, overlay_url })
+}
+
+/// Where the node's overlay is fetched, if there is one: by the boot loader in carried mode, by init in fetched mode.
+async fn overlay_url(
+    config: &Config,
+    node: &Node,
+    mode: BootMode,
+) -> Result<Option<BaseUrl>, overlay::OverlayError> {
+    let suffix = match mode {
+        BootMode::Carried => overlay::SEGMENT_SUFFIX,
+        BootMode::Fetched => overlay::TAR_SUFFIX,
+        // There is no root to lay it over.
+        BootMode::Failsafe => return Ok(None),
+    };
+    let Some(dir) = &config.server.overlays else { return Ok(None) };
+    let found = overlay::open(dir, &node.name).await?;
+    Ok(found.map(|_| overlay::url(config, &node.name, suffix)))
 }
 
 /// What init is told: the node's own parameters and what identifies this boot.
@@ -152,6 +192,7 @@ async fn boot_params(
             address: address(app, mac, assignment).await?,
             // Where DHCP is asked, its answer says the same.
             gateway: app.config.network.router,
+            overlay: image.overlay_url.clone(),
             ..params
         }),
         // It never reports `ready`, so the count would only grow.
@@ -172,7 +213,7 @@ async fn address(
     Ok(address.map(|address| app.config.network.on_interface(address)))
 }
 
-fn report_url(config: &Config) -> Option<bootspec::cmdline::BaseUrl> {
+fn report_url(config: &Config) -> Option<BaseUrl> {
     config.base_url().parse().ok()
 }
 

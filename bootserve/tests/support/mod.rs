@@ -1,23 +1,30 @@
 //! A bootserve on loopback, on ports of its own, with a store that holds one small image; and its clients.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bootserve::config::Config;
+use bootserve::database::Database;
+use bootserve::events::{BootEvent, EventLog};
 use bootserve::nbp::NbpSet;
 use bootserve::serve::run;
 use bootserve::sockets::Sockets;
 use bootserve::tftp::wire::{Packet, Request, TftpOption};
+use bootspec::event::Phase;
 use bootspec::manifest::{
     Artifact, BootMode, Build, FORMAT, FileSystemFormat, Manifest, Root, RootFileSystem,
 };
 use bootspec::store::image_dir;
 use bootspec::{ImageRef, Sha256Digest};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +51,7 @@ pub struct Daemon {
     dir: TempDir,
     http: SocketAddr,
     tftp: SocketAddr,
+    change: Box<dyn Fn(String) -> String>,
     shutdown: CancellationToken,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -57,38 +65,36 @@ pub struct Response {
 
 impl Daemon {
     pub fn start() -> Self {
+        Self::start_with(|config| config)
+    }
+
+    /// A server whose configuration is changed first.
+    pub fn start_with(change: impl Fn(String) -> String + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_store(&dir.path().join("store"));
         std::fs::create_dir(dir.path().join("nbp")).unwrap();
         std::fs::write(dir.path().join("nbp/undionly.kpxe"), nbp()).unwrap();
         std::fs::create_dir(dir.path().join("state")).unwrap();
-        Self::start_in(dir)
+        std::fs::create_dir(dir.path().join("overlays")).unwrap();
+        Self::start_in(dir, Box::new(change))
     }
 
-    fn start_in(dir: TempDir) -> Self {
-        let sockets = Sockets {
-            dhcp: UdpSocket::bind("127.0.0.1:0").unwrap(),
-            tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
-            http: TcpListener::bind("127.0.0.1:0").unwrap(),
-            router_solicitations: None,
-            mtu_bytes: 1500,
-        };
+    fn start_in(dir: TempDir, change: Box<dyn Fn(String) -> String>) -> Self {
+        let sockets = bind();
         let (http, tftp) = (sockets.http.local_addr().unwrap(), sockets.tftp.local_addr().unwrap());
-        let config = Config::parse(&config(dir.path(), http.port())).unwrap();
-        let nbps = NbpSet::read(&config.nbp_dirs).unwrap();
+        let config = Config::parse(&change(config(dir.path(), http.port()))).unwrap();
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
-        let thread = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(run(sockets, config, nbps, token))
-        });
-        Self { dir, http, tftp, shutdown, thread: Some(thread) }
+        let thread = std::thread::spawn(move || serve(sockets, config, token));
+        Self { dir, http, tftp, change, shutdown, thread: Some(thread) }
     }
 
     /// Stops the server and starts another on its state.
     pub fn restart(mut self) -> Self {
         self.join();
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
-        Self::start_in(dir)
+        let change = std::mem::replace(&mut self.change, Box::new(|config| config));
+        Self::start_in(dir, change)
     }
 
     /// Stops the server and returns when it has ended.
@@ -105,6 +111,41 @@ impl Daemon {
 
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("store")
+    }
+
+    pub fn overlays(&self) -> PathBuf {
+        self.dir.path().join("overlays")
+    }
+
+    /// Notes that the firmware of a machine was given an address, as the DHCP server does.
+    pub fn begin_boot(&self, mac: &str) {
+        let config = Config::parse(&(self.change)(config(self.dir.path(), self.http.port()))).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let database = Database::open(&config.server.state).await.unwrap();
+            let events = EventLog::new(database.clone(), Arc::new(config));
+            events.record(vec![BootEvent::now(mac.parse().unwrap(), Phase::Dhcp)]).await.unwrap();
+            database.close().await;
+        });
+    }
+
+    /// GET from an address of this host's own choice: all of 127.0.0.0/8 are on loopback.
+    pub fn get_from(&self, source: &str, path: &str) -> (u16, Vec<u8>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source.parse().unwrap(), 0).into()).unwrap();
+        socket.connect(&self.http.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http).unwrap();
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).unwrap();
+        let head_end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8_lossy(&response[..head_end]).to_ascii_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap();
+        let body = response[head_end..].to_vec();
+        assert_eq!(length, body.len().to_string(), "{head}");
+        (status, body)
     }
 
     pub fn url(&self) -> String {
@@ -125,11 +166,7 @@ impl Daemon {
     }
 
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url()));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        read(agent().run(request.body(()).unwrap()).unwrap())
+        request(&self.url(), method, path, headers)
     }
 
     /// Asks until the answer is as expected.
@@ -164,6 +201,97 @@ impl Daemon {
         let request = Request { filename: filename.into(), mode: mode.into(), options: options.collect() };
         socket.send_to(&Packet::Read(request).encode(), self.tftp).unwrap();
     }
+}
+
+fn bind() -> Sockets {
+    Sockets {
+        dhcp: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        http: TcpListener::bind("127.0.0.1:0").unwrap(),
+        router_solicitations: None,
+        mtu_bytes: 1500,
+    }
+}
+
+fn serve(sockets: Sockets, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let nbps = NbpSet::read(&config.nbp_dirs)?;
+    tokio::runtime::Runtime::new()?.block_on(run(sockets, config, nbps, shutdown))
+}
+
+pub fn request(url: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+    let mut request = ureq::http::Request::builder().method(method).uri(format!("{url}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    read(agent().run(request.body(()).unwrap()).unwrap())
+}
+
+/// A server in a process of its own, which can be killed. It is this test program again, running the one test that calls
+/// [`serve_for_parent`].
+pub struct ServerProcess {
+    child: Child,
+    pub url: String,
+}
+
+/// Tells [`serve_for_parent`] where its store is.
+const DIR_VARIABLE: &str = "BOOTSERVE_TEST_DIR";
+
+impl ServerProcess {
+    pub fn start(dir: &Path) -> Self {
+        let url_file = dir.join("url");
+        let _ = std::fs::remove_file(&url_file);
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server_process", "--ignored"])
+            .env(DIR_VARIABLE, dir)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Self { child, url: String::new() };
+        let deadline = Instant::now() + DEADLINE;
+        while server.url.is_empty() {
+            assert!(Instant::now() < deadline, "the server process has not started");
+            server.url = std::fs::read_to_string(&url_file).unwrap_or_default();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// Downloads at least `wanted` bytes, kills the server, and reads on until the connection ends. Returns the entity tag
+    /// and all that arrived.
+    pub fn download_until_killed(mut self, path: &str, wanted: usize) -> (String, Vec<u8>) {
+        let response = agent().get(format!("{}{path}", self.url)).call().unwrap();
+        let etag = response.headers().get("etag").unwrap().to_str().unwrap().to_owned();
+        let mut body = response.into_body().into_reader();
+        let mut received = vec![0; wanted];
+        body.read_exact(&mut received).unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        // What was on its way still arrives; then the connection breaks.
+        body.read_to_end(&mut received).unwrap_err();
+        (etag, received)
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Serves until killed, if this process was started by [`ServerProcess::start`].
+pub fn serve_for_parent() {
+    let Some(dir) = std::env::var_os(DIR_VARIABLE) else { return };
+    let dir = Path::new(&dir);
+    let sockets = bind();
+    let http = sockets.http.local_addr().unwrap();
+    for name in ["nbp", "state", "overlays"] {
+        std::fs::create_dir_all(dir.join(name)).unwrap();
+    }
+    let config = Config::parse(&config(dir, http.port())).unwrap();
+    std::fs::write(dir.join("url.new"), format!("http://{http}")).unwrap();
+    std::fs::rename(dir.join("url.new"), dir.join("url")).unwrap();
+    serve(sockets, config, CancellationToken::new()).unwrap();
 }
 
 impl Drop for Daemon {
@@ -219,13 +347,32 @@ pub fn receive_file(socket: &UdpSocket) -> Result<Vec<u8>, Packet> {
     }
 }
 
+/// Names and contents of the members of a newc archive.
+pub fn read_newc(mut archive: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut members = Vec::new();
+    loop {
+        let mut member = cpio::newc::Reader::new(archive).unwrap();
+        if member.entry().is_trailer() {
+            return members;
+        }
+        let mut contents = Vec::new();
+        member.read_to_end(&mut contents).unwrap();
+        members.push((member.entry().name().to_owned(), contents));
+        archive = member.finish().unwrap();
+    }
+}
+
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(DEADLINE)).build().into()
 }
 
 fn read(response: ureq::http::Response<ureq::Body>) -> Response {
     let (parts, mut body) = response.into_parts();
-    Response { status: parts.status.as_u16(), headers: parts.headers, body: body.read_to_vec().unwrap() }
+    Response {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        body: body.with_config().limit(u64::MAX).read_to_vec().unwrap(),
+    }
 }
 
 /// The boot program: a few blocks whatever the block size.
@@ -237,7 +384,7 @@ fn config(dir: &Path, http_port: u16) -> String {
     let dir = dir.display();
     format!(
         "[server]\ninterface = 'lo'\naddress = '127.0.0.1'\nstore = '{dir}/store'\nstate = '{dir}/state'\n\
-         http_port = {http_port}\n\
+         overlays = '{dir}/overlays'\nhttp_port = {http_port}\n\
          [network]\nsubnet = '127.0.0.0/24'\nrange = '127.0.0.200-127.0.0.250'\nrouter = '127.0.0.254'\n\
          [nbp]\ndirs = ['{dir}/nbp']\n\
          [boot]\nkernel_args = ['console=ttyS0']\nmirrors = ['{MIRROR}']\nmin_rollback_index = 3\n\

@@ -1,0 +1,117 @@
+//! Overlays of single nodes: `GET /overlays/NODE.tar` with `NODE.tar.minisig` for init in fetched mode, `NODE.img` as a
+//! segment of the initramfs for iPXE.
+//!
+//! They may hold host keys and the like, so only the node's own address is answered, and only while the node boots. An
+//! address proves little: a machine on the same wire can take it while the node is off.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{AppendHeaders, IntoResponse, Response};
+use bootspec::store::NodeName;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use tracing::{info, warn};
+
+use super::file::{ServedFile, pieces};
+use super::{App, internal_error, text};
+use crate::overlay::segment::Frame;
+use crate::overlay::{self, Overlay};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Tar,
+    Signature,
+    Segment,
+}
+
+/// `GET /overlays/FILE`, and HEAD.
+pub(super) async fn overlay(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(file): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let (Some(dir), Some((name, form))) = (&app.config.server.overlays, parse(&file)) else {
+        return not_found();
+    };
+    let Some(node) = app.config.node_named(name.as_str()) else { return not_found() };
+    match overlay::may_have(&app.events, peer.ip(), node).await {
+        Ok(Ok(())) => {}
+        Ok(Err(refusal)) => {
+            warn!(%peer, node = name.as_str(), file, reason = %refusal, "overlay refused");
+            return text(StatusCode::FORBIDDEN, refusal.to_string());
+        }
+        Err(error) => return internal_error(&error),
+    }
+    let overlay = match overlay::open(dir, &name).await {
+        Ok(Some(overlay)) => overlay,
+        Ok(None) => return not_found(),
+        Err(error) => return internal_error(&error),
+    };
+    if method == Method::GET {
+        info!(%peer, node = name.as_str(), file, "overlay handed out");
+    }
+    match form {
+        Form::Tar => {
+            let Overlay { tar: file, tar_bytes: size_bytes, etag, .. } = overlay;
+            ServedFile { file, size_bytes, etag }.respond(&method, &headers, |_| ()).await
+        }
+        Form::Signature => overlay.signature.map_or_else(not_found, |signature| {
+            ([(CONTENT_TYPE, "text/plain; charset=utf-8")], signature).into_response()
+        }),
+        Form::Segment => segment(overlay).unwrap_or_else(|error| internal_error(&error)),
+    }
+}
+
+fn parse(file: &str) -> Option<(NodeName, Form)> {
+    if let Some(name) = file.strip_suffix(overlay::SEGMENT_SUFFIX) {
+        return Some((name.parse().ok()?, Form::Segment));
+    }
+    let form = if file.ends_with(overlay::TAR_SUFFIX) { Form::Tar } else { Form::Signature };
+    Some((overlay::node_of(file)?, form))
+}
+
+/// The segment, made as it is sent. It has no ranges: iPXE asks for none.
+fn segment(overlay: Overlay) -> io::Result<Response> {
+    let tar_bytes = u32::try_from(overlay.tar_bytes).map_err(io::Error::other)?;
+    let Frame { before, after } = Frame::new(tar_bytes, overlay.signature.as_deref())?;
+    let length = before.len() as u64 + overlay.tar_bytes + after.len() as u64;
+    let around = |bytes: Vec<u8>| stream::iter([Ok(Bytes::from(bytes))]);
+    let body = around(before).chain(pieces(overlay.tar, overlay.tar_bytes)).chain(around(after));
+    let headers =
+        [(CONTENT_LENGTH, length.to_string()), (CONTENT_TYPE, "application/octet-stream".to_owned())];
+    Ok((AppendHeaders(headers), Body::from_stream(body)).into_response())
+}
+
+fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "there is no such overlay")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_file_tells_node_and_form() {
+        let check = |file, expected: Option<(&str, Form)>| {
+            let found = parse(file);
+            let found = found.as_ref().map(|(name, form)| (name.as_str(), *form));
+            assert_eq!(found, expected, "{file}");
+        };
+        check("node-001.tar", Some(("node-001", Form::Tar)));
+        check("node-001.tar.minisig", Some(("node-001", Form::Signature)));
+        check("node-001.img", Some(("node-001", Form::Segment)));
+        check("a.tar.img", Some(("a.tar", Form::Segment)));
+        for file in ["node-001", "node-001.minisig", ".tar", "../node-001.tar", "..tar", ""] {
+            check(file, None);
+        }
+    }
+}
