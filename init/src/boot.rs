@@ -7,20 +7,28 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use bootspec::cmdline::BootParams;
+use bootspec::diagnosis::explain;
 use bootspec::event::Phase;
-use bootspec::manifest::{BootMode, Manifest, Root};
+use bootspec::manifest::{BootMode, Manifest, Root, RootArchive, RootFileSystem};
 
 use crate::failure::{self, BootError, BootResult};
-use crate::report::BootRecord;
-use crate::switch_root::switch_root;
-use crate::unpack::{Carried, unpack};
-use crate::{failsafe, image, kmsg, memory, mounts};
+use crate::fetch::Fetcher;
+use crate::memory::{self, Memory, Supply};
+use crate::modules::Modules;
+use crate::network::{self, Network};
+use crate::node_overlay::{self, NodeOverlay};
+use crate::switch_root::{check_init, switch_root};
+use crate::trust::Trust;
+use crate::unpack::{Carried, Fetched, unpack};
+use crate::{failsafe, image, kmsg, mounts, overlay_root, report};
 
 const CMDLINE: &str = "/proc/cmdline";
 /// The root of the initramfs.
 const INITRAMFS: &str = "/";
 /// Where the root file system is unpacked before it becomes `/`.
 const NEW_ROOT: &str = "/sysroot";
+/// Chunks fetched ahead of those that are being unpacked. The bound is on memory; two keep the connection busy.
+const READ_AHEAD_CHUNKS: usize = 2;
 
 static PARAMS: OnceLock<BootParams> = OnceLock::new();
 
@@ -46,34 +54,151 @@ fn run() -> BootResult {
         // Before the manifest is looked at: a damaged image is a reason to ask for failsafe mode.
         return Ok(failsafe::run()?);
     }
-    let manifest = image::read_manifest(Path::new(INITRAMFS))?;
-    let mode = params.mode.unwrap_or(manifest.mode);
-    kmsg::info(&format!("image {}, mode {mode}", manifest.image));
+    let trust = Trust::read(Path::new(INITRAMFS), params)?;
+    let carried = image::read_manifest(Path::new(INITRAMFS), &trust)?;
+    // An initramfs without an image is there to fetch one.
+    let mode = params.mode.or(carried.as_ref().map(|manifest| manifest.mode)).unwrap_or(BootMode::Fetched);
     match mode {
         BootMode::Failsafe => Ok(failsafe::run()?),
-        BootMode::Carried | BootMode::Fetched => boot_carried(&manifest, params),
+        BootMode::Carried => boot_carried(&carried.ok_or(BootError::NoImage(mode))?, params, &trust),
+        BootMode::Fetched => boot_fetched(params, &trust),
     }
 }
 
-fn boot_carried(manifest: &Manifest, params: &BootParams) -> BootResult {
-    let mut record = BootRecord::new(manifest, params);
-    let Some(Root::Archive(root)) = &manifest.root else {
-        return Err(BootError::NoRoot(manifest.image.to_string()));
-    };
-    let chunks = image::find_chunks(Path::new(INITRAMFS), root)?;
-    let memory = memory::read().map_err(|error| BootError::Proc("/proc/meminfo", error))?;
-    let budget = memory::plan(memory, root, params, cores())?;
+/// Boots the image that rides in the initramfs. There is no network.
+fn boot_carried(manifest: &Manifest, params: &BootParams, trust: &Trust) -> BootResult {
+    report::begin(Some(&manifest.image), params);
+    kmsg::info(&format!("image {}, carried by the initramfs", manifest.image));
+    image::check_kernel(manifest)?;
+    let mut modules = Modules::read(Path::new(INITRAMFS))?;
+    make_root(manifest, Origin::Initramfs, params, &mut modules)?;
+    complete_root(node_overlay::read(Path::new(INITRAMFS))?, params, trust)?;
+    report::phase(Phase::SwitchRoot);
+    report::save();
+    switch_root(Path::new(NEW_ROOT), params)
+}
 
-    mounts::mount_root(Path::new(NEW_ROOT), &budget.tmpfs_options)?;
-    record.begin(Phase::Unpack);
+/// Fetches the image over the network, and boots it.
+fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
+    let sources = params.source.clone().ok_or(BootError::NoSource)?;
+    report::begin(sources.image().as_ref(), params);
+    report::phase(Phase::Network);
+    let mut modules = Modules::read(Path::new(INITRAMFS))?;
+    let network = network::up(params, &mut modules)?;
+    report::network_is_up(params);
+    kmsg::info(&format!("fetching from {sources}"));
+    let fetcher = Fetcher::new(sources);
+    let manifest = image::fetch_manifest(&fetcher, trust)?;
+    kmsg::info(&format!("image {}, fetched", manifest.image));
+    image::check_kernel(&manifest)?;
+    make_root(&manifest, Origin::Network(&fetcher), params, &mut modules)?;
+    complete_root(node_overlay::fetch(params, trust)?, params, trust)?;
+    report::phase(Phase::SwitchRoot);
+    report::save();
+    leave_network(&network);
+    switch_root(Path::new(NEW_ROOT), params)
+}
+
+/// Where the root comes from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    /// The initramfs carries it.
+    Initramfs,
+    /// It is fetched.
+    Network(&'a Fetcher),
+}
+
+impl Origin<'_> {
+    fn supply(self) -> Supply {
+        match self {
+            Self::Initramfs => Supply::Carried,
+            Self::Network(_) => Supply::Fetched,
+        }
+    }
+}
+
+/// Makes the root file system at [`NEW_ROOT`].
+fn make_root(
+    manifest: &Manifest,
+    origin: Origin<'_>,
+    params: &BootParams,
+    modules: &mut Modules,
+) -> Result<(), BootError> {
+    let memory = memory::read().map_err(|error| BootError::Proc("/proc/meminfo", error))?;
+    match &manifest.root {
+        None => Err(BootError::NoRoot(manifest.image.clone())),
+        Some(Root::Archive(root)) => unpack_root(root, origin, params, memory),
+        Some(Root::FileSystem(root)) => overlay_root(root, origin, params, memory, modules),
+    }
+}
+
+/// Unpacks the archive into a tmpfs.
+fn unpack_root(
+    root: &RootArchive,
+    origin: Origin<'_>,
+    params: &BootParams,
+    memory: Memory,
+) -> Result<(), BootError> {
+    let target = Path::new(NEW_ROOT);
+    let budget = memory::plan(memory, root, origin.supply(), params, cores())?;
+    mounts::mount_tmpfs(target, &budget.tmpfs_options)?;
+    report::phase(Phase::Unpack);
     let started = Instant::now();
     kmsg::info(&format!("unpacking {} chunks with {} threads", root.chunks.len(), budget.workers));
-    unpack(&Carried::new(&chunks, root), root, Path::new(NEW_ROOT), budget.workers)?;
+    match origin {
+        Origin::Initramfs => {
+            let chunks = image::find_chunks(Path::new(INITRAMFS), root)?;
+            unpack(&Carried::new(&chunks, root), root, target, budget.workers)?;
+        }
+        Origin::Network(fetcher) => {
+            let file = root.file.as_str();
+            let pieces = root.pieces().collect();
+            let stream = fetcher.stream(file, root.compressed_bytes(), pieces, READ_AHEAD_CHUNKS);
+            unpack(&Fetched::new(stream), root, target, budget.workers)?;
+        }
+    }
     kmsg::info(&format!("unpacked {} inodes in {:.1} s", root.inodes, started.elapsed().as_secs_f64()));
+    Ok(())
+}
 
-    record.begin(Phase::SwitchRoot);
-    record.save();
-    switch_root(Path::new(NEW_ROOT), params)
+/// Mounts the file system image under a tmpfs.
+fn overlay_root(
+    root: &RootFileSystem,
+    origin: Origin<'_>,
+    params: &BootParams,
+    memory: Memory,
+    modules: &mut Modules,
+) -> Result<(), BootError> {
+    let upper_options = memory::plan_overlay(memory, root, origin.supply(), params)?;
+    report::phase(Phase::Unpack);
+    let image = match origin {
+        Origin::Initramfs => overlay_root::open_carried(Path::new(INITRAMFS), root, cores())?,
+        Origin::Network(fetcher) => overlay_root::fetch(fetcher, root)?,
+    };
+    overlay_root::mount(&image, root.format, &upper_options, Path::new(NEW_ROOT), modules)?;
+    kmsg::info(&format!("mounted the {} image under a tmpfs", root.format));
+    Ok(())
+}
+
+/// Lays the node's own files over the root, and sees that there is an init to hand over to.
+fn complete_root(
+    node_overlay: Option<NodeOverlay>,
+    params: &BootParams,
+    trust: &Trust,
+) -> Result<(), BootError> {
+    let root = Path::new(NEW_ROOT);
+    if let Some(node_overlay) = node_overlay {
+        node_overlay.apply(root, trust)?;
+    }
+    Ok(check_init(root, params.init_path())?)
+}
+
+/// The image's own network configuration finds the interface as it would find it on any other machine.
+fn leave_network(network: &Network) {
+    report::network_is_down();
+    if let Err(error) = network.down() {
+        kmsg::warn(&explain(&error));
+    }
 }
 
 fn read_params() -> Result<&'static BootParams, BootError> {

@@ -4,16 +4,24 @@
 use std::convert::Infallible;
 use std::thread::sleep;
 
+use bootspec::ImageRef;
 use bootspec::cmdline::{BootParams, OnFailure};
 use bootspec::diagnosis::explain;
+use bootspec::manifest::BootMode;
 use rustix::system::{RebootCommand, reboot};
 
+use crate::fetch::FetchError;
 use crate::image::ImageError;
 use crate::memory::TooLittle;
+use crate::modules::ModulesError;
 use crate::mounts::MountError;
+use crate::network::NetworkError;
+use crate::node_overlay::NodeOverlayError;
+use crate::overlay_root::OverlayError;
 use crate::switch_root::SwitchRootError;
-use crate::unpack::{ChunkError, UnpackError};
-use crate::{failsafe, kmsg};
+use crate::trust::TrustError;
+use crate::unpack::{ChunkError, ExtractError, UnpackError};
+use crate::{failsafe, kmsg, report};
 
 /// A reason not to boot. The codes and remedies are documented in `docs/operations.md`.
 #[derive(Debug, thiserror::Error)]
@@ -21,22 +29,43 @@ pub enum BootError {
     /// A file system that every Linux has could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// The initramfs holds no usable image.
+    /// There is no usable image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The keys of the initramfs cannot be read.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The initramfs carries no image.
+    #[error("the initramfs carries no image to boot in mode {0}")]
+    NoImage(BootMode),
     /// The image has no root to boot in this mode.
-    #[error("the image {0} carries no root file system")]
-    NoRoot(String),
+    #[error("the image {0} has no root file system")]
+    NoRoot(ImageRef),
+    /// `bootnode.source=` is missing.
+    #[error("mode fetched needs bootnode.source= on the kernel command line, to say where the image is")]
+    NoSource,
     /// /proc/meminfo or /proc/cmdline could not be read.
     #[error("cannot read {0}")]
     Proc(&'static str, #[source] std::io::Error),
+    /// The indexes of the kernel modules cannot be read.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// The network does not come up.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The image does not fit into memory.
     #[error(transparent)]
     Memory(#[from] TooLittle),
-    /// A chunk is damaged or cannot be unpacked.
+    /// A chunk is damaged or cannot be fetched or unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// The unpacked root cannot be entered.
+    /// The root's file system image is damaged or cannot be fetched or mounted.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    /// The node's own files cannot be laid over the root.
+    #[error(transparent)]
+    NodeOverlay(#[from] NodeOverlayError),
+    /// The root cannot be entered.
     #[error(transparent)]
     SwitchRoot(#[from] SwitchRootError),
     /// No shell could be started.
@@ -44,55 +73,156 @@ pub enum BootError {
     Failsafe(#[from] failsafe::FailsafeError),
 }
 
+/// The kind of a failure: a code that stays the same from release to release, and what to do about it.
+type Kind = (&'static str, &'static str);
+
+const IMAGE: Kind = (
+    "E-IMAGE",
+    "the initramfs did not arrive whole (too little memory for it?) or was not made by imagebuild of this release; run `imagebuild verify` on the head node",
+);
+const KERNEL: Kind = ("E-KERNEL", "boot the kernel of the image: vmlinuz and initramfs of one version");
+const SIGNATURE: Kind = (
+    "E-SIGNATURE",
+    "sign the image (imagebuild build --sign-key) with the key that this initramfs trusts, or boot an image that is; if nobody changed it, find out who did",
+);
+const ROLLBACK: Kind = (
+    "E-ROLLBACK",
+    "boot a newer version of the image, or lower the least rollback index if this one is meant",
+);
+const PROC: Kind = ("E-PROC", "boot a kernel with tmpfs, devtmpfs, proc and sysfs built in");
+const VERIFY: Kind = (
+    "E-VERIFY",
+    "the image was damaged on its way or by bad memory; run `imagebuild verify` on the head node, then test this node's memory",
+);
+const FETCH: Kind = (
+    "E-FETCH",
+    "check that bootserve runs, that it has this image version, and the network between; the node tries again by itself",
+);
+const FULL: Kind = (
+    "E-FULL",
+    "raise bootnode.root_size or bootnode.root_inodes, or leave them out; or give the node more memory",
+);
+const UNPACK: Kind = ("E-UNPACK", "build the image again with imagebuild of this release");
+const OVERLAY: Kind = (
+    "E-OVERLAY",
+    "build the image again: its kernel needs the modules loop, overlay and that of the root's file system",
+);
+
 impl BootError {
     /// A name for the kind of failure that stays the same from release to release.
     pub fn code(&self) -> &'static str {
-        match self {
-            Self::Mount(_) => "E-MOUNT",
-            Self::Image(_) | Self::NoRoot(_) => "E-IMAGE",
-            Self::Proc(..) => "E-PROC",
-            Self::Memory(_) => "E-MEMORY",
-            Self::Unpack(UnpackError::Chunk(ChunkError::Damaged { .. })) => "E-VERIFY",
-            Self::Unpack(_) => "E-UNPACK",
-            Self::SwitchRoot(SwitchRootError::NoInit { .. }) => "E-NOINIT",
-            Self::SwitchRoot(_) => "E-SWITCHROOT",
-            Self::Failsafe(_) => "E-SHELL",
-        }
+        self.kind().0
     }
 
     fn remedy(&self) -> &'static str {
+        self.kind().1
+    }
+
+    fn kind(&self) -> Kind {
         match self {
-            Self::Mount(_) | Self::Proc(..) => "boot a kernel with tmpfs, devtmpfs, proc and sysfs built in",
-            Self::NoRoot(_) => "boot this image without bootnode.mode=carried, or another image",
-            Self::Image(_) => {
-                "the initramfs did not arrive whole (too little memory for it?) or was not made by imagebuild of this release; run `imagebuild verify` on the head node"
+            Self::Mount(_) => ("E-MOUNT", PROC.1),
+            Self::Proc(..) => PROC,
+            Self::Image(error) => image_kind(error),
+            Self::Trust(error) => trust_kind(error),
+            Self::NoImage(_) => {
+                (IMAGE.0, "boot this initramfs with bootnode.mode=fetched, or the image's initramfs.img")
             }
-            Self::Memory(_) => "give the node more memory, or build a smaller image",
-            Self::Unpack(UnpackError::Chunk(ChunkError::Damaged { .. })) => {
-                "the image was damaged on its way or by bad memory; run `imagebuild verify` on the head node, then test this node's memory"
-            }
-            Self::Unpack(_) => {
-                "raise bootnode.root_size or bootnode.root_inodes if the root is full; else build the image again"
-            }
+            Self::NoRoot(_) => (IMAGE.0, "boot this image in mode failsafe, or another image"),
+            Self::NoSource => (IMAGE.0, "let bootserve write the command line, or add bootnode.source="),
+            Self::Modules(_) => IMAGE,
+            Self::Network(error) => (error.code(), error.remedy()),
+            Self::Memory(_) => ("E-MEMORY", "give the node more memory, or build a smaller image"),
+            Self::Unpack(error) => unpack_kind(error),
+            Self::Overlay(error) => overlay_kind(error),
+            Self::NodeOverlay(error) => node_overlay_kind(error),
             Self::SwitchRoot(SwitchRootError::NoInit { .. }) => {
-                "install an init (systemd) in the image, or set init= to one that it has"
+                ("E-NOINIT", "install an init (systemd) in the image, or set init= to one that it has")
             }
-            Self::SwitchRoot(_) => "build the image again, and check that its kernel supports this machine",
-            Self::Failsafe(_) => "build the image on a machine with a static busybox",
+            Self::SwitchRoot(_) => {
+                ("E-SWITCHROOT", "build the image again, and check that its kernel supports this machine")
+            }
+            Self::Failsafe(_) => ("E-SHELL", "build the image on a machine with a static busybox"),
         }
     }
 }
 
+fn image_kind(error: &ImageError) -> Kind {
+    match error {
+        ImageError::Kernel { .. } => KERNEL,
+        ImageError::Trust(error) => trust_kind(error),
+        ImageError::Fetch(error) => fetch_kind(error),
+        ImageError::Read(_) | ImageError::Manifest(_) | ImageError::NoChunk(_) => IMAGE,
+    }
+}
+
+fn trust_kind(error: &TrustError) -> Kind {
+    match error {
+        TrustError::Rollback { .. } => ROLLBACK,
+        TrustError::Read { .. } | TrustError::Key { .. } | TrustError::Index(_) => IMAGE,
+        TrustError::Signature { .. } => SIGNATURE,
+    }
+}
+
+fn fetch_kind(error: &FetchError) -> Kind {
+    match error {
+        FetchError::Damaged { .. } => VERIFY,
+        FetchError::Url(_) | FetchError::Refused { .. } | FetchError::GivenUp { .. } | FetchError::Ended => {
+            FETCH
+        }
+    }
+}
+
+fn unpack_kind(error: &UnpackError) -> Kind {
+    match error {
+        UnpackError::Chunk(ChunkError::Damaged { .. }) => VERIFY,
+        UnpackError::Chunk(ChunkError::Fetch(error)) => fetch_kind(error),
+        UnpackError::Extract { source: ExtractError::Io { source, .. }, .. } if is_full(source) => FULL,
+        UnpackError::Chunk(ChunkError::Read { .. })
+        | UnpackError::Extract { .. }
+        | UnpackError::Target { .. } => UNPACK,
+    }
+}
+
+fn overlay_kind(error: &OverlayError) -> Kind {
+    match error {
+        OverlayError::Damaged { .. } => VERIFY,
+        OverlayError::Fetch(error) => fetch_kind(error),
+        OverlayError::Io { source, .. } if is_full(source) => FULL,
+        OverlayError::Io { .. } | OverlayError::Loop(..) | OverlayError::Mount(_) => OVERLAY,
+    }
+}
+
+fn node_overlay_kind(error: &NodeOverlayError) -> Kind {
+    match error {
+        NodeOverlayError::Trust(error) => trust_kind(error),
+        NodeOverlayError::Fetch(error) => fetch_kind(error),
+        NodeOverlayError::Extract(error) => match unpack_kind(error) {
+            UNPACK => (
+                "E-NODEOVERLAY",
+                "make the node's overlay again: a tar of plain files, directories and links with relative names",
+            ),
+            kind => kind,
+        },
+        NodeOverlayError::Read { .. } | NodeOverlayError::Url(_) => {
+            ("E-NODEOVERLAY", "check the node's overlay in the configuration of bootserve")
+        }
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::StorageFull
+}
+
 /// Ends a boot that failed: says why, then does what `params` ask for. Never returns.
 pub fn give_up(error: &BootError, params: &BootParams) -> ! {
-    print(error.code(), &explain(error), error.remedy(), params);
+    say(error.code(), &explain(error), error.remedy(), params);
     act(params)
 }
 
 /// The same for a defect of init itself.
 pub fn give_up_on_panic(panic: &str, params: &BootParams) -> ! {
     let remedy = "report this with the lines above, and boot the version before";
-    print("E-PANIC", &format!("init has a defect: {panic}"), remedy, params);
+    say("E-PANIC", &format!("init has a defect: {panic}"), remedy, params);
     act(params)
 }
 
@@ -124,7 +254,9 @@ fn request(command: RebootCommand) -> ! {
     }
 }
 
-fn print(code: &str, reason: &str, remedy: &str, params: &BootParams) {
+/// bootserve is told first, since what is said last stays on the screen.
+fn say(code: &str, reason: &str, remedy: &str, params: &BootParams) {
+    report::failed(code, reason);
     let next = match params.on_failure {
         OnFailure::Reboot => format!("rebooting in {} s", params.retry_delay().as_secs()),
         OnFailure::Shell => "opening a shell".to_owned(),

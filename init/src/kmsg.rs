@@ -57,3 +57,29 @@ fn log(level: Level, text: &str) {
         let _ = written;
     }
 }
+
+/// Logs how far something long has come, each tenth once.
+pub struct Progress {
+    what: &'static str,
+    total_bytes: u64,
+    done_bytes: u64,
+    tenths: u64,
+}
+
+impl Progress {
+    /// `what` has been done to none of `total_bytes` yet: `unpacked`.
+    pub fn new(what: &'static str, total_bytes: u64) -> Self {
+        Self { what, total_bytes, done_bytes: 0, tenths: 0 }
+    }
+
+    /// It has been done to so many more.
+    pub fn advance(&mut self, bytes: u64) {
+        self.done_bytes = self.done_bytes.saturating_add(bytes).min(self.total_bytes);
+        let tenths = u128::from(self.done_bytes) * 10 / u128::from(self.total_bytes.max(1));
+        let tenths = u64::try_from(tenths).expect("it is ten at most");
+        if tenths > self.tenths {
+            self.tenths = tenths;
+            info(&format!("{} {} %", self.what, tenths * 10));
+        }
+    }
+}

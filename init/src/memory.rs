@@ -1,14 +1,15 @@
 //! Whether the image fits into this machine's memory, and how the memory is divided.
 //!
-//! A chunk's compressed copy is freed when the chunk is unpacked, so by the end of unpacking the machine holds the
-//! unpacked root and the decoders, and no compressed copy. That end is the peak; the check is made against it.
+//! A chunk's compressed copy is freed while the chunk is unpacked, so by the end of unpacking the machine holds the
+//! unpacked root and the decoders, and no compressed copy. That end is the peak, whether the chunks were carried or
+//! fetched; the check is made against it. A file system image stays as it is, and what is written is beside it.
 
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 
 use bootspec::cmdline::{BootParams, RootSize};
-use bootspec::manifest::RootArchive;
+use bootspec::manifest::{RootArchive, RootFileSystem};
 
 const MIB: u64 = 1 << 20;
 /// A tmpfs inode and its directory entry, in kernel memory.
@@ -29,16 +30,25 @@ pub struct Memory {
 /// The image does not fit.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not enough memory to unpack the root file system: need {} MiB, have {} MiB (the machine has {} MiB in all)",
+    "not enough memory for the root file system: need {} MiB, have {} MiB (the machine has {} MiB in all)",
     need_bytes.div_ceil(MIB), have_bytes / MIB, total_bytes / MIB
 )]
 pub struct TooLittle {
-    /// The unpacked root, its inodes, one decoder and a reserve.
+    /// The root as it will be in memory, and a reserve.
     pub need_bytes: u64,
     /// What is available, and what the compressed root will give back.
     pub have_bytes: u64,
     /// What the machine has in all.
     pub total_bytes: u64,
+}
+
+/// Where the compressed root is before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// In the initramfs, and so in memory.
+    Carried,
+    /// On the boot server.
+    Fetched,
 }
 
 /// How the memory is to be used.
@@ -66,17 +76,22 @@ fn parse(text: &str) -> Option<Memory> {
     Some(Memory { total_bytes: field("MemTotal")?, available_bytes: field("MemAvailable")? })
 }
 
-/// Checks that the root fits, and divides what there is.
+/// Checks that the unpacked root fits, and divides what there is.
 pub fn plan(
     memory: Memory,
     root: &RootArchive,
+    supply: Supply,
     params: &BootParams,
     cores: NonZeroUsize,
 ) -> Result<Budget, TooLittle> {
     let unpacked_bytes = root.page_rounded_bytes.saturating_add(root.inodes.saturating_mul(INODE_BYTES));
     let without_decoders = unpacked_bytes.saturating_add(RESERVE_BYTES);
     let need_bytes = without_decoders.saturating_add(root.decoder_bytes);
-    let have_bytes = memory.available_bytes.saturating_add(root.compressed_bytes());
+    let held_bytes = match supply {
+        Supply::Carried => root.compressed_bytes(),
+        Supply::Fetched => 0,
+    };
+    let have_bytes = memory.available_bytes.saturating_add(held_bytes);
     if have_bytes < need_bytes {
         return Err(TooLittle { need_bytes, have_bytes, total_bytes: memory.total_bytes });
     }
@@ -85,19 +100,38 @@ pub fn plan(
     let workers = wanted.get().min(root.chunks.len()).min(usize::try_from(affordable).unwrap_or(usize::MAX));
     Ok(Budget {
         workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
-        tmpfs_options: tmpfs_options(memory, root, params, unpacked_bytes),
+        tmpfs_options: tmpfs_options(memory, params, unpacked_bytes, root.inodes),
     })
+}
+
+/// Checks that the file system image fits, and gives the mount options of the tmpfs above it.
+pub fn plan_overlay(
+    memory: Memory,
+    root: &RootFileSystem,
+    supply: Supply,
+    params: &BootParams,
+) -> Result<String, TooLittle> {
+    let image_bytes = match supply {
+        Supply::Carried => 0,
+        Supply::Fetched => root.size_bytes,
+    };
+    let (need_bytes, have_bytes) = (image_bytes.saturating_add(RESERVE_BYTES), memory.available_bytes);
+    if have_bytes < need_bytes {
+        return Err(TooLittle { need_bytes, have_bytes, total_bytes: memory.total_bytes });
+    }
+    let left = Memory { total_bytes: memory.total_bytes.saturating_sub(root.size_bytes), ..memory };
+    Ok(tmpfs_options(left, params, 0, 0))
 }
 
 /// By default the root may grow over half of the memory that it does not take itself, and may have as many inodes more
 /// as it could fill with one page each.
-fn tmpfs_options(memory: Memory, root: &RootArchive, params: &BootParams, unpacked_bytes: u64) -> String {
+fn tmpfs_options(memory: Memory, params: &BootParams, unpacked_bytes: u64, unpacked_inodes: u64) -> String {
     let size_bytes = match params.root_size {
         Some(RootSize::Bytes(bytes)) => bytes,
         Some(RootSize::Percent(percent)) => memory.total_bytes / 100 * u64::from(percent),
         None => unpacked_bytes + memory.total_bytes.saturating_sub(unpacked_bytes) / 2,
     };
-    let inodes = params.root_inodes.unwrap_or(root.inodes + size_bytes / 4096);
+    let inodes = params.root_inodes.unwrap_or(unpacked_inodes + size_bytes / 4096);
     let policy = params.root_mpol.as_ref().map_or(String::new(), |policy| format!(",mpol={policy}"));
     format!("mode=755,size={size_bytes},nr_inodes={inodes}{policy}")
 }
@@ -132,7 +166,8 @@ mod tests {
 
     fn check_workers(unpacked_mib: u64, chunks: usize, params: &str, expected: usize) {
         let (params, _) = BootParams::parse(params);
-        let budget = plan(MACHINE, &root(unpacked_mib * MIB, chunks), &params, CORES).unwrap();
+        let budget =
+            plan(MACHINE, &root(unpacked_mib * MIB, chunks), Supply::Carried, &params, CORES).unwrap();
         assert_eq!(budget.workers.get(), expected);
     }
 
@@ -147,19 +182,40 @@ mod tests {
 
     #[test]
     fn too_little_memory_says_what_is_needed_and_what_there_is() {
-        let error = plan(MACHINE, &root(700 * MIB, 20), &BootParams::default(), CORES).unwrap_err();
+        let plan = |supply| plan(MACHINE, &root(700 * MIB, 20), supply, &BootParams::default(), CORES);
+        let error = plan(Supply::Carried).unwrap_err();
         assert!(error.to_string().contains("need 742 MiB, have 700 MiB"), "{error}");
+        // What is fetched gives no memory back.
+        let error = plan(Supply::Fetched).unwrap_err();
+        assert!(error.to_string().contains("need 742 MiB, have 500 MiB"), "{error}");
+    }
+
+    #[test]
+    fn an_image_stays_in_memory_beside_what_is_written() {
+        let image = |size_mib| RootFileSystem {
+            file: "rootfs.squashfs".parse().unwrap(),
+            format: bootspec::manifest::FileSystemFormat::Squashfs,
+            size_bytes: size_mib * MIB,
+            block_bytes: MIB,
+            blocks: Vec::new(),
+        };
+        let plan = |size_mib, supply| plan_overlay(MACHINE, &image(size_mib), supply, &BootParams::default());
+        assert_eq!(plan(400, Supply::Fetched).unwrap(), "mode=755,size=314572800,nr_inodes=76800");
+        assert!(plan(600, Supply::Carried).is_ok());
+        let error = plan(600, Supply::Fetched).unwrap_err();
+        assert!(error.to_string().contains("need 632 MiB, have 500 MiB"), "{error}");
     }
 
     #[test]
     fn absurd_sizes_do_not_overflow() {
-        assert!(plan(MACHINE, &root(u64::MAX, 1), &BootParams::default(), CORES).is_err());
+        assert!(plan(MACHINE, &root(u64::MAX, 1), Supply::Carried, &BootParams::default(), CORES).is_err());
     }
 
     #[test]
     fn tmpfs_options_follow_the_parameters() {
         let line = "bootnode.root_size=50% bootnode.root_inodes=7 bootnode.root_mpol=interleave";
-        let budget = plan(MACHINE, &root(MIB, 1), &BootParams::parse(line).0, CORES).unwrap();
+        let budget =
+            plan(MACHINE, &root(MIB, 1), Supply::Carried, &BootParams::parse(line).0, CORES).unwrap();
         assert_eq!(budget.tmpfs_options, "mode=755,size=524288000,nr_inodes=7,mpol=interleave");
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 
 /// A mount could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -63,19 +63,50 @@ pub fn move_early(root: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-/// Mounts a tmpfs with `options` for the root file system.
-pub fn mount_root(target: &Path, options: &str) -> Result<(), MountError> {
+/// Mounts a tmpfs with `options`.
+pub fn mount_tmpfs(target: &Path, options: &str) -> Result<(), MountError> {
+    mount_at(Path::new("rootfs"), target, "tmpfs", MountFlags::empty(), options)
+}
+
+/// Mounts the `file_system` on `device`, which is never written to.
+pub fn mount_read_only(device: &Path, target: &Path, file_system: &str) -> Result<(), MountError> {
+    mount_at(device, target, file_system, MountFlags::RDONLY, "")
+}
+
+/// Mounts an overlay of the two layers; `work` lies on the file system of `upper`.
+pub fn mount_overlay(lower: &Path, upper: &Path, work: &Path, target: &Path) -> Result<(), MountError> {
+    let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    mount_at(Path::new("rootfs"), target, "overlay", MountFlags::empty(), &options)
+}
+
+/// Takes the mount at `target` out of the tree. It ends when nobody uses it any more.
+pub fn detach(target: &Path) -> Result<(), MountError> {
+    unmount(target, UnmountFlags::DETACH).map_err(|errno| MountError {
+        action: "detach",
+        target: target.display().to_string(),
+        source: errno.into(),
+    })
+}
+
+fn mount_at(
+    source: &Path,
+    target: &Path,
+    file_system: &str,
+    flags: MountFlags,
+    options: &str,
+) -> Result<(), MountError> {
     let failed = |source| MountError {
-        action: "mount a tmpfs for the root on",
-        target: format!("{} with {options}", target.display()),
+        action: "mount",
+        target: format!("{} as {file_system} with options '{options}'", target.display()),
         source,
     };
     fs::create_dir_all(target).map_err(failed)?;
-    mount("rootfs", target, "tmpfs", MountFlags::empty(), options_c(options).as_c_str())
+    mount(source, target, file_system, flags, options_c(options).as_c_str())
         .map_err(|errno| failed(errno.into()))
 }
 
-/// Options are made of numbers and of a policy whose characters are checked, so they hold no NUL.
+/// Options are made of numbers, of names of ours, and of a policy whose characters are checked, so they hold no NUL.
 fn options_c(options: &str) -> std::ffi::CString {
     std::ffi::CString::new(options).expect("mount options hold no NUL")
 }

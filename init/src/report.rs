@@ -1,18 +1,19 @@
-//! What bootserve is told about the boot: init keeps the record, `bootnode-report` sends it from the booted system, where
-//! there is a network.
+//! What bootserve is told about the boot: init keeps the record, and sends it at each phase while it has the network up;
+//! `bootnode-report` sends it from the booted system.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
+use bootspec::ImageRef;
 use bootspec::cmdline::BootParams;
 use bootspec::diagnosis::explain;
-use bootspec::event::{EVENTS_PATH, Event, Phase, Report, ReportError};
+use bootspec::event::{EVENTS_PATH, Event, MAX_MESSAGE_BYTES, Phase, Report, ReportError};
 use bootspec::initramfs::BOOT_REPORT;
-use bootspec::manifest::Manifest;
 
 use crate::clock::uptime_ms;
 use crate::http::{self, HttpError, Request, Timeouts, Url};
@@ -24,41 +25,92 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(10), stall: Duration::from_secs(10) };
 
-/// The record of this boot, while init runs. Without `bootnode.mac=` nobody could tell whose it is, and there is none.
-pub struct BootRecord {
-    report: Option<Report>,
+/// While the node boots, bootserve is told what it can be told at once.
+const BOOT_TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(2), stall: Duration::from_secs(2) };
+
+/// The record of this boot, while init runs. There is one boot, and the failure policy can be reached from any of its steps.
+static RECORD: Mutex<Option<Record>> = Mutex::new(None);
+
+struct Record {
+    report: Report,
+    /// Where it can be sent to, as long as the network is up.
+    url: Option<Url>,
 }
 
-impl BootRecord {
-    /// Begins the record with init's own start.
-    pub fn new(manifest: &Manifest, params: &BootParams) -> Self {
-        let report = params.mac.map(|mac| Report {
-            mac,
-            node: params.node.clone(),
-            boot: params.boot,
-            image: manifest.image.clone(),
-            uptime_ms: 0,
-            events: Vec::new(),
-        });
-        let mut record = Self { report };
-        record.begin(Phase::Init);
-        record
-    }
+/// Begins the record with init's own start. Without `bootnode.mac=`, or without knowing the image, nobody could tell whose
+/// boot it is, and there is no record.
+pub fn begin(image: Option<&ImageRef>, params: &BootParams) {
+    let (Some(mac), Some(image)) = (params.mac, image) else { return };
+    let report = Report {
+        mac,
+        node: params.node.clone(),
+        boot: params.boot,
+        image: image.clone(),
+        uptime_ms: 0,
+        events: Vec::new(),
+    };
+    *record() = Some(Record { report, url: None });
+    note(Phase::Init, None);
+}
 
-    /// Notes that `phase` begins now.
-    pub fn begin(&mut self, phase: Phase) {
-        if let Some(report) = &mut self.report {
-            report.events.push(Event { phase, uptime_ms: uptime_ms(), message: None });
-        }
-    }
+/// Notes that `phase` begins now, and tells bootserve, if it can be told.
+pub fn phase(phase: Phase) {
+    note(phase, None);
+    send();
+}
 
-    /// Leaves the record in /run for the booted system. A boot does not fail for want of a record.
-    pub fn save(&self) {
-        let Some(report) = &self.report else { return };
-        if let Err(error) = write(&report_path(), report) {
-            kmsg::warn(&format!("cannot write /{BOOT_REPORT}: {error}"));
-        }
+/// From now on bootserve can be told.
+pub fn network_is_up(params: &BootParams) {
+    let Some(base) = &params.report else { return };
+    match Url::below(base, EVENTS_PATH) {
+        Ok(url) => record().iter_mut().for_each(|record| record.url = Some(url.clone())),
+        Err(error) => kmsg::warn(&format!("cannot report to bootserve: {error}")),
     }
+}
+
+/// From now on bootserve cannot be told any more.
+pub fn network_is_down() {
+    record().iter_mut().for_each(|record| record.url = None);
+}
+
+/// Tells bootserve that the boot has failed, if it can be told.
+pub fn failed(code: &str, reason: &str) {
+    note(Phase::Failed, Some(shortened(format!("[{code}] {reason}"))));
+    send();
+}
+
+/// bootserve refuses longer messages.
+fn shortened(mut message: String) -> String {
+    let end = (0..=MAX_MESSAGE_BYTES).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    message.truncate(end);
+    message
+}
+
+/// Leaves the record in /run for the booted system. A boot does not fail for want of a record.
+pub fn save() {
+    let Some(Record { report, .. }) = &*record() else { return };
+    if let Err(error) = write(&report_path(), report) {
+        kmsg::warn(&format!("cannot write /{BOOT_REPORT}: {error}"));
+    }
+}
+
+fn note(phase: Phase, message: Option<String>) {
+    let event = Event { phase, uptime_ms: uptime_ms(), message };
+    record().iter_mut().for_each(|record| record.report.events.push(event.clone()));
+}
+
+/// A boot does not fail because bootserve does not listen, and the report at the end has all events once more.
+fn send() {
+    let mut record = record();
+    let Some(Record { report, url: Some(url) }) = &mut *record else { return };
+    if let Err(error) = post(url, report, BOOT_TIMEOUTS) {
+        kmsg::warn(&format!("cannot report to bootserve: {}", explain(&error)));
+    }
+}
+
+/// A panic while the record was held leaves it as it was.
+fn record() -> MutexGuard<'static, Option<Record>> {
+    RECORD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn report_path() -> PathBuf {
@@ -170,6 +222,14 @@ mod tests {
         write(&path, &report()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Report::parse(&fs::read(&path).unwrap()).unwrap(), report());
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        assert_eq!(shortened("short".into()), "short");
+        let cut = shortened("ä".repeat(MAX_MESSAGE_BYTES));
+        assert_eq!(cut.len(), MAX_MESSAGE_BYTES);
+        assert_eq!(shortened(format!("x{cut}")).len(), MAX_MESSAGE_BYTES - 1);
     }
 
     #[test]

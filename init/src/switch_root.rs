@@ -58,7 +58,6 @@ pub enum SwitchRootError {
 /// Makes `root` the root of the file system tree and executes its init with the arguments that the kernel gave us.
 pub fn switch_root(root: &Path, params: &BootParams) -> BootResult {
     let program = params.init_path();
-    check_init(root, program)?;
     check_initramfs(root)?;
     mounts::move_early(root)?;
     empty_initramfs(root)?;
@@ -68,8 +67,10 @@ pub fn switch_root(root: &Path, params: &BootParams) -> BootResult {
     Err(failed("execute", Path::new(program))(error).into())
 }
 
+/// Checks that there is a `program` to execute in `root`.
+///
 /// Follows symbolic links as they will be followed once `root` is `/`: /sbin/init is usually an absolute one.
-fn check_init(root: &Path, program: &str) -> Result<(), SwitchRootError> {
+pub fn check_init(root: &Path, program: &str) -> Result<(), SwitchRootError> {
     let dir = open_directory(root)?;
     match openat2(&dir, program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT) {
         Ok(file) => {

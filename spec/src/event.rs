@@ -16,7 +16,8 @@ pub const EVENTS_PATH: &str = "/v1/events";
 /// A longer body is refused unread.
 pub const MAX_REPORT_BYTES: usize = 64 * 1024;
 const MAX_EVENTS: usize = 64;
-const MAX_MESSAGE_BYTES: usize = 1024;
+/// A longer message of an event is refused.
+pub const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// How far a boot has come. The order is the order in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

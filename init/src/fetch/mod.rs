@@ -115,6 +115,18 @@ impl Fetcher {
         }
     }
 
+    /// The same for a file that need not be there.
+    pub fn document_if_there(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, FetchError> {
+        match self.document(name, max_bytes) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(FetchError::Refused { answers, .. }) => {
+                kmsg::warn(&format!("there is no {name}: {answers}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Begins to fetch the `pieces` of a file of `total_bytes`, which lie in it end to end, and goes on ahead of the
     /// receiver by so many pieces. Each is verified. After an error nothing more comes.
     pub fn stream(

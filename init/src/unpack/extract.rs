@@ -8,7 +8,9 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 use tar::{Archive, Entry, EntryType};
@@ -19,11 +21,11 @@ use super::pax::{self, Record};
 use super::sparse;
 
 const COPY_BYTES: usize = 128 * 1024;
+/// A path that the kernel takes has 4096 bytes at most.
+const MAX_NAME_BYTES: u64 = 4096;
 /// What is being made is nobody else's business until its owner and mode are set.
 const PRIVATE_DIRECTORY: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
-/// The least file for which a tmpfs with `huge=within_size` has larger pages, if it knows the length beforehand.
-const LARGE_FILE_BYTES: u64 = 64 * 1024;
 
 /// A tar stream cannot be extracted.
 #[derive(Debug, thiserror::Error)]
@@ -58,36 +60,69 @@ pub enum ExtractError {
     },
 }
 
+/// What becomes of an object that is there already and is no directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It is an error: nothing may be twice in an archive.
+    Refuse,
+    /// The entry takes its place.
+    Replace,
+}
+
 /// Extracts all entries of `tar` below `root`, and reads the stream to its end so that its decoder checks all of it.
-pub fn extract(tar: impl Read, root: &OwnedFd) -> Result<(), ExtractError> {
+pub fn extract(tar: impl Read, root: &OwnedFd, existing: Existing) -> Result<(), ExtractError> {
     let mut archive = Archive::new(tar);
     let creator = Creator { uid: geteuid(), gid: getegid() };
-    let mut extractor =
-        Extractor { root, parents: Parents::new(root.as_fd()), creator, buffer: vec![0; COPY_BYTES] };
+    let mut extractor = Extractor {
+        root,
+        parents: Parents::new(root.as_fd()),
+        creator,
+        existing,
+        buffer: vec![0; COPY_BYTES],
+    };
     let mut records = Vec::new();
     // Raw, because the tar crate cuts PAX records at line feeds, which values may hold.
     for entry in archive.entries().map_err(ExtractError::Archive)?.raw(true) {
         let mut entry = entry.map_err(ExtractError::Archive)?;
-        if entry.header().entry_type() == EntryType::XHeader {
-            records = pax::read_records(&mut entry).map_err(ExtractError::Archive)?;
-        } else {
-            extractor.create(entry, std::mem::take(&mut records))?;
+        match entry.header().entry_type() {
+            EntryType::XHeader => {
+                records.extend(pax::read_records(&mut entry).map_err(ExtractError::Archive)?);
+            }
+            EntryType::GNULongName => records.push(long_name("path", &mut entry)?),
+            EntryType::GNULongLink => records.push(long_name("linkpath", &mut entry)?),
+            // Comments on the archive as a whole.
+            EntryType::XGlobalHeader => {}
+            _ => extractor.create(entry, std::mem::take(&mut records))?,
         }
     }
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ExtractError::Archive)?;
     Ok(())
 }
 
+/// A name that does not fit into the header, as GNU tar writes it by default: contents that end with a NUL.
+fn long_name(key: &str, entry: &mut impl Read) -> Result<Record, ExtractError> {
+    let mut name = Vec::new();
+    entry.take(MAX_NAME_BYTES + 1).read_to_end(&mut name).map_err(ExtractError::Archive)?;
+    match name.strip_suffix(b"\0") {
+        Some(name) => Ok((key.to_owned(), name.to_vec())),
+        None => Err(ExtractError::Record("a long name without an end".to_owned())),
+    }
+}
+
 struct Extractor<'a> {
     root: &'a OwnedFd,
     parents: Parents<'a>,
     creator: Creator,
+    existing: Existing,
     buffer: Vec<u8>,
 }
 
 impl Extractor<'_> {
     fn create(&mut self, entry: Entry<'_, impl Read>, records: Vec<Record>) -> Result<(), ExtractError> {
         let metadata = Metadata::new(entry.header(), records)?;
+        if self.existing == Existing::Replace && entry.header().entry_type() != EntryType::Directory {
+            self.remove(&metadata.path)?;
+        }
         match entry.header().entry_type() {
             EntryType::Directory => self.create_directory(&metadata),
             EntryType::Regular => self.create_file(&metadata, entry),
@@ -97,6 +132,14 @@ impl Extractor<'_> {
             EntryType::Block => self.create_node(&metadata, FileType::BlockDevice, device(&entry)?),
             EntryType::Fifo => self.create_node(&metadata, FileType::Fifo, 0),
             entry_type => Err(ExtractError::Type { path: metadata.path, entry_type }),
+        }
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), ExtractError> {
+        let (parent, name) = self.parents.open(path)?;
+        match unlinkat(parent.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("replace", path)(errno)),
         }
     }
 
@@ -137,9 +180,6 @@ impl Extractor<'_> {
     }
 
     fn write(&mut self, entry: &mut Entry<'_, impl Read>, file: &mut File) -> io::Result<()> {
-        if entry.size() >= LARGE_FILE_BYTES {
-            file.set_len(entry.size())?;
-        }
         let written = copy(entry, file, &mut self.buffer)?;
         if written == entry.size() {
             Ok(())

@@ -17,15 +17,15 @@ use std::io::{self, BufReader, Read};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use bootspec::initramfs::chunk_path;
 use bootspec::manifest::{Compression, RootArchive};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use xz2::stream::Stream;
 
-pub use extract::{ExtractError, extract};
+pub use extract::{Existing, ExtractError, extract};
 pub use source::{Carried, ChunkError, ChunkSource, Fetched, unpacking_order};
 
 use crate::kmsg;
@@ -69,18 +69,32 @@ pub fn unpack(
 ) -> Result<(), UnpackError> {
     let _umask = Umask::clear();
     let target = open_target(target)?;
-    let unpacker = Unpacker { source, archive, target: &target, progress: Meter::new(archive) };
+    let tar_bytes = archive.chunks.iter().fold(0u64, |sum, chunk| sum.saturating_add(chunk.tar_bytes));
+    let unpacker = Unpacker {
+        source,
+        archive,
+        target: &target,
+        progress: Mutex::new(kmsg::Progress::new("unpacked", tar_bytes)),
+    };
     let chunks = archive.chunks.len();
     unpacker.unpack_chunks(1.min(chunks), NonZeroUsize::MIN)?;
     unpacker.unpack_chunks(chunks.saturating_sub(2), workers)?;
     unpacker.unpack_chunks(1.min(chunks.saturating_sub(1)), NonZeroUsize::MIN)
 }
 
+/// Extracts the plain `tar` over what is in the directory `target`.
+pub fn lay_over(tar: &[u8], target: &Path) -> Result<(), UnpackError> {
+    let _umask = Umask::clear();
+    let target = open_target(target)?;
+    let failed = |source| UnpackError::Extract { chunk: "the tar".to_owned(), source };
+    extract(tar, &target, Existing::Replace).map_err(failed)
+}
+
 struct Unpacker<'a, S> {
     source: &'a S,
     archive: &'a RootArchive,
     target: &'a OwnedFd,
-    progress: Meter,
+    progress: Mutex<kmsg::Progress>,
 }
 
 impl<S: ChunkSource> Unpacker<'_, S> {
@@ -106,9 +120,10 @@ impl<S: ChunkSource> Unpacker<'_, S> {
     fn unpack_next(&self) -> Result<(), UnpackError> {
         let (index, chunk) = self.source.next()?;
         let compression = self.archive.compression;
-        let decoded = decode(compression, chunk, |tar| extract(tar, self.target));
+        let decoded = decode(compression, chunk, |tar| extract(tar, self.target, Existing::Refuse));
         decoded.map_err(|source| UnpackError::Extract { chunk: chunk_path(index, compression), source })?;
-        self.progress.advance(self.archive.chunks[index].tar_bytes);
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.advance(self.archive.chunks[index].tar_bytes);
         Ok(())
     }
 }
@@ -147,36 +162,6 @@ impl Umask {
 impl Drop for Umask {
     fn drop(&mut self) {
         rustix::process::umask(self.0);
-    }
-}
-
-/// Logs how far unpacking has come, each tenth once.
-struct Meter {
-    total_bytes: u64,
-    state: Mutex<MeterState>,
-}
-
-#[derive(Default)]
-struct MeterState {
-    done_bytes: u64,
-    tenths: u64,
-}
-
-impl Meter {
-    fn new(archive: &RootArchive) -> Self {
-        let total_bytes = archive.chunks.iter().fold(0u64, |sum, chunk| sum.saturating_add(chunk.tar_bytes));
-        Self { total_bytes, state: Mutex::default() }
-    }
-
-    fn advance(&self, bytes: u64) {
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        state.done_bytes = state.done_bytes.saturating_add(bytes);
-        let tenths = u64::try_from(u128::from(state.done_bytes) * 10 / u128::from(self.total_bytes.max(1)))
-            .unwrap_or(u64::MAX);
-        if tenths > state.tenths {
-            state.tenths = tenths;
-            kmsg::info(&format!("unpacked {} %", tenths.min(10) * 10));
-        }
     }
 }
 

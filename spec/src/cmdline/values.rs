@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use crate::store::ImageRef;
+
 /// What init does when a boot fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
@@ -85,6 +87,14 @@ impl fmt::Display for RootSize {
     }
 }
 
+impl BaseUrl {
+    /// The URL without its last component, and that component: `http://h/overlays` and `node-001.tar`.
+    pub fn split_file(&self) -> Option<(Self, String)> {
+        let (dir, file) = self.0.rsplit_once('/')?;
+        Some((dir.parse().ok()?, file.to_owned()))
+    }
+}
+
 /// One or more base URLs, mirrors of each other: `http://192.168.0.1/images/c/1,http://192.168.0.2/images/c/1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources(Vec<BaseUrl>);
@@ -93,6 +103,15 @@ impl Sources {
     /// The mirrors, the preferred one first. There is at least one.
     pub fn urls(&self) -> &[BaseUrl] {
         &self.0
+    }
+}
+
+impl Sources {
+    /// Which image they have, if they end as bootserve's URLs do: `…/NAME/VERSION`.
+    pub fn image(&self) -> Option<ImageRef> {
+        let mut components = self.0[0].0.rsplit('/');
+        let (version, name) = (components.next()?, components.next()?);
+        format!("{name}/{version}").parse().ok()
     }
 }
 
@@ -205,4 +224,30 @@ text_type! {
     Mpol,
     |s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":=,-".contains(&b)),
     "expected a policy of tmpfs such as interleave or bind:0-1"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_say_which_image_and_which_file() {
+        let sources: Sources = "http://10.0.0.1:8080/images/compute/v1,http://10.0.0.2".parse().unwrap();
+        assert_eq!(sources.image(), "compute/v1".parse().ok());
+        assert_eq!("http://10.0.0.1".parse::<Sources>().unwrap().image(), None);
+        let url: BaseUrl = "http://10.0.0.1/overlays/n1.tar".parse().unwrap();
+        assert_eq!(url.split_file(), Some(("http://10.0.0.1/overlays".parse().unwrap(), "n1.tar".into())));
+        assert_eq!("http://10.0.0.1".parse::<BaseUrl>().unwrap().split_file(), None);
+    }
+
+    #[test]
+    fn an_address_has_a_mask() {
+        let mask = |text: &str| text.parse::<InterfaceAddress>().map(|address| address.netmask().to_string());
+        assert_eq!(mask("10.0.0.1/0"), Ok("0.0.0.0".into()));
+        assert_eq!(mask("10.0.0.1/22"), Ok("255.255.252.0".into()));
+        assert_eq!(mask("10.0.0.1/32"), Ok("255.255.255.255".into()));
+        for bad in ["10.0.0.1", "10.0.0.1/33", "10.0.0/8", "10.0.0.1/-1", "/8"] {
+            assert!(mask(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -1,0 +1,166 @@
+//! A root that stays compressed in memory: a file system image below, a tmpfs for what is written above, an overlayfs of the
+//! two (kernel: Documentation/filesystems/overlayfs.rst).
+//!
+//! The image is a file on a tmpfs, shown by a loop device. Once the overlay is mounted, nothing of the layers has a name in
+//! the file system any more: the overlay holds them.
+
+mod loop_device;
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bootspec::Sha256Digest;
+use bootspec::initramfs::file_system_path;
+use bootspec::manifest::{FileSystemFormat, Piece, RootFileSystem};
+use sha2::{Digest, Sha256};
+
+use crate::fetch::{FetchError, Fetcher};
+use crate::kmsg;
+use crate::modules::Modules;
+use crate::mounts::{self, MountError};
+use loop_device::LoopDevice;
+
+/// Where a fetched image is kept while it is attached.
+const IMAGE_DIR: &str = "/image";
+const LOWER_DIR: &str = "/lower";
+const UPPER_DIR: &str = "/upper";
+/// Blocks fetched ahead of the one that is being written.
+const READ_AHEAD_BLOCKS: usize = 2;
+/// A tmpfs has room for the image's pages, and for itself.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// The root cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// A block of the image is not what the manifest says. Nothing was mounted.
+    #[error("{path} is damaged in the {} bytes from {}: they have SHA-256 {found}, the manifest says {}",
+        .piece.size_bytes, .piece.offset_bytes, .piece.sha256)]
+    Damaged {
+        /// The image.
+        path: PathBuf,
+        /// Where.
+        piece: Piece,
+        /// Digest of what is there.
+        found: Sha256Digest,
+    },
+    /// The image cannot be read, or not be written to memory.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The image cannot be fetched.
+    #[error("cannot fetch the root file system")]
+    Fetch(#[source] FetchError),
+    /// There is no loop device to show the image.
+    #[error("cannot attach the {0} image to a loop device")]
+    Loop(FileSystemFormat, #[source] io::Error),
+    /// A layer, or the whole, cannot be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+}
+
+/// Opens the image that rides in the initramfs, and verifies it with so many threads.
+pub fn open_carried(
+    initramfs: &Path,
+    root: &RootFileSystem,
+    workers: NonZeroUsize,
+) -> Result<File, OverlayError> {
+    let path = initramfs.join(file_system_path(root.format));
+    let unreadable = |source| OverlayError::Io { action: "read", path: path.clone(), source };
+    let file = File::open(&path).map_err(unreadable)?;
+    let pieces: Vec<_> = root.pieces().collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut buffer = Vec::new();
+        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let found = hash(&file, piece, &mut buffer).map_err(unreadable)?;
+            if found != piece.sha256 {
+                return Err(OverlayError::Damaged { path: path.clone(), piece: *piece, found });
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..workers.get()).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others.into_iter().fold(own, |result, other| {
+            result.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    })?;
+    Ok(file)
+}
+
+fn hash(file: &File, piece: &Piece, buffer: &mut Vec<u8>) -> io::Result<Sha256Digest> {
+    buffer.resize(usize::try_from(piece.size_bytes).map_err(io::Error::other)?, 0);
+    file.read_exact_at(buffer, piece.offset_bytes)?;
+    Ok(Sha256Digest::new(Sha256::digest(&buffer).into()))
+}
+
+/// Fetches the image into a tmpfs of its own; each block is verified before it is written.
+pub fn fetch(fetcher: &Fetcher, root: &RootFileSystem) -> Result<File, OverlayError> {
+    let dir = Path::new(IMAGE_DIR);
+    let size_bytes = root.size_bytes.next_multiple_of(4096) + SPARE_BYTES;
+    mounts::mount_tmpfs(dir, &format!("mode=700,size={size_bytes}"))?;
+    let path = dir.join(root.file.as_str());
+    let failed = |action| {
+        let path = path.clone();
+        move |source| OverlayError::Io { action, path, source }
+    };
+    let mut file = File::create_new(&path).map_err(failed("create"))?;
+    let mut progress = kmsg::Progress::new("fetched", root.size_bytes);
+    let blocks =
+        fetcher.stream(root.file.as_str(), root.size_bytes, root.pieces().collect(), READ_AHEAD_BLOCKS);
+    for block in blocks {
+        let mut block = block.map_err(OverlayError::Fetch)?;
+        let written = io::copy(&mut block, &mut file).map_err(failed("write"))?;
+        progress.advance(written);
+    }
+    // A loop device of a file that is open for writing could be written to.
+    let image = File::open(&path).map_err(failed("open"))?;
+    // The open file is what holds the tmpfs from here on.
+    mounts::detach(dir)?;
+    Ok(image)
+}
+
+/// Mounts the overlay at `target`. The upper layer is a tmpfs with these options.
+pub fn mount(
+    image: &File,
+    format: FileSystemFormat,
+    upper_options: &str,
+    target: &Path,
+    modules: &mut Modules,
+) -> Result<(), OverlayError> {
+    modules.load(&["loop", &format.to_string(), "overlay"]);
+    let device = LoopDevice::attach(image).map_err(|source| OverlayError::Loop(format, source))?;
+    let (lower, upper) = (Path::new(LOWER_DIR), Path::new(UPPER_DIR));
+    mounts::mount_read_only(&device.path, lower, &format.to_string())?;
+    mounts::mount_tmpfs(upper, upper_options)?;
+    let (root, work) = (upper.join("root"), upper.join("work"));
+    make_upper(lower, &root, &work).map_err(|source| OverlayError::Io {
+        action: "prepare the layer",
+        path: upper.to_owned(),
+        source,
+    })?;
+    mounts::mount_overlay(lower, &root, &work, target)?;
+    mounts::detach(lower)?;
+    Ok(mounts::detach(upper)?)
+}
+
+/// The upper layer's root is the root's root: it gets the owner and mode of the image's.
+fn make_upper(lower: &Path, root: &Path, work: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(lower)?;
+    fs::create_dir(root)?;
+    fs::create_dir(work)?;
+    chown(root, Some(metadata.uid()), Some(metadata.gid()))?;
+    fs::set_permissions(root, Permissions::from_mode(metadata.mode() & 0o7777))
+}

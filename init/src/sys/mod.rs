@@ -1,0 +1,7 @@
+//! The system calls that no safe API offers. All unsafe code of init is here.
+
+mod interface;
+mod loop_device;
+
+pub use interface::{Route, add_route, remove_address, set_address, set_up};
+pub use loop_device::{attach_loop_device, free_loop_device};
