@@ -24,7 +24,9 @@ pub struct Request {
     pub node: NodeSpec,
     /// Where the image is.
     pub store: PathBuf,
-    /// How far it must come; by default to the end of a boot in the image's mode.
+    /// How init gets the root; by default as the image says.
+    pub mode: Option<BootMode>,
+    /// How far it must come; by default to the end of a boot in that mode.
     pub goal: Option<Goal>,
     /// How long that may take; by default what a boot into systemd takes.
     pub limit: Option<Duration>,
@@ -34,8 +36,9 @@ pub struct Request {
 
 /// Boots the node and tells on standard error how it comes along.
 pub fn run(request: &Request) -> Result<BootReport> {
-    let Request { node: spec, store, goal, limit, keep } = request;
-    let goal = goal.unwrap_or(usual_goal(read_manifest(store, &spec.image)?.mode));
+    let Request { node: spec, store, mode, goal, limit, keep } = request;
+    let manifest = read_manifest(store, &spec.image)?;
+    let goal = goal.unwrap_or(usual_goal(mode.unwrap_or(manifest.mode)));
     let lab = Lab::start("boot", store, slice::from_ref(spec))?;
     let node = lab.boot(spec)?;
     let report = follow(&lab, &node, spec, goal, limit.unwrap_or_else(|| within(IDLE_BOOT)))?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bootspec::manifest::BootMode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::boot;
@@ -51,6 +52,9 @@ struct BootArgs {
     /// The network card
     #[arg(long, value_enum, default_value = "virtio-net")]
     nic: Nic,
+    /// How init gets the root: carried, fetched or failsafe [default: as the image says]
+    #[arg(long)]
+    mode: Option<BootMode>,
     /// The node's memory, in MiB or with M or G
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = parse_memory)]
     memory: u32,
@@ -85,10 +89,12 @@ pub fn run(cli: Cli) -> Result<()> {
 
 impl From<BootArgs> for boot::Request {
     fn from(args: BootArgs) -> Self {
-        let BootArgs { image, firmware, nic, memory, .. } = args;
+        let BootArgs { image, firmware, nic, mode, memory, .. } = args;
+        let settings = mode.map(|mode| ("mode".to_owned(), mode.to_string().into())).into_iter().collect();
         Self {
-            node: NodeSpec { firmware, nic, memory_mib: memory, ..NodeSpec::classic(0, &image) },
+            node: NodeSpec { firmware, nic, settings, memory_mib: memory, ..NodeSpec::classic(0, &image) },
             store: args.output.store.unwrap_or_else(places::store_dir),
+            mode,
             goal: args.expect,
             limit: args.timeout.map(Duration::from_secs),
             keep: args.keep,
