@@ -297,6 +297,17 @@ fn a_dead_wire_is_told_from_a_missing_card() {
 }
 
 #[test]
+fn an_interface_that_cannot_be_switched_on_is_named() {
+    isolated("an_interface_that_cannot_be_switched_on_is_named", || {
+        // The kernel refuses to switch on a VXLAN whose port is taken.
+        let _taken = UdpSocket::bind("0.0.0.0:4789").unwrap();
+        ip("link add eth0 address fc:ab:14:e8:66:01 type vxlan id 5 dstport 4789");
+        let error = failure("bootnode.mac=fc:ab:14:e8:66:01", Limits { link: SHORT, ..PATIENT });
+        assert_eq!((error.code(), error.to_string().as_str()), ("E-NIC", "cannot switch on eth0"));
+    });
+}
+
+#[test]
 fn an_interface_and_a_link_that_come_late_are_used() {
     isolated("an_interface_and_a_link_that_come_late_are_used", || {
         let is_up = |namespace: &str, interface: &str| {

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use super::nics::COMPANIONS;
 use super::tree::Tree;
 use super::{ModulesError, kernel_name};
 
@@ -108,8 +109,13 @@ impl Index {
     /// modules.alias for init: what concerns `names`.
     pub fn modules_alias(&self, names: &BTreeSet<&str>) -> String {
         let mut text = String::new();
-        for (pattern, module) in self.aliases.iter().filter(|(_, module)| names.contains(module.as_str())) {
-            writeln!(text, "alias {pattern} {module}").expect(INFALLIBLE);
+        for (pattern, module) in &self.aliases {
+            let companions =
+                COMPANIONS.iter().filter(|(asking, _)| asking == module).map(|(_, asked)| *asked);
+            for module in [module.as_str()].into_iter().chain(companions).filter(|name| names.contains(name))
+            {
+                writeln!(text, "alias {pattern} {module}").expect(INFALLIBLE);
+            }
         }
         text
     }

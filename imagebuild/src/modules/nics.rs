@@ -38,7 +38,7 @@ pub const COMMON_NICS: &[&str] = &[
     "qede",
     "qlcnic",
     "netxen_nic",
-    // NVIDIA, formerly Mellanox. mlx4_core asks for mlx4_en by itself.
+    // NVIDIA, formerly Mellanox.
     "mlx4_core",
     "mlx4_en",
     "mlx5_core",
@@ -72,6 +72,7 @@ pub const COMMON_NICS: &[&str] = &[
     "mvpp2",
     "nicpf",
     "nicvf",
+    "thunder_bgx",
     "dwmac_intel",
     "stmmac_pci",
     "xgene_enet",
@@ -95,4 +96,11 @@ pub const COMMON_NICS: &[&str] = &[
     "tulip",
     "via_rhine",
     "via_velocity",
+];
+
+/// Drivers, and the module that each asks the kernel for when it has found a card. Nobody answers such requests before the
+/// root is there, so the second module is loaded for the same cards.
+pub const COMPANIONS: &[(&str, &str)] = &[
+    // Before Linux 6.6; since then the card has a device of its own for Ethernet.
+    ("mlx4_core", "mlx4_en"),
 ];

@@ -220,6 +220,19 @@ fn the_list_of_common_nics_has_kernel_names_each_once() {
 }
 
 #[test]
+fn a_module_that_a_driver_asks_for_is_loaded_for_the_same_cards() {
+    let root = TestRoot::new(true);
+    root.put("lib/modules/6.1.0-test/modules.dep", b"mlx4_core.ko:\nmlx4_en.ko: mlx4_core.ko\n");
+    root.put("lib/modules/6.1.0-test/modules.alias", b"alias pci:v000015B3d00001003* mlx4_core\n");
+    root.module("mlx4_core.ko", &[]);
+    root.module("mlx4_en.ko", &[]);
+    let both = "alias pci:v000015B3d00001003* mlx4_core\nalias pci:v000015B3d00001003* mlx4_en\n";
+    assert_eq!(text(&root.select(&["mlx4_en"]).unwrap(), MODULES_ALIAS), both);
+    let one = "alias pci:v000015B3d00001003* mlx4_core\n";
+    assert_eq!(text(&root.select(&["mlx4_core"]).unwrap(), MODULES_ALIAS), one);
+}
+
+#[test]
 fn errors_name_what_is_damaged() {
     let root = TestRoot::new(true);
     root.put("lib/modules/6.1.0-test/kernel/drivers/net/e1000e.ko", b"no object file");

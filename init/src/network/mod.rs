@@ -94,6 +94,15 @@ pub enum NetworkError {
         /// Network cards on the PCI bus that no driver has taken.
         driverless: Vec<String>,
     },
+    /// The interface is there, and its driver cannot start it.
+    #[error("cannot switch on {interface}")]
+    SwitchOn {
+        /// Its name.
+        interface: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The interface is there, and nothing is at the other end of its wire.
     #[error("no link on {} after {} s; {}", interfaces.join(" and "), waited.as_secs(), list(found))]
     NoLink {
@@ -124,7 +133,7 @@ impl NetworkError {
     /// A name for the kind of failure that stays the same from release to release.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NoInterface { .. } => "E-NIC",
+            Self::NoInterface { .. } | Self::SwitchOn { .. } => "E-NIC",
             Self::NoLink { .. } => "E-LINK",
             Self::Dhcp(_) => "E-DHCP",
             Self::Configure { .. } => "E-ADDRESS",
@@ -139,6 +148,9 @@ impl NetworkError {
             }
             Self::NoInterface { .. } => {
                 "check bootnode.mac= and that the image has the card's driver: add its name to the recipe's kernel modules"
+            }
+            Self::SwitchOn { .. } => {
+                "see the driver's lines above; if it lacks firmware, install the card's firmware package in the image"
             }
             Self::NoLink { .. } => "check the cable and the switch port of this node",
             Self::Dhcp(DhcpError::Silent { .. }) => {
@@ -275,6 +287,8 @@ struct Search {
     appeared: Option<Instant>,
     /// Those that were switched on.
     switched_on: BTreeSet<String>,
+    /// Why the first of those that cannot be switched on cannot be.
+    failed: Option<NetworkError>,
     /// Those that [`Search::next`] has returned.
     returned: BTreeSet<String>,
 }
@@ -282,7 +296,7 @@ struct Search {
 impl Search {
     fn new(wanted: Option<MacAddr>, limits: Limits) -> Self {
         let (switched_on, returned) = (BTreeSet::new(), BTreeSet::new());
-        Self { wanted, limits, began: Instant::now(), appeared: None, switched_on, returned }
+        Self { wanted, limits, began: Instant::now(), appeared: None, switched_on, failed: None, returned }
     }
 
     /// The next interface with a link. Meanwhile drivers are loaded for devices that appear.
@@ -309,12 +323,14 @@ impl Search {
             return;
         }
         kmsg::info(&format!("network interface {interface}"));
-        if let Err(error) = sys::set_up(&interface.name, true) {
-            kmsg::warn(&format!("cannot switch on {}: {error}", interface.name));
+        if let Err(source) = sys::set_up(&interface.name, true) {
+            kmsg::warn(&format!("cannot switch on {}: {source}", interface.name));
+            let interface = interface.name.clone();
+            self.failed.get_or_insert(NetworkError::SwitchOn { interface, source });
         }
     }
 
-    fn check_limits(&self, now: Instant, found: Vec<Interface>) -> Result<(), NetworkError> {
+    fn check_limits(&mut self, now: Instant, found: Vec<Interface>) -> Result<(), NetworkError> {
         let Limits { interface, link, .. } = self.limits;
         match self.appeared {
             None if now >= self.began + interface => Err(NetworkError::NoInterface {
@@ -325,7 +341,8 @@ impl Search {
             }),
             Some(appeared) if now >= appeared + link => {
                 let interfaces = self.switched_on.iter().cloned().collect();
-                Err(NetworkError::NoLink { interfaces, waited: link, found })
+                let no_link = NetworkError::NoLink { interfaces, waited: link, found };
+                Err(self.failed.take().unwrap_or(no_link))
             }
             _ => Ok(()),
         }
