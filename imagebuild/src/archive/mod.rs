@@ -15,4 +15,4 @@ mod tar_entry;
 
 pub use pack::{PackError, PackOptions, pack};
 pub use scan::ScanError;
-pub(crate) use scan::scan;
+pub(crate) use scan::{Entry, Kind, scan};

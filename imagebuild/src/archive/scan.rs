@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::file_error::{FileError, failed};
 
 /// A file system object below the root.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Path relative to the root, without a leading slash; empty for the root itself.
     pub path: PathBuf,
@@ -33,7 +33,7 @@ pub struct Entry {
 }
 
 /// What an [`Entry`] is.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
     Directory,

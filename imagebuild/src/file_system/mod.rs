@@ -207,3 +207,6 @@ impl io::Write for BlockDigest {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
