@@ -1,4 +1,4 @@
-//! The image store: drafts, atomic publication, look-up, verification. Names and paths are `bootspec::store`'s.
+//! The image store: drafts, atomic publication, look-up. Names and paths are `bootspec::store`'s.
 //!
 //! A version is made in a draft directory beside its destination, `STORE/IMAGE/.draft-*`, synced to disk, then renamed
 //! into place, so that a crash or a full disk leaves no half image. A draft holds a lock while its process lives;
@@ -6,21 +6,22 @@
 //! under a lock on the image's directory.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use bootspec::manifest::{Artifact, Manifest, ManifestError};
-use bootspec::store::{ArtifactName, CURRENT, MANIFEST, NameError, current_link, image_dir};
-use bootspec::{ImageName, ImageRef, ImageVersion, Sha256Digest};
+use bootspec::store::{
+    ArtifactName, CURRENT, MANIFEST, MANIFEST_SIGNATURE, NameError, current_link, image_dir,
+};
+use bootspec::{ImageName, ImageRef, ImageVersion};
 use rustix::fs::{FlockOperation, flock};
-use sha2::{Digest, Sha256};
 
+use crate::digest::digest;
 use crate::file_error::{FileError, failed};
 
 const DRAFT_PREFIX: &str = ".draft-";
 const SCRATCH: &str = "scratch";
-const READ_BYTES: usize = 256 * 1024;
 
 /// A directory of published images.
 #[derive(Clone, Debug)]
@@ -116,6 +117,17 @@ impl Store {
         Manifest::parse(&json).map_err(|source| StoreError::Manifest { path, source })
     }
 
+    /// The signature of a published version's manifest, if it was signed.
+    pub fn signature(&self, image: &ImageRef) -> Result<Option<String>, StoreError> {
+        let path = self.dir(image).join(MANIFEST_SIGNATURE);
+        match fs::read(&path) {
+            // What is no text is no signature either, and is refused as one.
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error).into()),
+        }
+    }
+
     /// Begins a version of `name`. `version` is what the caller would like; if it is taken, `-2`, `-3`, … is appended.
     pub fn begin(&self, name: &ImageName, version: &ImageVersion) -> Result<Draft, StoreError> {
         let parent = image_dir(&self.root, name);
@@ -162,16 +174,27 @@ impl Draft {
         Ok(describe(&self.dir().join(name.as_str()))?)
     }
 
-    /// Writes the manifest, makes everything durable, and makes this the current version.
-    pub fn publish(self, manifest: &Manifest) -> Result<ImageRef, StoreError> {
+    /// Writes `json`, which is the text of `manifest`, and its signature; makes everything durable, and makes this the
+    /// current version.
+    pub fn publish(
+        self,
+        json: &str,
+        signature: Option<&str>,
+        manifest: &Manifest,
+    ) -> Result<ImageRef, StoreError> {
         let dir = self.dir.path();
         let scratch = dir.join(SCRATCH);
         if scratch.exists() {
             fs::remove_dir_all(&scratch).map_err(failed("remove", &scratch))?;
         }
-        let path = dir.join(MANIFEST);
-        fs::write(&path, manifest.to_json()).map_err(failed("write", &path))?;
-        for name in manifest.artifacts.keys().map(ArtifactName::as_str).chain([MANIFEST]) {
+        let texts = [(MANIFEST, Some(json)), (MANIFEST_SIGNATURE, signature)];
+        for (name, text) in texts.iter().filter_map(|(name, text)| Some((name, (*text)?))) {
+            let path = dir.join(name);
+            fs::write(&path, text)
+                .and_then(|()| File::open(&path)?.sync_all())
+                .map_err(failed("write", &path))?;
+        }
+        for name in manifest.artifacts.keys().map(ArtifactName::as_str) {
             sync(&dir.join(name))?;
         }
         sync(dir)?;
@@ -184,50 +207,11 @@ impl Draft {
     }
 }
 
-/// What [`verify`] found wrong with an artifact.
-#[derive(Clone, Debug)]
-pub struct Damage {
-    /// The artifact.
-    pub what: String,
-    /// What is wrong.
-    pub problem: String,
-}
-
-/// Reads every artifact of a version again and compares it with the manifest.
-pub fn verify(store: &Store, image: &ImageRef, mut done: impl FnMut(u64)) -> Result<Vec<Damage>, StoreError> {
-    let mut damage = Vec::new();
-    for (name, expected) in &store.manifest(image)?.artifacts {
-        let path = store.dir(image).join(name.as_str());
-        if !path.exists() {
-            damage.push(Damage { what: name.to_string(), problem: "is missing".to_owned() });
-            continue;
-        }
-        let found = describe(&path)?;
-        done(found.size_bytes);
-        if found.size_bytes != expected.size_bytes {
-            let problem = format!("has {} bytes, expected {}", found.size_bytes, expected.size_bytes);
-            damage.push(Damage { what: name.to_string(), problem });
-        } else if found.sha256 != expected.sha256 {
-            let problem = format!("has SHA-256 {}, expected {}", found.sha256, expected.sha256);
-            damage.push(Damage { what: name.to_string(), problem });
-        }
-    }
-    Ok(damage)
-}
-
-fn describe(path: &Path) -> Result<Artifact, FileError> {
-    let mut file = File::open(path).map_err(failed("open", path))?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut size_bytes = 0;
-    loop {
-        let length = file.read(&mut buffer).map_err(failed("read", path))?;
-        if length == 0 {
-            return Ok(Artifact { size_bytes, sha256: Sha256Digest::new(digest.finalize().into()) });
-        }
-        digest.update(&buffer[..length]);
-        size_bytes += length as u64;
-    }
+/// Size and digest of a file.
+pub(crate) fn describe(path: &Path) -> Result<Artifact, FileError> {
+    let file = File::open(path).map_err(failed("open", path))?;
+    let (size_bytes, sha256) = digest(file).map_err(failed("read", path))?;
+    Ok(Artifact { size_bytes, sha256 })
 }
 
 /// Points `current` at `version`: a new link renamed over the old one, so that there is one at every moment.
@@ -308,6 +292,7 @@ fn sync(path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bootspec::Sha256Digest;
     use bootspec::manifest::{BootMode, Build, FORMAT};
     use std::collections::BTreeMap;
 
@@ -334,11 +319,11 @@ mod tests {
                 time_unix: 0,
             },
         };
-        draft.publish(&manifest).unwrap()
+        draft.publish(&manifest.to_json(), None, &manifest).unwrap()
     }
 
     #[test]
-    fn published_versions_are_listed_resolved_and_verified() {
+    fn published_versions_are_listed_and_resolved() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path().join("store"));
         assert!(store.list().unwrap().is_empty());
@@ -349,20 +334,7 @@ mod tests {
         assert_eq!(list.iter().map(|p| p.current).collect::<Vec<_>>(), [false, true]);
         assert_eq!(store.resolve("failsafe").unwrap(), second);
         assert_eq!(store.resolve("failsafe/1").unwrap(), first);
-        assert!(verify(&store, &second, |_| ()).unwrap().is_empty());
         assert!(!store.dir(&second).join(SCRATCH).exists());
-    }
-
-    #[test]
-    fn a_changed_byte_and_a_missing_file_are_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path());
-        let image = publish(&store, "kernel");
-        let vmlinuz = store.dir(&image).join("vmlinuz");
-        fs::write(&vmlinuz, "kernEl").unwrap();
-        assert!(verify(&store, &image, |_| ()).unwrap()[0].problem.contains("SHA-256"));
-        fs::remove_file(&vmlinuz).unwrap();
-        assert!(verify(&store, &image, |_| ()).unwrap()[0].problem.contains("missing"));
     }
 
     #[test]

@@ -14,5 +14,4 @@ mod sparse;
 mod tar_entry;
 
 pub use pack::{PackError, PackOptions, pack};
-pub use scan::ScanError;
-pub(crate) use scan::{Entry, Kind, scan};
+pub use scan::{Entry, Kind, ScanError, scan};

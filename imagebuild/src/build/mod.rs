@@ -24,10 +24,12 @@ use crate::modules::ModulesError;
 use crate::progress::Progress;
 use crate::recipe::{CompressionSpec, Recipe, RecipeError, RootKind};
 use crate::root::{RootError, build_root};
+use crate::signing::{Signing, SigningError};
 use crate::store::{Store, StoreError};
 
-use origin::{build_time, host_name, inputs_digest, time_version, tool};
-pub use repack::repack;
+pub use origin::build_time;
+use origin::{host_name, inputs_digest, time_version, tool};
+pub use repack::{check_repack, repack};
 
 /// What to build, and with what.
 pub struct Request<'a> {
@@ -41,6 +43,8 @@ pub struct Request<'a> {
     pub cache: &'a Path,
     /// What rides in the initramfs.
     pub programs: &'a Programs,
+    /// Who signs the image, and what its initramfs trusts.
+    pub signing: &'a Signing,
     /// Chunks compressed at once.
     pub jobs: NonZeroUsize,
     /// Name of the new version; by default its time.
@@ -96,6 +100,9 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// The image cannot be signed, or would not boot.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -115,17 +122,33 @@ pub enum BuildError {
     Name(#[from] NameError),
 }
 
-/// Builds an image and publishes it as the current version.
-pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, BuildError> {
+/// What a build would do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Digest of everything that decides the image and that is known before the build.
+    pub inputs: Sha256Digest,
+    /// The current version, if it was built from the same inputs.
+    pub unchanged: Option<ImageRef>,
+}
+
+/// Checks all that can be checked before the build, and says whether it is needed.
+pub fn plan(request: &Request<'_>) -> Result<Plan, BuildError> {
     let recipe = request.recipe;
     require_shell(recipe.mode(), request.programs)?;
     if let RootKind::FileSystem(format) = recipe.boot.root {
         file_system::require_program(format)?;
     }
-    let inputs = inputs_digest(&recipe.input_digest()?, Some(request.compression), request.programs)?;
-    if request.if_changed
-        && let Some(image) = unchanged(request.store, recipe, inputs)?
-    {
+    request.signing.check(recipe.mode(), recipe.boot.rollback_index)?;
+    let base = recipe.input_digest()?;
+    let inputs = inputs_digest(&base, Some(request.compression), request.programs, request.signing)?;
+    Ok(Plan { inputs, unchanged: unchanged(request.store, recipe, inputs)? })
+}
+
+/// Builds an image and publishes it as the current version.
+pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, BuildError> {
+    let recipe = request.recipe;
+    let Plan { inputs, unchanged } = plan(request)?;
+    if let (true, Some(image)) = (request.if_changed, unchanged) {
         return Ok(Outcome { image, reused: true });
     }
     let time_unix = build_time()?;
@@ -163,7 +186,7 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
         packages: built.packages,
         build: Build { inputs, tool: tool(), host: host_name(), time_unix },
     };
-    publish::finish(draft, manifest, request.programs, segments, progress)
+    publish::finish(draft, manifest, segments, request.programs, request.signing, progress)
 }
 
 fn require_shell(mode: BootMode, programs: &Programs) -> Result<(), BuildError> {

@@ -9,12 +9,14 @@ use super::BuildError;
 use crate::file_error::failed;
 use crate::initramfs::Programs;
 use crate::recipe::CompressionSpec;
+use crate::signing::Signing;
 
 /// Digest of `base`, of how the root is packed, and of everything that goes into the initramfs from this machine.
 pub fn inputs_digest(
     base: &Sha256Digest,
     compression: Option<CompressionSpec>,
     programs: &Programs,
+    signing: &Signing,
 ) -> Result<Sha256Digest, BuildError> {
     let mut digest = Sha256::new();
     digest.update(tool());
@@ -25,6 +27,12 @@ pub fn inputs_digest(
     for path in [Some(&programs.init), programs.busybox.as_ref()].into_iter().flatten() {
         let contents = fs::read(path).map_err(failed("read", path))?;
         digest.update(Sha256::digest(contents));
+    }
+    for (path, contents) in signing.trust.members() {
+        digest.update(format!("trust {path} {contents}"));
+    }
+    if let Some(signer) = &signing.signer {
+        digest.update(format!("signer {}", signer.id()));
     }
     Ok(Sha256Digest::new(digest.finalize().into()))
 }
@@ -57,6 +65,40 @@ pub fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signing::{Signer, Trust, keygen};
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    #[test]
+    fn the_inputs_are_others_with_another_program_key_or_rollback_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let init = dir.path().join("init");
+        let keys = ["a", "b"].map(|name| keygen(&dir.path().join(name), None).unwrap());
+        let digest = |contents: &str, signed_by: Option<usize>, trusted: &[usize], least| {
+            fs::write(&init, contents).unwrap();
+            let programs = Programs { init: init.clone(), busybox: None };
+            let read = |path: &Path| Signer::read(path, |_| panic!("it has no password")).unwrap();
+            let public: Vec<_> = trusted.iter().map(|n| keys[*n].public.clone()).collect();
+            let signing = Signing {
+                signer: signed_by.map(|n| read(&keys[n].secret)),
+                trust: Trust::read(&public, least).unwrap(),
+            };
+            inputs_digest(&Sha256Digest::new([0; 32]), None, &programs, &signing).unwrap()
+        };
+        let all: BTreeSet<_> = [
+            digest("init", None, &[], None),
+            digest("INIT", None, &[], None),
+            digest("init", Some(0), &[], None),
+            digest("init", Some(1), &[], None),
+            digest("init", Some(1), &[0], None),
+            digest("init", Some(1), &[0, 1], None),
+            digest("init", None, &[], Some(1)),
+            digest("init", None, &[], Some(2)),
+        ]
+        .into();
+        assert_eq!(all.len(), 8);
+        assert_eq!(digest("init", Some(1), &[1, 0], None), digest("init", Some(1), &[0, 1], None));
+    }
 
     #[test]
     fn versions_are_times_that_sort_as_text() {

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use bootspec::manifest::{BootMode, Manifest};
-use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, VMLINUZ};
+use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, MANIFEST, VMLINUZ};
 
 use super::{BuildError, Outcome};
 use crate::file_error::failed;
@@ -14,22 +14,24 @@ use crate::initramfs::{
     MODULES, MODULES_FETCHED, Programs, SegmentCompression, init_segment, write_root_segment,
 };
 use crate::progress::{Progress, human};
+use crate::signing::{Signer, Signing};
 use crate::store::Draft;
 
 /// Composes the initramfs of `draft`, which has everything else, describes its artifacts and publishes it.
 pub fn finish(
     draft: Draft,
     mut manifest: Manifest,
-    programs: &Programs,
     compression: SegmentCompression,
+    programs: &Programs,
+    signing: &Signing,
     progress: &Progress,
 ) -> Result<Outcome, BuildError> {
     let step = progress.step("make the initramfs");
     if programs.busybox.is_none() {
         step.note("without a static busybox, the image has no rescue shell");
     }
-    let init = init_segment(programs, compression).map_err(BuildError::Initramfs)?;
-    let names = write_initramfs(draft.dir(), &manifest, &init)?;
+    let init = init_segment(programs, &signing.trust, compression).map_err(BuildError::Initramfs)?;
+    let names = write_initramfs(draft.dir(), &manifest, &init, signing)?;
     for name in artifact_names(draft.dir(), &manifest)? {
         // What another version has already described keeps its digest: damage since then must not become the truth.
         if let Entry::Vacant(unknown) = manifest.artifacts.entry(name) {
@@ -41,22 +43,38 @@ pub fn finish(
     step.done(&names.iter().map(size).collect::<Vec<_>>().join(", "));
 
     let step = progress.step(format!("publish {}", draft.image));
-    let image = draft.publish(&manifest)?;
-    step.done("published");
+    let json = manifest.to_json();
+    let signature = sign_manifest(&json, &manifest, signing)?;
+    if signature.is_none() && !signing.trust.ids().is_empty() {
+        step.note("not signed: no node boots it before `imagebuild sign` has signed its manifest.json");
+    }
+    let image = draft.publish(&json, signature.as_deref(), &manifest)?;
+    step.done(&match &signing.signer {
+        Some(signer) => format!("published, signed with key {}", signer.id()),
+        None => "published".to_owned(),
+    });
     Ok(Outcome { image, reused: false })
 }
 
 /// Writes the initramfs that carries the root, if the image's mode asks for it, and the one that fetches it, if there is
 /// a root to fetch. Returns their names.
-fn write_initramfs(dir: &Path, manifest: &Manifest, init: &[u8]) -> Result<Vec<ArtifactName>, BuildError> {
+fn write_initramfs(
+    dir: &Path,
+    manifest: &Manifest,
+    init: &[u8],
+    signing: &Signing,
+) -> Result<Vec<ArtifactName>, BuildError> {
     let mut names = Vec::new();
     if manifest.mode != BootMode::Fetched {
         let path = dir.join(INITRAMFS);
         let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
         let modules = read_if_there(&dir.join(MODULES))?;
         out.write_all(init).and_then(|()| out.write_all(&modules)).map_err(failed("write", &path))?;
-        let root = manifest.root.as_ref().map(|root| dir.join(root.file().as_str()));
-        write_root_segment(manifest, root.as_deref(), &mut out).map_err(BuildError::Initramfs)?;
+        let json = manifest.carried().to_json();
+        let signature = sign_manifest(&json, manifest, signing)?;
+        let root = manifest.root.as_ref().map(|root| (root, dir.join(root.file().as_str())));
+        let root = root.as_ref().map(|(root, path)| (*root, path.as_path()));
+        write_root_segment(&json, signature.as_deref(), root, &mut out).map_err(BuildError::Initramfs)?;
         out.flush().map_err(failed("write", &path))?;
         names.push(INITRAMFS.parse()?);
     }
@@ -67,6 +85,13 @@ fn write_initramfs(dir: &Path, manifest: &Manifest, init: &[u8]) -> Result<Vec<A
         names.push(INITRAMFS_FETCHED.parse()?);
     }
     Ok(names)
+}
+
+fn sign_manifest(json: &str, manifest: &Manifest, signing: &Signing) -> Result<Option<String>, BuildError> {
+    let comment =
+        format!("timestamp:{}\tfile:{MANIFEST}\timage:{}", manifest.build.time_unix, manifest.image);
+    let sign = |signer: &Signer| signer.sign(json.as_bytes(), &comment);
+    Ok(signing.signer.as_ref().map(sign).transpose()?)
 }
 
 /// The files of a version that nodes or `repack` need.

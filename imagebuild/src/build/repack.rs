@@ -14,6 +14,7 @@ use super::{BuildError, Outcome, publish, require_shell};
 use crate::file_error::failed;
 use crate::initramfs::{MODULES, MODULES_FETCHED, Programs, SegmentCompression};
 use crate::progress::Progress;
+use crate::signing::Signing;
 use crate::store::{Draft, Store};
 
 /// Publishes a new version of `image` with other programs in its initramfs. The root, the kernel and the kernel modules
@@ -22,10 +23,10 @@ pub fn repack(
     store: &Store,
     image: &ImageRef,
     programs: &Programs,
+    signing: &Signing,
     progress: &Progress,
 ) -> Result<Outcome, BuildError> {
-    let old = store.manifest(image)?;
-    require_shell(old.mode, programs)?;
+    let old = check_repack(store, image, programs, signing)?;
     let compression = segment_compression(&store.dir(image).join(initramfs_of(old.mode)))?;
     let time_unix = build_time()?;
     let draft = store.begin(&image.name, &time_version(time_unix)?)?;
@@ -36,14 +37,32 @@ pub fn repack(
         fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
     }
     refuse_damaged_modules(store, image, &artifacts, &draft)?;
-    let inputs = inputs_digest(&old.build.inputs, None, programs)?;
+    let step = progress.step(format!("repack {image}"));
+    if store.signature(image)?.is_some() && signing.signer.is_none() {
+        step.note("it is signed, and the new version is not: --sign-key signs it");
+    }
+    step.done(&format!("{} files are shared", artifacts.len()));
+    let inputs = inputs_digest(&old.build.inputs, None, programs, signing)?;
     let manifest = Manifest {
         image: draft.image.clone(),
         artifacts,
         build: Build { inputs, tool: tool(), host: host_name(), time_unix },
         ..old
     };
-    publish::finish(draft, manifest, programs, compression, progress)
+    publish::finish(draft, manifest, compression, programs, signing, progress)
+}
+
+/// Fails if `image` cannot be repacked so. Returns its manifest.
+pub fn check_repack(
+    store: &Store,
+    image: &ImageRef,
+    programs: &Programs,
+    signing: &Signing,
+) -> Result<Manifest, BuildError> {
+    let old = store.manifest(image)?;
+    require_shell(old.mode, programs)?;
+    signing.check(old.mode, old.rollback_index)?;
+    Ok(old)
 }
 
 /// What the kernel of an image can unpack, by what it was given before: the kernel's configuration is packed away.

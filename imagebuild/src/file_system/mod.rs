@@ -4,7 +4,7 @@
 //! Nothing is left out of the tree. What the formats cannot hold: `docs/image-format.md`.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,9 +12,9 @@ use std::process::Command;
 use bootspec::Sha256Digest;
 use bootspec::manifest::{Compression, FileSystemFormat, RootFileSystem};
 use bootspec::store::ArtifactName;
-use sha2::{Digest, Sha256};
 
 use crate::archive::{ScanError, scan};
+use crate::digest::digest;
 use crate::file_error::{FileError, failed};
 use crate::kernel::Config;
 use crate::progress::Step;
@@ -183,28 +183,12 @@ fn digest_blocks(path: &Path) -> Result<(u64, Vec<Sha256Digest>), FileError> {
     let mut file = File::open(path).map_err(failed("open", path))?;
     let (mut size_bytes, mut blocks) = (0, Vec::new());
     loop {
-        let mut block = BlockDigest(Sha256::new());
-        let length =
-            io::copy(&mut (&mut file).take(BLOCK_BYTES), &mut block).map_err(failed("read", path))?;
+        let (length, sha256) = digest((&mut file).take(BLOCK_BYTES)).map_err(failed("read", path))?;
         if length == 0 {
             return Ok((size_bytes, blocks));
         }
         size_bytes += length;
-        blocks.push(Sha256Digest::new(block.0.finalize().into()));
-    }
-}
-
-/// Takes what is written to it into a digest.
-struct BlockDigest(Sha256);
-
-impl io::Write for BlockDigest {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        blocks.push(sha256);
     }
 }
 

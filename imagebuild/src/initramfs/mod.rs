@@ -1,11 +1,11 @@
 //! Composes the initramfs: concatenated newc archives (kernel: Documentation/driver-api/early-userspace/buffer-format).
 //!
 //! 1. Init's segment, compressed: init, the rescue busybox, the directories and the console that init needs before it
-//!    has mounted anything.
+//!    has mounted anything, and what init is to trust.
 //! 2. The modules' segment, compressed: kernel modules, their indexes and their firmware. A file of its own in the store
 //!    too, so that init's segment can be renewed without the root file system that the modules were in.
-//! 3. The root's segment, not compressed: the manifest and the root archive's chunks, which are compressed already.
-//!    init unlinks each chunk as it is consumed.
+//! 3. The root's segment, not compressed: the manifest and the root, which is compressed already. init unlinks each chunk
+//!    of a root archive as it is consumed.
 //!
 //! `initramfs.img` carries the root and so has all of them; `initramfs-fetched.img` has the first two.
 
@@ -16,10 +16,13 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use bootspec::initramfs::{BOOTNODE_DIR, BUSYBOX, CHUNKS_DIR, INIT, MANIFEST, chunk_path, file_system_path};
-use bootspec::manifest::{Manifest, Root, RootArchive, RootFileSystem};
+use bootspec::initramfs::{
+    BUSYBOX, CHUNKS_DIR, INIT, MANIFEST, MANIFEST_SIGNATURE, chunk_path, file_system_path,
+};
+use bootspec::manifest::{Root, RootArchive, RootFileSystem};
 
 use crate::modules::ModuleSet;
+use crate::signing::Trust;
 
 pub use compression::SegmentCompression;
 use newc::Newc;
@@ -75,8 +78,12 @@ pub enum InitramfsError {
     },
 }
 
-/// Init's segment.
-pub fn init_segment(programs: &Programs, compression: SegmentCompression) -> Result<Vec<u8>, InitramfsError> {
+/// Init's segment: the programs, and what init is to trust.
+pub fn init_segment(
+    programs: &Programs,
+    trust: &Trust,
+    compression: SegmentCompression,
+) -> Result<Vec<u8>, InitramfsError> {
     let mut archive = Newc::new(Vec::new());
     for directory in ["bin", "dev", "proc", "run", "sys"] {
         archive.directory(directory)?;
@@ -85,6 +92,9 @@ pub fn init_segment(programs: &Programs, compression: SegmentCompression) -> Res
     archive.program(INIT, &read(&programs.init)?)?;
     if let Some(busybox) = &programs.busybox {
         archive.program(BUSYBOX, &read(busybox)?)?;
+    }
+    for (path, contents) in trust.members() {
+        archive.data(&path, contents.as_bytes())?;
     }
     compression.compress(&archive.finish()?).map_err(InitramfsError::Write)
 }
@@ -101,19 +111,22 @@ pub fn modules_segment(
     compression.compress(&archive.finish()?).map_err(InitramfsError::Write)
 }
 
-/// Writes the root's segment to `out`. `root` is the file that holds the image's root, if it has one.
+/// Writes the root's segment to `out`: the carried manifest with its signature, and the root with the file that holds it.
 pub fn write_root_segment(
-    manifest: &Manifest,
-    root: Option<&Path>,
+    carried_json: &str,
+    signature: Option<&str>,
+    root: Option<(&Root, &Path)>,
     out: &mut impl Write,
 ) -> Result<(), InitramfsError> {
     let mut segment = Newc::new(out);
-    segment.directory(BOOTNODE_DIR)?;
-    segment.data(MANIFEST, manifest.carried().to_json().as_bytes())?;
-    match (&manifest.root, root) {
-        (Some(Root::Archive(archive)), Some(path)) => add_chunks(archive, path, &mut segment)?,
-        (Some(Root::FileSystem(image)), Some(path)) => add_image(image, path, &mut segment)?,
-        _ => {}
+    segment.data(MANIFEST, carried_json.as_bytes())?;
+    if let Some(signature) = signature {
+        segment.data(MANIFEST_SIGNATURE, signature.as_bytes())?;
+    }
+    match root {
+        Some((Root::Archive(archive), path)) => add_chunks(archive, path, &mut segment)?,
+        Some((Root::FileSystem(image), path)) => add_image(image, path, &mut segment)?,
+        None => {}
     }
     segment.finish()?;
     Ok(())

@@ -1,11 +1,12 @@
 //! The digest of what a recipe says and of every file it names: equal digests, equal recipes.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bootspec::Sha256Digest;
 use sha2::{Digest, Sha256};
+
+use crate::digest::digest as digest_of;
 
 use super::{Content, Dnf, Mmdebstrap, PackageSource, Recipe, RecipeError, Source};
 
@@ -19,7 +20,8 @@ impl Recipe {
             add(&mut digest, script.text.as_bytes());
         }
         for path in self.named_files() {
-            let content = digest_file(&path).map_err(|source| RecipeError::Read { path, source })?;
+            let read = File::open(&path).and_then(digest_of);
+            let (_, content) = read.map_err(|source| RecipeError::Read { path, source })?;
             add(&mut digest, content.as_bytes());
         }
         Ok(Sha256Digest::new(digest.finalize().into()))
@@ -61,16 +63,4 @@ impl Dnf {
 fn add(digest: &mut Sha256, part: &[u8]) {
     digest.update((part.len() as u64).to_le_bytes());
     digest.update(part);
-}
-
-fn digest_file(path: &Path) -> io::Result<Sha256Digest> {
-    let mut file = File::open(path)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Sha256Digest::new(digest.finalize().into())),
-            length => digest.update(&buffer[..length]),
-        }
-    }
 }

@@ -1,0 +1,128 @@
+//! The command line: arguments, what each command prints, and how errors look.
+
+mod build;
+mod images;
+mod keys;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::programs::{self, INIT_VARIABLE};
+use crate::progress::Progress;
+use crate::signing::{Signer, Signing, Trust, ask_password};
+
+/// Builds bootable images for diskless nodes from recipes.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build an image from a recipe and publish it as the current version
+    Build(build::BuildArgs),
+    /// List the published versions
+    List(images::ListArgs),
+    /// Describe an image
+    Show(images::ImageArgs),
+    /// Read every file of an image again and compare it with the manifest
+    Verify(images::VerifyArgs),
+    /// Publish a new version with another init, busybox or keys and the same root, kernel and kernel modules
+    Repack(build::RepackArgs),
+    /// Make a pair of keys: bootnode.key signs images, bootnode.pub goes into initramfs
+    Keygen(keys::KeygenArgs),
+    /// Sign files that were made elsewhere, such as nodes' overlays
+    Sign(keys::SignArgs),
+}
+
+#[derive(Args)]
+struct StoreArgs {
+    /// The image store
+    #[arg(long, value_name = "DIR", env = "BOOTNODE_STORE", default_value = "/var/lib/bootnode/store")]
+    store: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ProgramArgs {
+    /// The static init to put into the initramfs [default: the one installed with this program]
+    #[arg(long, value_name = "FILE", env = INIT_VARIABLE)]
+    init: Option<PathBuf>,
+    /// The static busybox for the rescue shell [default: this machine's, if it is static]
+    #[arg(long, value_name = "FILE", env = "BOOTNODE_BUSYBOX")]
+    busybox: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct SigningArgs {
+    /// Sign the image with this secret key
+    #[arg(long, value_name = "FILE", env = "BOOTNODE_SIGN_KEY")]
+    sign_key: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// Put into the initramfs that images below this rollback index do not boot
+    #[arg(long, value_name = "N")]
+    min_rollback_index: Option<u64>,
+}
+
+#[derive(Args)]
+struct TrustArgs {
+    /// Trust images signed with this public key, and no others; more than one may be given. In the environment they are
+    /// separated by colons
+    #[arg(long, value_name = "FILE.pub", env = "BOOTNODE_TRUST", value_delimiter = ':')]
+    trust: Vec<PathBuf>,
+}
+
+/// Runs the command and prints its result.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let progress = Progress::on_stderr();
+    match cli.command {
+        Command::Build(args) => build::build(&args, &progress),
+        Command::List(args) => images::list(&args),
+        Command::Show(args) => images::show(&args),
+        Command::Verify(args) => images::verify(&args, &progress),
+        Command::Repack(args) => build::repack(&args, &progress),
+        Command::Keygen(args) => keys::keygen(&args),
+        Command::Sign(args) => keys::sign(&args),
+    }
+}
+
+impl ProgramArgs {
+    fn find(&self) -> Result<crate::initramfs::Programs, programs::ProgramError> {
+        programs::find(self.init.as_deref(), self.busybox.as_deref())
+    }
+}
+
+impl SigningArgs {
+    fn read(&self) -> anyhow::Result<Signing> {
+        let read = |path: &PathBuf| Signer::read(path, ask_password);
+        let signer = self.sign_key.as_ref().map(read).transpose()?;
+        Ok(Signing { signer, trust: Trust::read(&self.trust.trust, self.min_rollback_index)? })
+    }
+}
+
+/// A line on standard output. That nobody reads it any more is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}
