@@ -87,7 +87,7 @@ fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
     let network = network::up(params, &mut modules)?;
     report::network_is_up(params);
     kmsg::info(&format!("fetching from {sources}"));
-    let fetcher = Fetcher::new(sources);
+    let fetcher = Fetcher::new(sources, params.fetch_timeout);
     let manifest = image::fetch_manifest(&fetcher, trust)?;
     kmsg::info(&format!("image {}, fetched", manifest.image));
     image::check_kernel(&manifest)?;

@@ -188,6 +188,7 @@ fn overlay_kind(error: &OverlayError) -> Kind {
         OverlayError::Damaged { .. } => VERIFY,
         OverlayError::Fetch(error) => fetch_kind(error),
         OverlayError::Io { source, .. } if is_full(source) => FULL,
+        OverlayError::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => IMAGE,
         OverlayError::Io { .. } | OverlayError::Loop(..) | OverlayError::Mount(_) => OVERLAY,
     }
 }

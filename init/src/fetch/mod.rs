@@ -87,9 +87,11 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Fetches from `sources`, the first one first.
-    pub fn new(sources: Sources) -> Self {
-        Self::with_patience(sources, TIMEOUTS, PATIENCE)
+    /// Fetches from `sources`, the first one first. Gives a file up when no byte of it came for `timeout`, by default five
+    /// minutes.
+    pub fn new(sources: Sources, timeout: Option<Duration>) -> Self {
+        let patience = Patience { give_up: timeout.unwrap_or(PATIENCE.give_up), ..PATIENCE };
+        Self::with_patience(sources, TIMEOUTS, patience)
     }
 
     /// The same with other limits of time.

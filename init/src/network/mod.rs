@@ -289,14 +289,24 @@ struct Search {
     switched_on: BTreeSet<String>,
     /// Why the first of those that cannot be switched on cannot be.
     failed: Option<NetworkError>,
+    /// Those that had a link when they were last looked at.
+    linked: BTreeSet<String>,
     /// Those that [`Search::next`] has returned.
     returned: BTreeSet<String>,
 }
 
 impl Search {
     fn new(wanted: Option<MacAddr>, limits: Limits) -> Self {
-        let (switched_on, returned) = (BTreeSet::new(), BTreeSet::new());
-        Self { wanted, limits, began: Instant::now(), appeared: None, switched_on, failed: None, returned }
+        Self {
+            wanted,
+            limits,
+            began: Instant::now(),
+            appeared: None,
+            switched_on: BTreeSet::new(),
+            failed: None,
+            linked: BTreeSet::new(),
+            returned: BTreeSet::new(),
+        }
     }
 
     /// The next interface with a link. Meanwhile drivers are loaded for devices that appear.
@@ -306,10 +316,15 @@ impl Search {
             let found = interface::list();
             let now = Instant::now();
             let wanted = self.wanted;
+            let linked_before = std::mem::take(&mut self.linked);
             for (interface, mac) in found.iter().filter_map(|interface| usable(interface, wanted)) {
                 self.appeared.get_or_insert(now);
                 self.switch_on(interface);
-                if interface.has_link && self.returned.insert(interface.name.clone()) {
+                if interface.has_link {
+                    self.linked.insert(interface.name.clone());
+                }
+                // Frames pass a moment after the link is there (the kernel's linkwatch attaches the queue).
+                if linked_before.contains(&interface.name) && self.returned.insert(interface.name.clone()) {
                     return Ok((interface.name.clone(), mac));
                 }
             }

@@ -164,3 +164,56 @@ fn make_upper(lower: &Path, root: &Path, work: &Path) -> io::Result<()> {
     chown(root, Some(metadata.uid()), Some(metadata.gid()))?;
     fs::set_permissions(root, Permissions::from_mode(metadata.mode() & 0o7777))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bootspec::initramfs::BOOTNODE_DIR;
+
+    const WORKERS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+    /// An initramfs that carries `image`, and its description in blocks of 1000 bytes.
+    fn carry(image: &[u8]) -> (tempfile::TempDir, RootFileSystem) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(BOOTNODE_DIR)).unwrap();
+        let format = FileSystemFormat::Squashfs;
+        fs::write(dir.path().join(file_system_path(format)), image).unwrap();
+        let digest = |block: &[u8]| Sha256Digest::new(Sha256::digest(block).into());
+        let root = RootFileSystem {
+            file: "rootfs.squashfs".parse().unwrap(),
+            format,
+            size_bytes: image.len() as u64,
+            block_bytes: 1000,
+            blocks: image.chunks(1000).map(digest).collect(),
+        };
+        (dir, root)
+    }
+
+    #[test]
+    fn a_whole_image_is_opened() {
+        let (dir, root) = carry(&[7; 12_345]);
+        assert_eq!(open_carried(dir.path(), &root, WORKERS).unwrap().metadata().unwrap().len(), 12_345);
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_refused_by_its_block() {
+        for at in [0, 4_999, 12_344] {
+            let (dir, root) = carry(&[7; 12_345]);
+            let path = dir.path().join(file_system_path(root.format));
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            let error = open_carried(dir.path(), &root, WORKERS).unwrap_err();
+            let OverlayError::Damaged { piece, .. } = error else { panic!("{error}") };
+            assert_eq!(piece.offset_bytes, at as u64 / 1000 * 1000);
+        }
+    }
+
+    #[test]
+    fn an_image_that_the_kernel_cut_short_is_refused() {
+        let (dir, root) = carry(&[7; 12_345]);
+        fs::write(dir.path().join(file_system_path(root.format)), [7; 12_000]).unwrap();
+        let error = open_carried(dir.path(), &root, WORKERS).unwrap_err();
+        assert!(error.to_string().contains("cannot read"), "{error}");
+    }
+}

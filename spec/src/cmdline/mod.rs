@@ -41,6 +41,8 @@ pub struct BootParams {
     pub address: Option<InterfaceAddress>,
     /// `bootnode.gateway=ADDRESS`: the way to sources outside the interface's own network.
     pub gateway: Option<Ipv4Addr>,
+    /// `bootnode.fetch_timeout=SECONDS`: how long init waits for a byte of a file before it gives the boot up.
+    pub fetch_timeout: Option<Duration>,
     /// `bootnode.overlay=URL`: a tar of this node's own files, laid over the root; its signature is beside it.
     pub overlay: Option<BaseUrl>,
     /// `bootnode.min_rollback_index=N`: the least [`crate::manifest::Manifest::rollback_index`] that may boot.
@@ -112,6 +114,7 @@ impl BootParams {
             "source" => self.source = Some(parse(value)?),
             "address" => self.address = Some(parse(value)?),
             "gateway" => self.gateway = Some(parse(value)?),
+            "fetch_timeout" => self.fetch_timeout = Some(Duration::from_secs(parse::<u32>(value)?.into())),
             "overlay" => self.overlay = Some(parse(value)?),
             "min_rollback_index" => self.min_rollback_index = Some(parse(value)?),
             "root_size" => self.root_size = Some(parse(value)?),
@@ -156,6 +159,7 @@ impl fmt::Display for BootParams {
         out.option("bootnode.source", &self.source)?;
         out.option("bootnode.address", &self.address)?;
         out.option("bootnode.gateway", &self.gateway)?;
+        out.option("bootnode.fetch_timeout", &self.fetch_timeout.map(|timeout| timeout.as_secs()))?;
         out.option("bootnode.overlay", &self.overlay)?;
         out.option("bootnode.min_rollback_index", &self.min_rollback_index)?;
         out.option("bootnode.root_size", &self.root_size)?;
@@ -248,6 +252,7 @@ mod tests {
                 source: boot.map(|_| "http://10.0.0.1/a,http://10.0.0.2/a".parse().unwrap()),
                 address: boot.map(|_| "10.0.0.7/16".parse().unwrap()),
                 gateway: boot.map(|_| Ipv4Addr::new(10, 0, 0, 1)),
+                fetch_timeout: delay.map(|d| Duration::from_secs(d.into())),
                 overlay: mac.map(|_| "http://10.0.0.1/overlays/node-001.tar".parse().unwrap()),
                 min_rollback_index: inodes,
                 root_size: percent.map(RootSize::Percent),
