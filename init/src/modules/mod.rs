@@ -137,8 +137,8 @@ impl Modules {
         };
         match finit_module(file, &self.parameters_of(name), 0) {
             Ok(()) => true,
-            // It is built in, or another module has asked for it.
-            Err(Errno::EXIST) => false,
+            // It is built in, or there is nothing for it to do, as for one of several implementations of an algorithm.
+            Err(Errno::EXIST | Errno::NODEV) => false,
             Err(errno) => {
                 kmsg::warn(&format!("cannot load the kernel module {name}: {errno}"));
                 false
