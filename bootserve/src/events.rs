@@ -446,6 +446,8 @@ mod tests {
             ("[E-X]", Some("E-X")),
             ("E-VERIFY", None),
             ("[E-", None),
+            ("]E-[", None),
+            ("", None),
         ];
         for (message, code) in cases {
             assert_eq!(failure_code(message), code, "{message}");

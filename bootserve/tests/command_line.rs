@@ -1,9 +1,14 @@
 //! The program as users and scripts see it: exit status, messages, JSON.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/store.rs"]
+mod store;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+
+use bootspec::manifest::BootMode;
 
 fn bootserve(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bootserve")).args(args).output().unwrap()
@@ -110,4 +115,26 @@ fn overlays_that_no_node_gets_or_everybody_reads_are_warned_of() {
     }
     std::fs::remove_dir_all(&overlays).unwrap();
     assert!(check().contains("warning: cannot read server.overlays"), "{}", check());
+}
+
+#[test]
+fn an_image_that_a_machine_cannot_boot_in_its_mode_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    store::publish(dir.path(), "shell/v1", BootMode::Failsafe, &[("vmlinuz", b""), ("initramfs.img", b"")]);
+    let node = |name: &str, last: u8, mode: &str| {
+        format!(
+            "[[node]]\nname = '{name}'\nmac = 'fc:ab:14:e8:66:0{last}'\naddress = '192.168.0.{last}'\nimage = 'shell'\n{mode}"
+        )
+    };
+    let check = |extra: &str| {
+        let config = write_config(dir.path(), extra);
+        String::from_utf8(bootserve(&["check", "--config", &config]).stdout).unwrap()
+    };
+    let found = check(&node("n2", 2, ""));
+    assert!(!found.contains("shell"), "{found}");
+    let found = check(&(node("n2", 2, "") + &node("n3", 3, "mode = 'fetched'\n")));
+    let expected = "warning: image shell/v1 has no initramfs-fetched.img, which mode fetched boots\nhint: ";
+    assert!(found.contains(expected) && found.contains("is valid"), "{found}");
+    let found = check(&format!("[boot]\nmin_rollback_index = 1\n{}", node("n2", 2, "")));
+    assert!(found.contains("shell/v1 has rollback index 0"), "{found}");
 }

@@ -8,10 +8,9 @@ use std::time::Duration;
 use bootserve::tftp::wire::{ErrorCode, Packet};
 use bootspec::manifest::BootMode;
 use serde_json::{Value, json};
-use support::{
-    CARRIED_MAC, COMPUTE, Daemon, FETCHED_MAC, IMAGE, MIRROR, MISFIT_MAC, NODE_MAC, ROOT_BYTES, ROOT_FILE,
-    SIGNATURE, ServerProcess,
-};
+use support::process::ServerProcess;
+use support::store::{ROOT_BYTES, ROOT_FILE};
+use support::{CARRIED_MAC, COMPUTE, Daemon, FETCHED_MAC, IMAGE, MIRROR, MISFIT_MAC, NODE_MAC, SIGNATURE};
 
 #[test]
 fn a_node_gets_the_script_of_its_image() {
@@ -262,7 +261,7 @@ fn a_download_is_resumed_at_another_process_after_the_first_was_killed() {
     // More than what sockets buffer, so that the process dies in the middle.
     let root: Vec<u8> = (0..8_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let dir = tempfile::tempdir().unwrap();
-    support::publish(
+    support::store::publish(
         &dir.path().join("store"),
         "large/v1",
         BootMode::Failsafe,
@@ -286,7 +285,7 @@ fn a_download_is_resumed_at_another_process_after_the_first_was_killed() {
 #[test]
 #[ignore = "part of another test"]
 fn server_process() {
-    support::serve_for_parent();
+    support::process::serve_for_parent();
 }
 
 #[test]

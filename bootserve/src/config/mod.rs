@@ -316,6 +316,17 @@ mod tests {
             "[boot]\nmirrors = ['http://head-2']\n",
             &["line 10", "'http://head-2'", "IPv4 address"],
         );
+        let many = format!("[boot]\nmirrors = [{}]\n", "'http://10.0.0.1',".repeat(9));
+        check_rejected(&many, &["boot.mirrors is 9 URLs", "at most 8"]);
+        for bad in [
+            "https://10.0.0.1",
+            "http://10.0.0.1/",
+            "http://10.0.0.1:x",
+            "http://10.0.0.1/${x}",
+            "http://10.0.0.1/a,b",
+        ] {
+            check_rejected(&format!("[boot]\nmirrors = ['{bad}']\n"), &["line 10", "is not a mirror"]);
+        }
         check_rejected("[boot]\nmin_rollback_index = -1\n", &["line 10", "expected u64"]);
         check_rejected("[boot]\nkernel_args = ['a\tb']\n", &["line 10", "kernel argument"]);
     }

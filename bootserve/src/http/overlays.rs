@@ -98,6 +98,7 @@ fn not_found() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_name_of_the_file_tells_node_and_form() {
@@ -112,6 +113,15 @@ mod tests {
         check("a.tar.img", Some(("a.tar", Form::Segment)));
         for file in ["node-001", "node-001.minisig", ".tar", "../node-001.tar", "..tar", ""] {
             check(file, None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_of_a_node_or_none(file in "(\\PC{0,9}|[a-z/.]{0,9})(\\.tar|\\.tar\\.minisig|\\.img)?") {
+            if let Some((name, _)) = parse(&file) {
+                prop_assert!(file.starts_with(name.as_str()) && !name.as_str().contains('/'));
+            }
         }
     }
 }

@@ -244,3 +244,42 @@ pub(super) async fn nbp(
 fn script_response(script: String) -> Response {
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], script).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::Database;
+    use crate::dhcp::leases::Lease;
+    use crate::dhcp::store::write_lease;
+    use crate::events::EventLog;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn init_is_told_the_reserved_or_leased_address_and_asks_dhcp_for_want_of_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Arc::new(Config::parse(include_str!("../../bootserve.example.toml")).unwrap());
+        let database = Database::open(dir.path()).await.unwrap();
+        let leased: MacAddr = "02:00:00:00:00:01".parse().unwrap();
+        let expired: MacAddr = "02:00:00:00:00:02".parse().unwrap();
+        let mut connection = database.pool.acquire().await.unwrap();
+        for (mac, last, expires) in [
+            (leased, 200, SystemTime::now() + Duration::from_secs(60)),
+            (expired, 201, SystemTime::UNIX_EPOCH),
+        ] {
+            let lease = Lease { mac, address: [192, 168, 0, last].into(), expires };
+            write_lease(&mut connection, &lease).await.unwrap();
+        }
+        let events = Arc::new(EventLog::new(database, Arc::clone(&config)));
+        let app = App { config: Arc::clone(&config), nbps: Arc::default(), events };
+        let node = &config.nodes()[1];
+        for (mac, node, expected) in [
+            (node.mac, Some(node), Some("192.168.0.101/24")),
+            (leased, None, Some("192.168.0.200/24")),
+            (expired, None, None),
+        ] {
+            let image = &config.nodes()[0].image;
+            let found = address(&app, mac, Assignment { image, node }).await.unwrap();
+            assert_eq!(found.map(|address| address.to_string()).as_deref(), expected, "{mac}");
+        }
+    }
+}

@@ -27,8 +27,8 @@ use crate::events::EventLog;
 pub const HTTP_PREFIX: &str = "/overlays";
 /// A larger file is refused: it would be held in the node's memory twice, and belongs into an image.
 pub const MAX_TAR_BYTES: u64 = 64 << 20;
-/// Signatures of minisign have less than a tenth of this.
-pub const MAX_SIGNATURE_BYTES: u64 = 16 << 10;
+/// init takes no larger one; those of minisign have some 300 bytes.
+pub const MAX_SIGNATURE_BYTES: u64 = 4096;
 /// What the name of a tar has behind the name of its node.
 pub const TAR_SUFFIX: &str = ".tar";
 /// The same, of the segment.

@@ -1,11 +1,11 @@
 //! A bootserve on loopback, on ports of its own, with a store that holds one small image; and its clients.
 
-use std::collections::BTreeMap;
+pub mod process;
+pub mod store;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,13 +18,10 @@ use bootserve::serve::run;
 use bootserve::sockets::Sockets;
 use bootserve::tftp::wire::{Packet, Request, TftpOption};
 use bootspec::event::Phase;
-use bootspec::manifest::{
-    Artifact, BootMode, Build, FORMAT, FileSystemFormat, Manifest, Root, RootFileSystem,
-};
-use bootspec::store::image_dir;
-use bootspec::{ImageRef, Sha256Digest};
+use bootspec::manifest::BootMode;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
+use store::{ROOT_BYTES, ROOT_FILE, publish};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -40,8 +37,6 @@ pub const MISFIT_MAC: &str = "fc:ab:14:e8:66:04";
 pub const IMAGE: &str = "failsafe/v1";
 /// An image that can be carried and fetched.
 pub const COMPUTE: &str = "compute/v1";
-pub const ROOT_FILE: &str = "rootfs.squashfs";
-pub const ROOT_BYTES: &[u8] = b"root";
 pub const SIGNATURE: &str = "untrusted comment: of the manifest\n";
 pub const MIRROR: &str = "http://127.0.0.2";
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -226,74 +221,6 @@ pub fn request(url: &str, method: &str, path: &str, headers: &[(&str, &str)]) ->
     read(agent().run(request.body(()).unwrap()).unwrap())
 }
 
-/// A server in a process of its own, which can be killed. It is this test program again, running the one test that calls
-/// [`serve_for_parent`].
-pub struct ServerProcess {
-    child: Child,
-    pub url: String,
-}
-
-/// Tells [`serve_for_parent`] where its store is.
-const DIR_VARIABLE: &str = "BOOTSERVE_TEST_DIR";
-
-impl ServerProcess {
-    pub fn start(dir: &Path) -> Self {
-        let url_file = dir.join("url");
-        let _ = std::fs::remove_file(&url_file);
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "server_process", "--ignored"])
-            .env(DIR_VARIABLE, dir)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut server = Self { child, url: String::new() };
-        let deadline = Instant::now() + DEADLINE;
-        while server.url.is_empty() {
-            assert!(Instant::now() < deadline, "the server process has not started");
-            server.url = std::fs::read_to_string(&url_file).unwrap_or_default();
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        server
-    }
-
-    /// Downloads at least `wanted` bytes, kills the server, and reads on until the connection ends. Returns the entity tag
-    /// and all that arrived.
-    pub fn download_until_killed(mut self, path: &str, wanted: usize) -> (String, Vec<u8>) {
-        let response = agent().get(format!("{}{path}", self.url)).call().unwrap();
-        let etag = response.headers().get("etag").unwrap().to_str().unwrap().to_owned();
-        let mut body = response.into_body().into_reader();
-        let mut received = vec![0; wanted];
-        body.read_exact(&mut received).unwrap();
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        // What was on its way still arrives; then the connection breaks.
-        body.read_to_end(&mut received).unwrap_err();
-        (etag, received)
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Serves until killed, if this process was started by [`ServerProcess::start`].
-pub fn serve_for_parent() {
-    let Some(dir) = std::env::var_os(DIR_VARIABLE) else { return };
-    let dir = Path::new(&dir);
-    let sockets = bind();
-    let http = sockets.http.local_addr().unwrap();
-    for name in ["nbp", "state", "overlays"] {
-        std::fs::create_dir_all(dir.join(name)).unwrap();
-    }
-    let config = Config::parse(&config(dir, http.port())).unwrap();
-    std::fs::write(dir.join("url.new"), format!("http://{http}")).unwrap();
-    std::fs::rename(dir.join("url.new"), dir.join("url")).unwrap();
-    serve(sockets, config, CancellationToken::new()).unwrap();
-}
-
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.shutdown.cancel();
@@ -413,44 +340,4 @@ fn write_store(store: &Path) {
         ],
     );
     std::fs::write(store.join(COMPUTE).join("manifest.json.minisig"), SIGNATURE).unwrap();
-}
-
-/// Publishes `files` as an image that is current. Those with a root hold it in [`ROOT_FILE`].
-pub fn publish(store: &Path, image: &str, mode: BootMode, files: &[(&str, &[u8])]) {
-    let image: ImageRef = image.parse().unwrap();
-    let dir = image.dir(store);
-    std::fs::create_dir_all(&dir).unwrap();
-    let mut artifacts = BTreeMap::new();
-    for (index, (name, bytes)) in files.iter().enumerate() {
-        std::fs::write(dir.join(name), bytes).unwrap();
-        let sha256 = Sha256Digest::new([index as u8; 32]);
-        artifacts.insert(name.parse().unwrap(), Artifact { size_bytes: bytes.len() as u64, sha256 });
-    }
-    let root = RootFileSystem {
-        file: ROOT_FILE.parse().unwrap(),
-        format: FileSystemFormat::Squashfs,
-        size_bytes: ROOT_BYTES.len() as u64,
-        block_bytes: 4096,
-        blocks: vec![Sha256Digest::new([7; 32])],
-    };
-    let manifest = Manifest {
-        format: FORMAT,
-        image: image.clone(),
-        architecture: "x86_64".to_owned(),
-        kernel_release: "6.1".to_owned(),
-        mode,
-        kernel_args: vec!["quiet".parse().unwrap()],
-        artifacts,
-        root: (mode != BootMode::Failsafe).then_some(Root::FileSystem(root)),
-        rollback_index: 0,
-        packages: Vec::new(),
-        build: Build {
-            inputs: Sha256Digest::new([0; 32]),
-            tool: "test".to_owned(),
-            host: "test".to_owned(),
-            time_unix: 0,
-        },
-    };
-    std::fs::write(dir.join("manifest.json"), manifest.to_json()).unwrap();
-    symlink(image.version.as_str(), image_dir(store, &image.name).join("current")).unwrap();
 }
