@@ -113,3 +113,115 @@ fn read_if_there(path: &Path) -> Result<Vec<u8>, BuildError> {
         result => Ok(result.map_err(failed("read", path))?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use bootspec::Sha256Digest;
+    use bootspec::manifest::{Build, FORMAT, FileSystemFormat, Root, RootFileSystem};
+    use bootspec::signature;
+    use cpio::newc;
+
+    use crate::signing::{Trust, keygen};
+
+    /// A manifest of an image with a file system root of `size_bytes` in one block.
+    fn manifest(mode: BootMode, size_bytes: u64) -> Manifest {
+        let root = RootFileSystem {
+            file: "rootfs.erofs".parse().unwrap(),
+            format: FileSystemFormat::Erofs,
+            size_bytes,
+            block_bytes: size_bytes,
+            blocks: vec![Sha256Digest::new([0; 32])],
+        };
+        Manifest {
+            format: FORMAT,
+            image: "compute/1".parse().unwrap(),
+            architecture: "x86_64".into(),
+            kernel_release: "6.1".into(),
+            mode,
+            kernel_args: vec![],
+            artifacts: BTreeMap::new(),
+            root: Some(Root::FileSystem(root)),
+            rollback_index: 0,
+            packages: vec![],
+            build: Build {
+                inputs: Sha256Digest::new([0; 32]),
+                tool: "test".into(),
+                host: "test".into(),
+                time_unix: 0,
+            },
+        }
+    }
+
+    /// A draft's directory with a root and the modules of both initramfs.
+    fn draft() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, contents) in
+            [("rootfs.erofs", "root"), (MODULES, "for root"), (MODULES_FETCHED, "to fetch")]
+        {
+            fs::write(dir.path().join(name), contents).unwrap();
+        }
+        dir
+    }
+
+    /// The regular files of a newc archive.
+    fn members(mut archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+        let mut members = BTreeMap::new();
+        loop {
+            let mut reader = newc::Reader::new(archive).unwrap();
+            let name = reader.entry().name().to_owned();
+            if reader.entry().is_trailer() {
+                return members;
+            }
+            let mut contents = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut contents).unwrap();
+            members.insert(name, contents);
+            archive = reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_carried_root_has_a_manifest_that_init_trusts() {
+        let (dir, keys) = (draft(), tempfile::tempdir().unwrap());
+        let keys = keygen(keys.path(), None).map(|files| (keys, files)).unwrap();
+        let signer = Signer::read(&keys.1.secret, |_| panic!("it has no password")).unwrap();
+        let trust = Trust::read(std::slice::from_ref(&keys.1.public), None).unwrap();
+        let trusted = trust.trusted_keys();
+        let signing = Signing { signer: Some(signer), trust };
+        let manifest = manifest(BootMode::Carried, 4);
+        let names = write_initramfs(dir.path(), &manifest, b"init", &signing).unwrap();
+        assert_eq!(
+            names.iter().map(ArtifactName::as_str).collect::<Vec<_>>(),
+            [INITRAMFS, INITRAMFS_FETCHED]
+        );
+
+        let carried = fs::read(dir.path().join(INITRAMFS)).unwrap();
+        let members = members(carried.strip_prefix(b"initfor root").expect("init and modules come first"));
+        let json = &members["bootnode/manifest.json"];
+        assert_eq!(Manifest::parse(json).unwrap(), manifest.carried());
+        let signature = String::from_utf8(members["bootnode/manifest.json.minisig"].clone()).unwrap();
+        assert_eq!(signature::verify(json, Some(&signature), &trusted), Ok(()));
+        assert_eq!(members["bootnode/root.erofs"], b"root");
+        assert_eq!(fs::read(dir.path().join(INITRAMFS_FETCHED)).unwrap(), b"initto fetch");
+    }
+
+    #[test]
+    fn a_fetched_image_carries_nothing() {
+        let dir = draft();
+        let signing = Signing::default();
+        let names = write_initramfs(dir.path(), &manifest(BootMode::Fetched, 4), b"init", &signing).unwrap();
+        assert_eq!(names.iter().map(ArtifactName::as_str).collect::<Vec<_>>(), [INITRAMFS_FETCHED]);
+        assert!(!dir.path().join(INITRAMFS).exists());
+    }
+
+    #[test]
+    fn a_root_that_is_too_large_to_be_carried_is_refused_with_the_way_out() {
+        let manifest = manifest(BootMode::Carried, 5 << 30);
+        let error = write_initramfs(draft().path(), &manifest, b"init", &Signing::default()).unwrap_err();
+        let error = std::error::Error::source(&error).map(ToString::to_string).unwrap();
+        assert!(error.contains("bootnode/root.erofs has 5368709120 bytes"), "{error}");
+        assert!(error.contains("\nhint: let nodes fetch the root: set [boot] mode = \"fetched\""), "{error}");
+    }
+}
