@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use bootspec::manifest::Compression;
+use init::unpack::{Existing, extract};
 use serde_json::json;
 
 use crate::measure::{Cost, Goal, Measurement, Rounds, median_cpu};
@@ -30,7 +31,7 @@ fn create_ours(tar: &Path) -> Result<Cost> {
     let target = in_memory()?;
     let root = OwnedFd::from(File::open(target.path())?);
     let tar = File::open(tar)?;
-    Cost::of(|| Ok(init::unpack::extract(tar, &root)?))
+    Cost::of(|| Ok(extract(tar, &root, Existing::Refuse)?))
 }
 
 fn create_peer(tar: &Path) -> Result<Cost> {

@@ -3,15 +3,21 @@
 //! Each bench prints `bench NAME ours=… peer=… ratio=… unit=… goal=…` on standard output, and all results of a run go to
 //! `bench/results.json` in the lab's directory. A goal that is missed is shown and fails nothing: machines differ.
 
+mod classic;
 mod create;
+mod image;
+mod livenet;
 mod measure;
+mod memory;
 mod root;
 mod unpack;
 
 use std::fs;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use bootlab::places::make_dir;
+use bootspec::diagnosis::explain;
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
@@ -38,16 +44,31 @@ struct Bench {
     run: fn(Rounds) -> Result<Vec<Measurement>>,
 }
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 11] = [
     Bench { name: "unpack-xz", run: unpack::xz },
     Bench { name: "unpack-zstd", run: unpack::zstd },
     Bench { name: "unpack-cpu", run: unpack::cpu },
     Bench { name: "unpack-scaling", run: unpack::scaling },
     Bench { name: "unpack-balance", run: unpack::balance },
     Bench { name: "create", run: create::run },
+    Bench { name: "peak-memory-carried", run: memory::carried },
+    Bench { name: "peak-memory-fetched", run: memory::fetched },
+    Bench { name: "boot-classic", run: classic::boot },
+    Bench { name: "boot-livenet", run: livenet::boot },
+    Bench { name: "boot-livenet-zstd", run: livenet::boot_archive },
 ];
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match measure_all() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {}", explain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure_all() -> Result<()> {
     let arguments = Arguments::parse();
     let dir = root::bench_dir();
     make_dir(&dir)?;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::{NonZeroUsize, ParseIntError};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Instant;
 use std::{fs, thread};
@@ -84,9 +84,21 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The least wall time of all runs, since other work on the machine only adds to it.
+/// What a program that succeeds prints.
+pub fn stdout_of(command: &mut Command) -> Result<String> {
+    let output = command.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "{command:?}: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The least of all times, since other work on the machine only adds to them.
+pub fn least(seconds: &[f64]) -> f64 {
+    seconds.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+/// The least wall time.
 pub fn least_wall(costs: &[Cost]) -> f64 {
-    costs.iter().map(|cost| cost.wall_seconds).fold(f64::INFINITY, f64::min)
+    least(&costs.iter().map(|cost| cost.wall_seconds).collect::<Vec<_>>())
 }
 
 /// The median of the CPU seconds.
@@ -131,6 +143,7 @@ impl fmt::Display for Measurement {
 #[derive(Clone, Copy)]
 pub enum Goal {
     AtMost(f64),
+    Below(f64),
     AtLeast(f64),
 }
 
@@ -138,6 +151,7 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtMost(ratio) => write!(f, "<={ratio:.2}"),
+            Self::Below(ratio) => write!(f, "<{ratio:.2}"),
             Self::AtLeast(ratio) => write!(f, ">={ratio:.2}"),
         }
     }

@@ -88,7 +88,7 @@ fn unpacked() -> Result<PathBuf> {
 }
 
 /// Makes the directory without what an interrupted run left in it.
-fn make_empty(dir: &Path) -> Result<()> {
+pub fn make_empty(dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
     }

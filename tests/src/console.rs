@@ -52,6 +52,13 @@ pub struct Tail {
     lines: Vec<String>,
 }
 
+impl Tail {
+    /// The last line; empty if nothing was printed.
+    pub fn last_line(&self) -> &str {
+        self.lines.last().map_or("", String::as_str)
+    }
+}
+
 impl std::fmt::Display for Tail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for line in &self.lines {
@@ -128,6 +135,14 @@ impl Console {
         let end = output.text.find(pattern)? + pattern.len();
         let piece = output.times.partition_point(|(length, _)| *length < end);
         output.times.get(piece).map(|(_, time)| *time)
+    }
+
+    /// When the kernel logged the first line with `pattern`, since its start; by the time in brackets before the line.
+    pub fn kernel_time_of(&self, pattern: &str) -> Option<Duration> {
+        let output = self.screen.lock();
+        let line = output.text.lines().find(|line| line.contains(pattern))?;
+        let (seconds, _) = line.trim_start().strip_prefix('[')?.split_once(']')?;
+        Duration::try_from_secs_f64(seconds.trim().parse().ok()?).ok()
     }
 
     /// Waits until `pattern` has been printed, at whatever time since power-on.
@@ -311,6 +326,17 @@ mod tests {
         assert!(console.time_of("first").unwrap() <= between);
         assert!(console.time_of("first line").unwrap() >= between);
         assert_eq!(console.time_of("third"), None);
+    }
+
+    #[test]
+    fn kernel_time_stands_in_brackets_before_the_line() {
+        let (console, mut machine, _dir) = console();
+        machine.write_all(b"login: [    4.250000] systemd[1]: up\n[ 12.000001] late\n[x] odd\n").unwrap();
+        console.wait_for("odd\n", LATE).unwrap();
+        assert_eq!(console.kernel_time_of("late"), Some(Duration::from_micros(12_000_001)));
+        assert_eq!(console.kernel_time_of("up"), None);
+        assert_eq!(console.kernel_time_of("odd"), None);
+        assert_eq!(console.kernel_time_of("missing"), None);
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! A lab: its network, its boot server, and the nodes that boot in it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use crate::accel::Accel;
 use crate::bootserve::{self, Bootserve};
 use crate::console::{self, Console};
+use crate::direct::DirectSpec;
 use crate::firmware::{self, FirmwareFiles};
 use crate::netns::{self, NetNs};
 use crate::places::{self, RunDir};
@@ -159,24 +161,32 @@ impl Lab {
     pub fn boot(&self, spec: &NodeSpec) -> Result<Node, SetupError> {
         let firmware = FirmwareFiles::prepare(spec.firmware, &spec.name, self.dir())?;
         let tap = self.netns.add_tap()?;
-        let log = self.dir().join(format!("qemu-{}.log", spec.name));
-        let accel = Accel::detect();
+        self.start_machine(&spec.name, spec.arguments(Accel::detect(), &tap, &firmware))
+    }
+
+    /// Powers on a machine that has its kernel already.
+    pub fn boot_directly(&self, spec: &DirectSpec) -> Result<Node, SetupError> {
+        self.start_machine(&spec.name, spec.arguments(Accel::detect()))
+    }
+
+    fn start_machine(&self, name: &NodeName, arguments: Vec<OsString>) -> Result<Node, SetupError> {
+        let log = self.dir().join(format!("qemu-{name}.log"));
         let start = || {
             let power_on = SystemTime::now();
             let mut machine = self
                 .netns
                 .command(qemu::program())
-                .args(spec.arguments(accel, &tap, &firmware))
+                .args(arguments)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(File::create(&log)?)
                 .spawn()?;
             let (output, keyboard) = machine.stdout.take().zip(machine.stdin.take()).expect("both are piped");
-            let console = Console::start(output, keyboard, self.dir.console_log(spec.name.as_str()))?;
-            Ok(Node { name: spec.name.clone(), machine, console, power_on })
+            let console = Console::start(output, keyboard, self.dir.console_log(name.as_str()))?;
+            Ok(Node { name: name.clone(), machine, console, power_on })
         };
         start().map_err(|source| {
-            let (node, program, log) = (spec.name.clone(), qemu::program(), log.clone());
+            let (node, program, log) = (name.clone(), qemu::program(), log.clone());
             SetupError::Machine { node, program, log, source }
         })
     }

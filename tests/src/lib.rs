@@ -15,6 +15,7 @@ pub mod cli;
 pub mod console;
 pub mod deadline;
 pub mod demo;
+pub mod direct;
 pub mod firmware;
 pub mod images;
 pub mod lab;

@@ -69,18 +69,10 @@ impl NodeSpec {
     /// qemu's command line for this node, plugged into `tap`. Its serial console is qemu's standard input and output.
     /// A guest that reboots ends qemu.
     pub fn arguments(&self, accel: Accel, tap: &str, firmware: &FirmwareFiles) -> Vec<OsString> {
-        let fixed = "-nodefaults -no-reboot -display none -monitor none -serial stdio -boot n";
-        let chosen = [
-            ("-name", self.name.to_string()),
-            ("-machine", format!("{},accel={accel}", firmware.machine())),
-            ("-cpu", accel.cpu_model().to_owned()),
-            ("-smp", self.cpus.to_string()),
-            ("-m", format!("{}M", self.memory_mib)),
-            ("-netdev", format!("tap,id=net0,ifname={tap},script=no,downscript=no")),
-            ("-device", self.nic_device()),
-        ];
-        let mut arguments: Vec<OsString> = fixed.split(' ').map(OsString::from).collect();
-        for (option, value) in chosen {
+        let mut arguments =
+            machine_arguments(&self.name, firmware.machine(), accel, self.cpus, self.memory_mib);
+        let tap = format!("tap,id=net0,ifname={tap},script=no,downscript=no");
+        for (option, value) in [("-boot", "n".to_owned()), ("-netdev", tap), ("-device", self.nic_device())] {
             arguments.extend([option.into(), value.into()]);
         }
         arguments.extend(firmware.arguments());
@@ -100,6 +92,29 @@ impl NodeSpec {
         };
         format!("{device},netdev=net0,mac={}{rom}", self.mac)
     }
+}
+
+/// What every machine of the lab has: a serial console, which is qemu's standard input and output.
+pub fn machine_arguments(
+    name: &NodeName,
+    machine: &str,
+    accel: Accel,
+    cpus: u8,
+    memory_mib: u32,
+) -> Vec<OsString> {
+    let fixed = "-nodefaults -no-reboot -display none -monitor none -serial stdio";
+    let chosen = [
+        ("-name", name.to_string()),
+        ("-machine", format!("{machine},accel={accel}")),
+        ("-cpu", accel.cpu_model().to_owned()),
+        ("-smp", cpus.to_string()),
+        ("-m", format!("{memory_mib}M")),
+    ];
+    let mut arguments: Vec<OsString> = fixed.split(' ').map(OsString::from).collect();
+    for (option, value) in chosen {
+        arguments.extend([option.into(), value.into()]);
+    }
+    arguments
 }
 
 /// The qemu to run. EL has it under another name, outside PATH.
