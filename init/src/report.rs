@@ -66,6 +66,7 @@ pub fn network_is_up(params: &BootParams) {
         Ok(url) => record().iter_mut().for_each(|record| record.url = Some(url.clone())),
         Err(error) => kmsg::warn(&format!("cannot report to bootserve: {error}")),
     }
+    send();
 }
 
 /// From now on bootserve cannot be told any more.

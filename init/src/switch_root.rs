@@ -17,6 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::mount_move;
 use rustix::process::{chdir, chroot};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::failure::BootResult;
 use crate::{kmsg, mounts};
@@ -25,6 +26,7 @@ use crate::{kmsg, mounts};
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
+const CONSOLE: &str = "/dev/console";
 const ANY_EXECUTE: u32 = 0o111;
 
 /// The root cannot be entered.
@@ -62,6 +64,7 @@ pub fn switch_root(root: &Path, params: &BootParams) -> BootResult {
     mounts::move_early(root)?;
     empty_initramfs(root)?;
     enter(root)?;
+    reopen_console();
     kmsg::info(&format!("exec {program}"));
     let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
     Err(failed("execute", Path::new(program))(error).into())
@@ -146,6 +149,20 @@ fn enter(root: &Path) -> Result<(), SwitchRootError> {
     mount_move(".", "/").map_err(errno("move to / the mount"))?;
     chroot(".").map_err(errno("change the root to"))?;
     chdir("/").map_err(errno("enter"))
+}
+
+/// The kernel gave us the console of the initramfs, which is deleted by now. systemd opens its own; others, a shell among
+/// them, go on with what they get.
+fn reopen_console() {
+    let reopen = || {
+        let console = openat(CWD, CONSOLE, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+        dup2_stdin(&console)?;
+        dup2_stdout(&console)?;
+        dup2_stderr(&console)
+    };
+    if let Err(errno) = reopen() {
+        kmsg::warn(&format!("cannot open {CONSOLE}: {errno}"));
+    }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, SwitchRootError> {

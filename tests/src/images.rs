@@ -1,5 +1,7 @@
 //! Images for a lab, built by imagebuild. Unchanged ones are used again, so that all tests and the demo share them.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,6 +50,11 @@ pub enum Error {
 /// Builds the recipe (a path, or the name of a shipped one) into `store`, unless its current version is up to date.
 /// Progress goes to `stderr`; piped, it becomes part of the error. Other labs that want to build wait for the end.
 pub fn build(recipe: &str, store: &Path, stderr: Stdio) -> Result<ImageRef, Error> {
+    build_with(recipe, store, &[], stderr)
+}
+
+/// The same with further options for `imagebuild build`.
+pub fn build_with(recipe: &str, store: &Path, options: &[&OsStr], stderr: Stdio) -> Result<ImageRef, Error> {
     #[derive(Deserialize)]
     struct Built {
         image: ImageRef,
@@ -56,7 +63,9 @@ pub fn build(recipe: &str, store: &Path, stderr: Stdio) -> Result<ImageRef, Erro
     places::make_dir(store)?;
     let _lock = places::lock(&store.with_extension("lock"))?;
     let build = Command::new(&program)
-        .args(["build", recipe, "--if-changed", "--json", "--store"])
+        .args(["build", recipe, "--if-changed", "--json"])
+        .args(options)
+        .arg("--store")
         .arg(store)
         .arg("--cache")
         .arg(places::cache_dir())
@@ -75,6 +84,35 @@ pub fn build(recipe: &str, store: &Path, stderr: Stdio) -> Result<ImageRef, Erro
         Error::Result { recipe, stdout, source }
     })?;
     Ok(built.image)
+}
+
+/// Builds an image of Debian's essential packages without an init, for nodes that are booted with `init=/bin/sh`, into
+/// [`places::shell_store_dir`]. `tables` are further tables of the recipe.
+pub fn shell(name: &str, tables: &str, options: &[&OsStr]) -> Result<ImageRef, Error> {
+    let path = places::lab_dir().join("recipes").join(format!("{name}.toml"));
+    places::make_dir(&places::lab_dir().join("recipes"))?;
+    let text = format!(
+        r#"
+name = "{name}"
+
+[source]
+type = "mmdebstrap"
+suite = "bookworm"
+variant = "minbase"
+
+[kernel]
+package = "linux-image-cloud-amd64"
+args = ["console=ttyS0,115200"]
+
+[compression]
+format = "zstd"
+level = 1
+
+{tables}
+"#
+    );
+    fs::write(&path, text).map_err(|source| places::Error::Make { path: path.clone(), source })?;
+    build_with(&path.to_string_lossy(), &places::shell_store_dir(), options, Stdio::piped())
 }
 
 /// Builds a recipe into the store that all tests share.

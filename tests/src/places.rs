@@ -48,6 +48,11 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// The store of the small images without an init.
+pub fn shell_store_dir() -> PathBuf {
+    lab_dir().join("store-shell")
+}
+
 /// The lab's directory.
 pub fn lab_dir() -> PathBuf {
     if let Some(dir) = env::var_os(DIR_VARIABLE) {

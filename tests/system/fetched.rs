@@ -1,0 +1,165 @@
+//! Nodes that fetch their root, and roots that stay compressed in memory.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bootlab::deadline::within;
+use bootlab::lab::{Lab, Node};
+use bootlab::places::{shell_store_dir, store_dir};
+use bootlab::qemu::NodeSpec;
+use bootlab::{api, images};
+use bootspec::ImageRef;
+use bootspec::event::Phase;
+use bootspec::manifest::{Manifest, Root};
+use bootspec::store::MANIFEST;
+
+/// From power-on to multi-user, on an idle machine without KVM.
+const IDLE_BOOT: Duration = Duration::from_secs(120);
+/// An answer of the shell on the console.
+const ANSWER: Duration = Duration::from_secs(10);
+
+const COMPUTE: &str = "debian-12-compute";
+
+fn fetched(number: u8, image: &ImageRef) -> NodeSpec {
+    NodeSpec { settings: toml::toml! { mode = "fetched" }, ..NodeSpec::classic(number, &image.to_string()) }
+}
+
+/// The same with a shell in place of the root's init.
+fn with_shell(mut spec: NodeSpec) -> NodeSpec {
+    spec.settings.insert("init".to_owned(), "/bin/sh".into());
+    spec
+}
+
+/// Boots a node into the shell that is its PID 1, which prints no prompts and no echo.
+fn boot_to_shell(name: &str, spec: &NodeSpec) -> Result<(Lab, Node)> {
+    let lab = Lab::start(name, &shell_store_dir(), std::slice::from_ref(spec))?;
+    let node = lab.boot(spec)?;
+    node.console().wait_for("bootnode: exec /bin/sh", within(IDLE_BOOT))?;
+    let quiet = "cd /; stty -echo; PS1= PS2=; echo shell-$((6*7))";
+    node.console().ask(quiet, "shell-42", within(ANSWER))?;
+    Ok((lab, node))
+}
+
+/// The lines that `command` prints on the node.
+fn lines_of(node: &Node, command: &str) -> Result<Vec<String>> {
+    let before = node.console().text().len();
+    node.console().ask(&format!("{command}; echo end-$((6*7))"), "end-42", within(ANSWER))?;
+    let text = node.console().text();
+    let lines = text[before..].lines().map(str::trim).filter(|line| !line.is_empty() && *line != "end-42");
+    Ok(lines.map(str::to_owned).collect())
+}
+
+/// The mounts of the node: what, where, as which file system.
+fn mounts(node: &Node) -> Result<Vec<(String, String, String)>> {
+    let lines = lines_of(node, "while read -r a b c d; do echo mount $a $b $c; done < /proc/mounts")?;
+    let fields = lines.iter().filter_map(|line| {
+        let mut words = line.strip_prefix("mount ")?.split_whitespace().map(str::to_owned);
+        Some((words.next()?, words.next()?, words.next()?))
+    });
+    Ok(fields.collect())
+}
+
+fn read_manifest(image: &ImageRef) -> Result<Manifest> {
+    Ok(Manifest::parse(&fs::read(image.dir(&shell_store_dir()).join(MANIFEST))?)?)
+}
+
+#[test]
+fn a_node_fetches_the_compute_image_and_comes_up() -> Result<()> {
+    let spec = fetched(1, &images::shared(COMPUTE)?);
+    let lab = Lab::start("fetched-compute", &store_dir(), std::slice::from_ref(&spec))?;
+    let node = lab.boot(&spec)?;
+    let timeline = lab.wait_for_phase(&node, Phase::Ready, IDLE_BOOT)?;
+    let order = [
+        Phase::Script,
+        Phase::Kernel,
+        Phase::Initramfs,
+        Phase::Init,
+        Phase::Network,
+        Phase::Unpack,
+        Phase::SwitchRoot,
+        Phase::Ready,
+    ];
+    let times: Option<Vec<Duration>> = order.iter().map(|&phase| timeline.reached(phase)).collect();
+    assert!(times.is_some_and(|times| times.is_sorted()), "{timeline:?}");
+    assert!(!node.console().text().contains("Failed to start"), "{:?}", node.console().tail());
+    // Reported during the boot and once more at its end, each phase is there once.
+    let events = api::events(lab.netns(), &spec.name)?;
+    let phases: Vec<Phase> =
+        events.iter().map(|event| event.phase).filter(|phase| *phase >= Phase::Init).collect();
+    assert_eq!(phases, order[3..]);
+    Ok(())
+}
+
+#[test]
+fn a_node_goes_on_fetching_when_the_server_comes_back() -> Result<()> {
+    let spec = with_shell(fetched(2, &images::shell("shell-tmpfs", "", &[])?));
+    let lab = Lab::start("fetched-crash", &shell_store_dir(), std::slice::from_ref(&spec))?;
+    let node = lab.boot(&spec)?;
+    node.console().wait_for("bootnode: unpacked 20 %", within(IDLE_BOOT))?;
+    lab.server().kill9();
+    node.console().wait_for("; next from http://192.168.0.1", within(ANSWER))?;
+    lab.server().restart(lab.netns())?;
+    node.console().wait_for("bootnode: exec /bin/sh", within(IDLE_BOOT))?;
+    Ok(())
+}
+
+#[test]
+fn nothing_of_init_is_left_in_an_unpacked_root() -> Result<()> {
+    let image = images::shell("shell-tmpfs", "", &[])?;
+    let manifest = read_manifest(&image)?;
+    let Some(Root::Archive(root)) = &manifest.root else { anyhow::bail!("it has a root archive") };
+    let (_lab, node) = boot_to_shell("fetched-leftovers", &with_shell(fetched(3, &image)))?;
+    let mounts = mounts(&node)?;
+    let places: Vec<_> = mounts.iter().map(|(_, place, kind)| (place.as_str(), kind.as_str())).collect();
+    // The initramfs' own file system is under the root for ever (it cannot be unmounted), and has nothing in it.
+    let expected = [
+        ("/", "rootfs"),
+        ("/", "tmpfs"),
+        ("/proc", "proc"),
+        ("/sys", "sysfs"),
+        ("/dev", "devtmpfs"),
+        ("/run", "tmpfs"),
+    ];
+    let unexpected: Vec<_> = places.iter().filter(|place| !expected.contains(place)).collect();
+    ensure!(unexpected.is_empty(), "{unexpected:?}");
+    let tasks = lines_of(&node, "echo tasks $(ls /proc/1/task | wc -l)")?;
+    assert_eq!(tasks, ["tasks 1"]);
+    let descriptors = lines_of(&node, "for fd in /proc/1/fd/*; do echo fd $(readlink $fd); done")?;
+    ensure!(descriptors.iter().all(|line| line == "fd /dev/console"), "{descriptors:?}");
+    let shmem = lines_of(&node, "grep Shmem: /proc/meminfo")?;
+    let shmem_kib: u64 = shmem[0].split_whitespace().nth(1).context("it has a number")?.parse()?;
+    // The initramfs had megabytes of init, busybox and modules.
+    ensure!(shmem_kib * 1024 <= root.page_rounded_bytes + (1 << 20), "{shmem_kib} KiB of {root:?}");
+    // The image's own network configuration finds an interface that is off, with no address.
+    let network = lines_of(&node, "cat /sys/class/net/eth0/operstate; grep -c 192.168 /proc/net/fib_trie")?;
+    assert_eq!(network, ["down", "0"]);
+    let programs = lines_of(&node, "echo programs $(readlink /proc/[0-9]*/exe | sort -u)")?;
+    ensure!(programs[0].contains("/bin/") && !programs[0].contains("/init"), "{programs:?}");
+    Ok(())
+}
+
+fn check_overlay(name: &str, format: &str, mode: &str) -> Result<()> {
+    let image = images::shell(&format!("shell-{format}"), &format!("[boot]\nroot = \"{format}\""), &[])?;
+    let mut spec = with_shell(NodeSpec::classic(4, &image.to_string()));
+    spec.settings.insert("mode".to_owned(), mode.into());
+    let (_lab, node) = boot_to_shell(name, &spec)?;
+    let mounts = mounts(&node)?;
+    ensure!(mounts.iter().any(|(_, place, kind)| place == "/" && kind == "overlay"), "{mounts:?}");
+    // The layers have no place of their own any more.
+    ensure!(mounts.iter().all(|(_, _, kind)| kind != format), "{mounts:?}");
+    let written =
+        lines_of(&node, "echo written > /etc/hostname && cat /etc/hostname; stat -c %a / /tmp /etc/shadow")?;
+    assert_eq!(written, ["written", "755", "1777", "640"]);
+    Ok(())
+}
+
+#[test]
+fn a_fetched_squashfs_is_a_root_that_can_be_written_to() -> Result<()> {
+    check_overlay("fetched-squashfs", "squashfs", "fetched")
+}
+
+#[test]
+fn a_carried_erofs_is_a_root_that_can_be_written_to() -> Result<()> {
+    check_overlay("carried-erofs", "erofs", "carried")
+}
