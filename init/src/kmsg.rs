@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 
 /// Begins each line, so that an operator can grep for it.
 const PREFIX: &str = "bootnode: ";
-/// The kernel drops records of user space beyond ten in five seconds unless this says `on`.
+/// The kernel drops records of user space beyond ten in five seconds unless this says `on`, with a line feed
+/// (devkmsg_sysctl_set_loglvl in kernel/printk/printk.c).
 const RATE_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
 
 static KMSG: OnceLock<File> = OnceLock::new();
@@ -23,7 +24,7 @@ enum Level {
 /// Sends lines to the kernel's log from now on. Needs /dev and /proc.
 pub fn open() {
     // A kernel that was booted with printk.devkmsg= keeps its setting and refuses ours, rightly.
-    let _ = fs::write(RATE_LIMIT, "on");
+    let _ = fs::write(RATE_LIMIT, "on\n");
     match OpenOptions::new().write(true).open("/dev/kmsg") {
         Ok(file) => _ = KMSG.set(file),
         Err(error) => warn(&format!("cannot open /dev/kmsg: {error}")),

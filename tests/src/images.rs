@@ -87,10 +87,12 @@ pub fn build_with(recipe: &str, store: &Path, options: &[&OsStr], stderr: Stdio)
 }
 
 /// Builds an image of Debian's essential packages without an init, for nodes that are booted with `init=/bin/sh`, into
-/// [`places::shell_store_dir`]. `tables` are further tables of the recipe.
-pub fn shell(name: &str, tables: &str, options: &[&OsStr]) -> Result<ImageRef, Error> {
+/// [`places::shell_store_dir`]. `root` is how it stands in memory: `tmpfs`, `squashfs` or `erofs`.
+pub fn shell(name: &str, root: &str, options: &[&OsStr]) -> Result<ImageRef, Error> {
     let path = places::lab_dir().join("recipes").join(format!("{name}.toml"));
     places::make_dir(&places::lab_dir().join("recipes"))?;
+    // EROFS has its own compression.
+    let compression = if root == "erofs" { "" } else { "\n[compression]\nformat = \"zstd\"\nlevel = 1\n" };
     let text = format!(
         r#"
 name = "{name}"
@@ -104,12 +106,9 @@ variant = "minbase"
 package = "linux-image-cloud-amd64"
 args = ["console=ttyS0,115200"]
 
-[compression]
-format = "zstd"
-level = 1
-
-{tables}
-"#
+[boot]
+root = "{root}"
+{compression}"#
     );
     fs::write(&path, text).map_err(|source| places::Error::Make { path: path.clone(), source })?;
     build_with(&path.to_string_lossy(), &places::shell_store_dir(), options, Stdio::piped())
