@@ -10,6 +10,7 @@ use bootspec::diagnosis::explain;
 use bootspec::manifest::BootMode;
 use rustix::system::{RebootCommand, reboot};
 
+use crate::code::Code;
 use crate::fetch::FetchError;
 use crate::image::ImageError;
 use crate::memory::TooLittle;
@@ -23,7 +24,7 @@ use crate::trust::TrustError;
 use crate::unpack::{ChunkError, ExtractError, UnpackError};
 use crate::{failsafe, kmsg, report};
 
-/// A reason not to boot. The codes and remedies are documented in `docs/operations.md`.
+/// A reason not to boot. `docs/operations.md` says more of each [`Code`] than the remedies here.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// A file system that every Linux has could not be mounted.
@@ -73,44 +74,44 @@ pub enum BootError {
     Failsafe(#[from] failsafe::FailsafeError),
 }
 
-/// The kind of a failure: a code that stays the same from release to release, and what to do about it.
-type Kind = (&'static str, &'static str);
+/// The kind of a failure, and what to do about it.
+type Kind = (Code, &'static str);
 
 const IMAGE: Kind = (
-    "E-IMAGE",
+    Code::Image,
     "the initramfs did not arrive whole (too little memory for it?) or was not made by imagebuild of this release; run `imagebuild verify` on the head node",
 );
-const KERNEL: Kind = ("E-KERNEL", "boot the kernel of the image: vmlinuz and initramfs of one version");
+const KERNEL: Kind = (Code::Kernel, "boot the kernel of the image: vmlinuz and initramfs of one version");
 const SIGNATURE: Kind = (
-    "E-SIGNATURE",
+    Code::Signature,
     "sign the image (imagebuild build --sign-key) with the key that this initramfs trusts, or boot an image that is; if nobody changed it, find out who did",
 );
 const ROLLBACK: Kind = (
-    "E-ROLLBACK",
+    Code::Rollback,
     "boot a newer version of the image, or lower the least rollback index if this one is meant",
 );
-const PROC: Kind = ("E-PROC", "boot a kernel with tmpfs, devtmpfs, proc and sysfs built in");
+const PROC: Kind = (Code::Proc, "boot a kernel with tmpfs, devtmpfs, proc and sysfs built in");
 const VERIFY: Kind = (
-    "E-VERIFY",
+    Code::Verify,
     "the image was damaged on its way or by bad memory; run `imagebuild verify` on the head node, then test this node's memory",
 );
 const FETCH: Kind = (
-    "E-FETCH",
+    Code::Fetch,
     "check that bootserve runs, that it has this image version, and the network between; the node tries again by itself",
 );
 const FULL: Kind = (
-    "E-FULL",
+    Code::Full,
     "raise bootnode.root_size or bootnode.root_inodes, or leave them out; or give the node more memory",
 );
-const UNPACK: Kind = ("E-UNPACK", "build the image again with imagebuild of this release");
+const UNPACK: Kind = (Code::Unpack, "build the image again with imagebuild of this release");
 const OVERLAY: Kind = (
-    "E-OVERLAY",
+    Code::Overlay,
     "build the image again: its kernel needs the modules loop, overlay and that of the root's file system",
 );
 
 impl BootError {
     /// A name for the kind of failure that stays the same from release to release.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         self.kind().0
     }
 
@@ -120,7 +121,7 @@ impl BootError {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Mount(_) => ("E-MOUNT", PROC.1),
+            Self::Mount(_) => (Code::Mount, PROC.1),
             Self::Proc(..) => PROC,
             Self::Image(error) => image_kind(error),
             Self::Trust(error) => trust_kind(error),
@@ -131,17 +132,17 @@ impl BootError {
             Self::NoSource => (IMAGE.0, "let bootserve write the command line, or add bootnode.source="),
             Self::Modules(_) => IMAGE,
             Self::Network(error) => (error.code(), error.remedy()),
-            Self::Memory(_) => ("E-MEMORY", "give the node more memory, or build a smaller image"),
+            Self::Memory(_) => (Code::Memory, "give the node more memory, or build a smaller image"),
             Self::Unpack(error) => unpack_kind(error),
             Self::Overlay(error) => overlay_kind(error),
             Self::NodeOverlay(error) => node_overlay_kind(error),
             Self::SwitchRoot(SwitchRootError::NoInit { .. }) => {
-                ("E-NOINIT", "install an init (systemd) in the image, or set init= to one that it has")
+                (Code::NoInit, "install an init (systemd) in the image, or set init= to one that it has")
             }
             Self::SwitchRoot(_) => {
-                ("E-SWITCHROOT", "build the image again, and check that its kernel supports this machine")
+                (Code::SwitchRoot, "build the image again, and check that its kernel supports this machine")
             }
-            Self::Failsafe(_) => ("E-SHELL", "build the image on a machine with a static busybox"),
+            Self::Failsafe(_) => (Code::Shell, "build the image on a machine with a static busybox"),
         }
     }
 }
@@ -199,13 +200,13 @@ fn node_overlay_kind(error: &NodeOverlayError) -> Kind {
         NodeOverlayError::Fetch(error) => fetch_kind(error),
         NodeOverlayError::Extract(error) => match unpack_kind(error) {
             UNPACK => (
-                "E-NODEOVERLAY",
+                Code::NodeOverlay,
                 "make the node's overlay again: a tar of plain files, directories and links with relative names",
             ),
             kind => kind,
         },
         NodeOverlayError::Read { .. } | NodeOverlayError::Url(_) => {
-            ("E-NODEOVERLAY", "check the node's overlay in the configuration of bootserve")
+            (Code::NodeOverlay, "check the node's overlay in the configuration of bootserve")
         }
     }
 }
@@ -223,7 +224,7 @@ pub fn give_up(error: &BootError, params: &BootParams) -> ! {
 /// The same for a defect of init itself.
 pub fn give_up_on_panic(panic: &str, params: &BootParams) -> ! {
     let remedy = "report this with the lines above, and boot the version before";
-    say("E-PANIC", &format!("init has a defect: {panic}"), remedy, params);
+    say(Code::Panic, &format!("init has a defect: {panic}"), remedy, params);
     act(params)
 }
 
@@ -256,7 +257,7 @@ fn request(command: RebootCommand) -> ! {
 }
 
 /// bootserve is told first, since what is said last stays on the screen.
-fn say(code: &str, reason: &str, remedy: &str, params: &BootParams) {
+fn say(code: Code, reason: &str, remedy: &str, params: &BootParams) {
     report::failed(code, reason);
     let next = match params.on_failure {
         OnFailure::Reboot => format!("rebooting in {} s", params.retry_delay().as_secs()),

@@ -8,6 +8,7 @@
 
 pub mod boot;
 pub mod clock;
+pub mod code;
 pub mod failsafe;
 pub mod failure;
 pub mod fetch;

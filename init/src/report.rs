@@ -16,6 +16,7 @@ use bootspec::event::{EVENTS_PATH, Event, MAX_MESSAGE_BYTES, Phase, Report, Repo
 use bootspec::initramfs::BOOT_REPORT;
 
 use crate::clock::uptime_ms;
+use crate::code::Code;
 use crate::http::{self, HttpError, Request, Timeouts, Url};
 use crate::kmsg;
 
@@ -75,7 +76,7 @@ pub fn network_is_down() {
 }
 
 /// Tells bootserve that the boot has failed, if it can be told.
-pub fn failed(code: &str, reason: &str) {
+pub fn failed(code: Code, reason: &str) {
     note(Phase::Failed, Some(shortened(format!("[{code}] {reason}"))));
     send();
 }

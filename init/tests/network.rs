@@ -14,6 +14,7 @@ use std::{env, fs, thread};
 use bootspec::cmdline::BootParams;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Encodable};
+use init::code::Code;
 use init::modules::Modules;
 use init::network::{Limits, Network, NetworkError, up_within};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -257,7 +258,7 @@ fn without_a_server_the_answer_is_that_there_is_none() {
     isolated("without_a_server_the_answer_is_that_there_is_none", || {
         add_live_cable("eth0", MAC, SERVER);
         let error = failure("bootnode.mac=fc:ab:14:e8:66:01", Limits { dhcp: SHORT, ..PATIENT });
-        assert_eq!((error.code(), error.to_string().as_str()), ("E-DHCP", "no DHCP answer on eth0 in 0 s"));
+        assert_eq!((error.code(), error.to_string().as_str()), (Code::Dhcp, "no DHCP answer on eth0 in 0 s"));
     });
 }
 
@@ -278,18 +279,18 @@ fn a_dead_wire_is_told_from_a_missing_card() {
     isolated("a_dead_wire_is_told_from_a_missing_card", || {
         let limits = Limits { interface: SHORT, link: SHORT, ..PATIENT };
         let error = failure("", limits);
-        assert_eq!(error.code(), "E-NIC");
+        assert_eq!(error.code(), Code::Nic);
         let message = error.to_string();
         assert!(message.starts_with("there is no Ethernet interface after 0 s; "), "{message}");
 
         add_cable("eth0", MAC);
         let error = failure("bootnode.mac=fc:ab:14:e8:66:01", limits);
-        assert_eq!(error.code(), "E-LINK");
+        assert_eq!(error.code(), Code::Link);
         let message = error.to_string();
         assert_eq!(message, "no link on eth0 after 0 s; there are: eth0 fc:ab:14:e8:66:01 (no link)");
 
         let error = failure("bootnode.mac=fc:ab:14:e8:66:02", limits);
-        assert_eq!(error.code(), "E-NIC");
+        assert_eq!(error.code(), Code::Nic);
         let message = error.to_string();
         let expected = "no network interface has the address fc:ab:14:e8:66:02 after 0 s; there are: eth0 fc:ab:14:e8:66:01";
         assert!(message.starts_with(expected), "{message}");
@@ -303,7 +304,7 @@ fn an_interface_that_cannot_be_switched_on_is_named() {
         let _taken = UdpSocket::bind("0.0.0.0:4789").unwrap();
         ip("link add eth0 address fc:ab:14:e8:66:01 type vxlan id 5 dstport 4789");
         let error = failure("bootnode.mac=fc:ab:14:e8:66:01", Limits { link: SHORT, ..PATIENT });
-        assert_eq!((error.code(), error.to_string().as_str()), ("E-NIC", "cannot switch on eth0"));
+        assert_eq!((error.code(), error.to_string().as_str()), (Code::Nic, "cannot switch on eth0"));
     });
 }
 
@@ -340,7 +341,7 @@ fn an_address_that_the_kernel_refuses_is_named() {
     isolated("an_address_that_the_kernel_refuses_is_named", || {
         add_live_cable("eth0", MAC, SERVER);
         let error = failure("bootnode.address=224.0.0.1/24", PATIENT);
-        assert_eq!(error.code(), "E-ADDRESS");
+        assert_eq!(error.code(), Code::Address);
         assert_eq!(error.to_string(), "cannot set the address 224.0.0.1/24 on eth0");
         let error = failure("bootnode.address=10.9.0.11/24 bootnode.gateway=224.0.0.1", PATIENT);
         assert_eq!(error.to_string(), "cannot set the gateway 224.0.0.1 on eth0");

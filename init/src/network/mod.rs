@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bootspec::cmdline::{BootParams, InterfaceAddress};
 use bootspec::mac::MacAddr;
 
+use crate::code::Code;
 use crate::kmsg;
 use crate::modules::Modules;
 use crate::sys::{self, Route};
@@ -131,12 +132,12 @@ pub enum NetworkError {
 
 impl NetworkError {
     /// A name for the kind of failure that stays the same from release to release.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::NoInterface { .. } | Self::SwitchOn { .. } => "E-NIC",
-            Self::NoLink { .. } => "E-LINK",
-            Self::Dhcp(_) => "E-DHCP",
-            Self::Configure { .. } => "E-ADDRESS",
+            Self::NoInterface { .. } | Self::SwitchOn { .. } => Code::Nic,
+            Self::NoLink { .. } => Code::Link,
+            Self::Dhcp(_) => Code::Dhcp,
+            Self::Configure { .. } => Code::Address,
         }
     }
 
