@@ -28,6 +28,7 @@ use xz2::stream::Stream;
 pub use extract::{Existing, ExtractError, extract};
 pub use source::{Carried, ChunkError, ChunkSource, Fetched, unpacking_order};
 
+use crate::fetch::FetchError;
 use crate::kmsg;
 
 const READ_BYTES: usize = 256 * 1024;
@@ -112,7 +113,7 @@ impl<S: ChunkSource> Unpacker<'_, S> {
             let others: Vec<_> = (1..workers.get().min(count)).map(|_| scope.spawn(work)).collect();
             let own = work();
             others.into_iter().fold(own, |result, other| {
-                result.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                first_cause(result, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             })
         })
     }
@@ -125,6 +126,15 @@ impl<S: ChunkSource> Unpacker<'_, S> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.advance(self.archive.chunks[index].tar_bytes);
         Ok(())
+    }
+}
+
+/// Of what two threads have come to, the error that says more. Fetching ends with the error that one thread is handed, and
+/// the others find only that it has ended.
+fn first_cause(one: Result<(), UnpackError>, other: Result<(), UnpackError>) -> Result<(), UnpackError> {
+    match (one, other) {
+        (Err(UnpackError::Chunk(ChunkError::Fetch(FetchError::Ended))), Err(cause)) => Err(cause),
+        (one, other) => one.and(other),
     }
 }
 

@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Barrier;
+use std::thread::{self, ThreadId};
 
 /// An archive being made, chunk by chunk, in a directory.
 struct Fixture {
@@ -184,6 +186,34 @@ fn a_missing_chunk_is_named() {
         matches!(&error, UnpackError::Chunk(ChunkError::Read { path, .. }) if *path == fixture.paths[2]),
         "{error}"
     );
+}
+
+/// Hands one thread the reason for which nothing more comes, and the thread of the test that nothing does.
+struct Ended {
+    test: ThreadId,
+    both: Barrier,
+}
+
+impl ChunkSource for Ended {
+    type Chunk = io::Empty;
+
+    fn next(&self) -> Result<(usize, io::Empty), ChunkError> {
+        self.both.wait();
+        let cause = FetchError::Refused { name: "rootfs.tar".into(), answers: "404".into() };
+        let is_test = thread::current().id() == self.test;
+        Err(ChunkError::Fetch(if is_test { FetchError::Ended } else { cause }))
+    }
+}
+
+#[test]
+fn the_reason_why_nothing_more_comes_is_told_whichever_thread_was_handed_it() {
+    let fixture = sample(Compression::Zstd);
+    let source = Ended { test: thread::current().id(), both: Barrier::new(2) };
+    let target = open_target(&fixture.root()).unwrap();
+    let progress = Mutex::new(kmsg::Progress::new("unpacked", 1));
+    let unpacker = Unpacker { source: &source, archive: &fixture.archive, target: &target, progress };
+    let error = unpacker.unpack_chunks(2, NonZeroUsize::new(2).unwrap()).unwrap_err();
+    assert!(matches!(&error, UnpackError::Chunk(ChunkError::Fetch(FetchError::Refused { .. }))), "{error:?}");
 }
 
 fn check_refused(entries: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> String {
