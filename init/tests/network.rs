@@ -275,6 +275,36 @@ fn without_a_server_on_one_wire_the_next_is_tried() {
 }
 
 #[test]
+fn a_wire_that_comes_alive_while_another_is_asked_is_tried_next() {
+    isolated("a_wire_that_comes_alive_while_another_is_asked_is_tried_next", || {
+        add_live_cable("eth0", "02:00:00:00:00:01", Ipv4Addr::new(10, 8, 0, 1));
+        add_cable("eth1", MAC);
+        // It has a link already, and so is tried whatever the limit.
+        ip("link set eth0 up");
+        serve("eth0", |_| {
+            ip("-n peer address replace 10.9.0.1/24 dev eth1");
+            ip("-n peer link set eth1 up");
+            None
+        });
+        serve("eth1", agree);
+        let limits = Limits { link: SHORT, dhcp: Duration::from_secs(4), ..PATIENT };
+        let network = up_within(&params(""), &mut Modules::default(), limits).unwrap();
+        assert_eq!((network.interface.as_str(), network.address.address), ("eth1", ADDRESS));
+    });
+}
+
+#[test]
+fn interfaces_that_are_not_used_are_switched_off_again() {
+    isolated("interfaces_that_are_not_used_are_switched_off_again", || {
+        add_live_cable("eth0", MAC, SERVER);
+        add_cable("eth1", "02:00:00:00:00:01");
+        let is_up = |interface: &str| ip(&format!("link show {interface}")).contains(",UP");
+        assert_eq!(up("bootnode.address=10.9.0.11/24").interface, "eth0");
+        assert!(is_up("eth0") && !is_up("eth1"));
+    });
+}
+
+#[test]
 fn a_dead_wire_is_told_from_a_missing_card() {
     isolated("a_dead_wire_is_told_from_a_missing_card", || {
         let limits = Limits { interface: SHORT, link: SHORT, ..PATIENT };

@@ -208,7 +208,11 @@ pub fn up_within(
                 kmsg::warn(&error.to_string());
                 silent = silent.or(Some(error));
             }
-            result => return result,
+            Ok(network) => {
+                search.switch_off_others(&network.interface);
+                return Ok(network);
+            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -329,7 +333,10 @@ impl Search {
                     return Ok((interface.name.clone(), mac));
                 }
             }
-            self.check_limits(now, found)?;
+            // One whose link came while another was asked for an address is to be looked at once more, however late it is.
+            if self.linked.is_subset(&self.returned) {
+                self.check_limits(now, found)?;
+            }
             sleep(POLL);
         }
     }
@@ -343,6 +350,15 @@ impl Search {
             kmsg::warn(&format!("cannot switch on {}: {source}", interface.name));
             let interface = interface.name.clone();
             self.failed.get_or_insert(NetworkError::SwitchOn { interface, source });
+        }
+    }
+
+    /// Leaves those that are not used as they were found, for the image's own network configuration.
+    fn switch_off_others(&self, used: &str) {
+        for other in self.switched_on.iter().filter(|name| *name != used) {
+            if let Err(error) = sys::set_up(other, false) {
+                kmsg::warn(&format!("cannot switch off {other}: {error}"));
+            }
         }
     }
 
