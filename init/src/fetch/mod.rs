@@ -173,6 +173,8 @@ impl<'a> Download<'a> {
 
     /// Fetches a piece as often as there are mirrors, and twice if there is one, until it is what it should be.
     fn piece(&mut self, piece: &Piece) -> Result<Blocks, FetchError> {
+        // Who unpacks may have taken its time since the last one. That is not the mirrors' fault.
+        self.retry.progressed(Instant::now());
         let attempts = self.fetcher.sources.urls().len().max(2);
         let mut attempt = 1;
         loop {

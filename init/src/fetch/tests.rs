@@ -217,6 +217,18 @@ fn a_server_that_stays_away_is_given_up_after_the_patience() {
 }
 
 #[test]
+fn time_that_the_receiver_takes_is_not_counted_against_the_server() {
+    let file = file(1000);
+    // It cuts the connection while nobody reads from it.
+    let server = Server::start(&file, vec![Answer::Cut(200), Answer::Well]);
+    let fetcher = Fetcher::with_patience(server.source.parse().unwrap(), TIMEOUTS, PATIENCE);
+    let pieces = fetcher.stream(FILE, 1000, pieces(&file, 100), 1);
+    sleep(PATIENCE.give_up * 2);
+    assert!(pieces.into_iter().all(|piece| piece.is_ok()));
+    assert_eq!(server.offsets(), [0, 200]);
+}
+
+#[test]
 fn documents_are_limited() {
     let file = file(1000);
     let server = Server::start(&file, vec![Answer::Cut(500), Answer::Well]);
