@@ -4,11 +4,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bootspec::diagnosis::explain;
 use bootspec::initramfs::{self, chunk_path};
 use bootspec::manifest::{Manifest, ManifestError, RootArchive};
 use bootspec::store::{MANIFEST, MANIFEST_SIGNATURE};
 
 use crate::fetch::{FetchError, Fetcher};
+use crate::kmsg;
 use crate::trust::{Trust, TrustError};
 
 /// Package lists make manifests long: a thousand packages are about 100 KB.
@@ -52,8 +54,24 @@ pub fn read_manifest(initramfs: &Path, trust: &Trust) -> Result<Option<Manifest>
     check(&json, signature.as_deref(), trust).map(Some)
 }
 
-/// Fetches the manifest.
+/// Fetches the manifest. A mirror whose manifest may not boot is left for the next one, like one that has none.
 pub fn fetch_manifest(fetcher: &Fetcher, trust: &Trust) -> Result<Manifest, ImageError> {
+    let mut unusable: Option<ImageError> = None;
+    for fetcher in fetcher.from_each_mirror() {
+        if let Some(error) = &unusable {
+            kmsg::warn(&format!("{}; asking the next mirror", explain(error)));
+        }
+        match fetch_first_manifest(&fetcher, trust) {
+            Err(error) if !matches!(error, ImageError::Fetch(_)) => unusable = Some(error),
+            // Where nothing can be fetched, all mirrors have been asked.
+            result => return result.map_err(|error| unusable.unwrap_or(error)),
+        }
+    }
+    Err(unusable.expect("there is at least one mirror"))
+}
+
+/// Fetches the manifest of the first mirror that has one.
+fn fetch_first_manifest(fetcher: &Fetcher, trust: &Trust) -> Result<Manifest, ImageError> {
     let json = fetcher.document(MANIFEST, MAX_MANIFEST_BYTES).map_err(ImageError::Fetch)?;
     let signature = if trust.wants_signatures() {
         fetcher.document_if_there(MANIFEST_SIGNATURE, MAX_SIGNATURE_BYTES).map_err(ImageError::Fetch)?

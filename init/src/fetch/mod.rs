@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use bootspec::Sha256Digest;
-use bootspec::cmdline::Sources;
+use bootspec::cmdline::{BaseUrl, Sources};
 use bootspec::diagnosis::explain;
 use bootspec::manifest::Piece;
 use sha2::{Digest, Sha256};
@@ -81,7 +81,8 @@ pub enum FetchError {
 /// Fetches files of one image version.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
-    sources: Sources,
+    /// The first is asked first.
+    mirrors: Vec<BaseUrl>,
     timeouts: Timeouts,
     patience: Patience,
 }
@@ -96,7 +97,16 @@ impl Fetcher {
 
     /// The same with other limits of time.
     pub fn with_patience(sources: Sources, timeouts: Timeouts, patience: Patience) -> Self {
-        Self { sources, timeouts, patience }
+        Self { mirrors: sources.urls().to_vec(), timeouts, patience }
+    }
+
+    /// Fetchers that each begin with another mirror and go on in the same order, this one first.
+    pub fn from_each_mirror(&self) -> impl Iterator<Item = Self> + '_ {
+        (0..self.mirrors.len()).map(|first| {
+            let mut fetcher = self.clone();
+            fetcher.mirrors.rotate_left(first);
+            fetcher
+        })
     }
 
     /// Fetches a whole file of at most `max_bytes`, whose contents the caller must verify.
@@ -105,7 +115,7 @@ impl Fetcher {
         loop {
             let response = download.response()?;
             if response.length > max_bytes {
-                let source = &self.sources.urls()[download.retry.mirror()];
+                let source = &self.mirrors[download.retry.mirror()];
                 let problem = format!("{source}/{name}: it has more than {max_bytes} bytes");
                 download.failed(Failure::Refused(problem))?;
                 continue;
@@ -167,7 +177,7 @@ struct Download<'a> {
 
 impl<'a> Download<'a> {
     fn new(fetcher: &'a Fetcher, name: &'a str, total_bytes: Option<u64>) -> Self {
-        let retry = Retry::new(fetcher.sources.urls().len(), fetcher.patience, Instant::now());
+        let retry = Retry::new(fetcher.mirrors.len(), fetcher.patience, Instant::now());
         Self { fetcher, name, total_bytes, position: 0, response: None, retry }
     }
 
@@ -175,7 +185,7 @@ impl<'a> Download<'a> {
     fn piece(&mut self, piece: &Piece) -> Result<Blocks, FetchError> {
         // Who unpacks may have taken its time since the last one. That is not the mirrors' fault.
         self.retry.progressed(Instant::now());
-        let attempts = self.fetcher.sources.urls().len().max(2);
+        let attempts = self.fetcher.mirrors.len().max(2);
         let mut attempt = 1;
         loop {
             let (blocks, found) = self.read(piece)?;
@@ -186,7 +196,7 @@ impl<'a> Download<'a> {
                 return Err(FetchError::Damaged { name: self.name.to_owned(), piece: *piece, found });
             }
             attempt += 1;
-            let source = &self.fetcher.sources.urls()[self.retry.mirror()];
+            let source = &self.fetcher.mirrors[self.retry.mirror()];
             kmsg::warn(&format!(
                 "{source}/{} is damaged at {}; fetching it again",
                 self.name, piece.offset_bytes
@@ -243,7 +253,7 @@ impl<'a> Download<'a> {
     }
 
     fn ask(&self) -> Result<Result<Response, Failure>, FetchError> {
-        let source = &self.fetcher.sources.urls()[self.retry.mirror()];
+        let source = &self.fetcher.mirrors[self.retry.mirror()];
         let url = Url::below(source, &format!("/{}", self.name)).map_err(FetchError::Url)?;
         let response = match http::send(&url, Request::Get { from: self.position }, self.fetcher.timeouts) {
             Ok(response) => response,
@@ -286,7 +296,7 @@ impl<'a> Download<'a> {
         let message = message.clone();
         match self.retry.failed(failure, Instant::now(), jitter()) {
             Next::Try(pause) => {
-                let source = &self.fetcher.sources.urls()[self.retry.mirror()];
+                let source = &self.fetcher.mirrors[self.retry.mirror()];
                 kmsg::warn(&format!("{message}; next from {source} in {} ms", pause.as_millis()));
                 sleep(pause);
                 Ok(())

@@ -1,8 +1,13 @@
 //! Fetching from servers that misbehave.
 
 use super::*;
+use crate::image::{ImageError, fetch_manifest};
+use crate::trust::Trust;
+use bootspec::cmdline::BootParams;
+use bootspec::manifest::FORMAT;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::spawn;
 
@@ -226,6 +231,29 @@ fn time_that_the_receiver_takes_is_not_counted_against_the_server() {
     sleep(PATIENCE.give_up * 2);
     assert!(pieces.into_iter().all(|piece| piece.is_ok()));
     assert_eq!(server.offsets(), [0, 200]);
+}
+
+#[test]
+fn a_mirror_whose_manifest_is_damaged_is_left_for_the_next() {
+    let good = format!(
+        r#"{{"format": {FORMAT}, "image": "c/1", "architecture": "x86_64", "kernel_release": "6.1", "mode": "failsafe",
+            "kernel_args": [], "artifacts": {{}}, "build": {{"inputs": "{}", "tool": "", "host": "", "time_unix": 0}}}}"#,
+        "0".repeat(64)
+    );
+    let damaged = Server::start(b"{}", vec![Answer::Well]);
+    let away = Server::start(b"", vec![Answer::Status("404 Not Found")]);
+    let well = Server::start(good.as_bytes(), vec![Answer::Well]);
+    let trust = Trust::read(Path::new("/nonexistent"), &BootParams::default()).unwrap();
+    let fetch = |servers: &[&Server]| {
+        let sources: Vec<_> = servers.iter().map(|server| server.source.as_str()).collect();
+        let fetcher = Fetcher::with_patience(sources.join(",").parse().unwrap(), TIMEOUTS, PATIENCE);
+        fetch_manifest(&fetcher, &trust).map(|manifest| manifest.image.to_string())
+    };
+    assert_eq!(fetch(&[&damaged, &away, &well]).unwrap(), "c/1");
+    let error = fetch(&[&away, &damaged]).unwrap_err();
+    assert!(matches!(error, ImageError::Manifest(_)), "{error}");
+    let error = fetch(&[&away, &away]).unwrap_err();
+    assert!(matches!(error, ImageError::Fetch(FetchError::Refused { .. })), "{error}");
 }
 
 #[test]
