@@ -79,26 +79,28 @@ type Kind = (Code, &'static str);
 
 const IMAGE: Kind = (
     Code::Image,
-    "the initramfs did not arrive whole (too little memory for it?) or was not made by imagebuild of this release; run `imagebuild verify` on the head node",
+    "run `imagebuild verify` on the head node; if that finds nothing, the initramfs did not arrive whole (too little memory for it?) or is of another release",
 );
 const KERNEL: Kind = (Code::Kernel, "boot the kernel of the image: vmlinuz and initramfs of one version");
 const SIGNATURE: Kind = (
     Code::Signature,
-    "sign the image (imagebuild build --sign-key) with the key that this initramfs trusts, or boot an image that is; if nobody changed it, find out who did",
+    "sign the image (imagebuild build --sign-key) with a key that this initramfs trusts, or boot an image that is; if it was signed so, find out who has changed it",
 );
 const ROLLBACK: Kind = (
     Code::Rollback,
     "boot a newer version of the image, or lower the least rollback index if this one is meant",
 );
 const PROC: Kind = (Code::Proc, "boot a kernel with tmpfs, devtmpfs, proc and sysfs built in");
+const MOUNT: Kind = (
+    Code::Mount,
+    "check bootnode.root_size= and bootnode.root_mpol= if it is /sysroot or /upper; else boot a kernel with tmpfs, devtmpfs, proc and sysfs built in",
+);
 const VERIFY: Kind = (
     Code::Verify,
     "the image was damaged on its way or by bad memory; run `imagebuild verify` on the head node, then test this node's memory",
 );
-const FETCH: Kind = (
-    Code::Fetch,
-    "check that bootserve runs, that it has this image version, and the network between; the node tries again by itself",
-);
+const FETCH: Kind =
+    (Code::Fetch, "check that bootserve runs, that it has this image version, and the network between");
 const FULL: Kind = (
     Code::Full,
     "raise bootnode.root_size or bootnode.root_inodes, or leave them out; or give the node more memory",
@@ -121,7 +123,7 @@ impl BootError {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Mount(_) => (Code::Mount, PROC.1),
+            Self::Mount(_) => MOUNT,
             Self::Proc(..) => PROC,
             Self::Image(error) => image_kind(error),
             Self::Trust(error) => trust_kind(error),
@@ -190,13 +192,21 @@ fn overlay_kind(error: &OverlayError) -> Kind {
         OverlayError::Fetch(error) => fetch_kind(error),
         OverlayError::Io { source, .. } if is_full(source) => FULL,
         OverlayError::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => IMAGE,
+        OverlayError::Upper(_) => MOUNT,
         OverlayError::Io { .. } | OverlayError::Loop(..) | OverlayError::Mount(_) => OVERLAY,
     }
 }
 
 fn node_overlay_kind(error: &NodeOverlayError) -> Kind {
     match error {
+        NodeOverlayError::Trust(TrustError::Signature { .. }) => (
+            Code::Signature,
+            "sign the node's overlay (imagebuild sign) with a key that this initramfs trusts; if it was signed so, find out who has changed it",
+        ),
         NodeOverlayError::Trust(error) => trust_kind(error),
+        NodeOverlayError::Fetch(FetchError::Refused { .. }) => {
+            (Code::Fetch, "look in the log of bootserve for `overlay refused`, which says why")
+        }
         NodeOverlayError::Fetch(error) => fetch_kind(error),
         NodeOverlayError::Extract(error) => match unpack_kind(error) {
             UNPACK => (
@@ -270,3 +280,55 @@ fn say(code: Code, reason: &str, remedy: &str, params: &BootParams) {
 
 /// A boot that succeeds never returns.
 pub type BootResult = Result<Infallible, BootError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bootspec::signature::SignatureError;
+
+    fn check(error: impl Into<BootError>, code: Code, remedy: &str) {
+        let error = error.into();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.remedy().contains(remedy), "{error}: {}", error.remedy());
+    }
+
+    fn refused() -> FetchError {
+        FetchError::Refused { name: "node-001.tar".into(), answers: "HTTP status 403".into() }
+    }
+
+    fn unsigned() -> TrustError {
+        TrustError::Signature { what: "it", source: SignatureError::Missing { keys: 1 } }
+    }
+
+    #[test]
+    fn what_was_refused_or_is_not_signed_decides_what_is_to_be_done() {
+        check(ImageError::Fetch(refused()), Code::Fetch, "has this image version");
+        check(NodeOverlayError::Fetch(refused()), Code::Fetch, "`overlay refused`");
+        check(ImageError::Trust(unsigned()), Code::Signature, "build --sign-key");
+        check(NodeOverlayError::Trust(unsigned()), Code::Signature, "(imagebuild sign)");
+    }
+
+    #[test]
+    fn the_layer_that_is_written_to_is_a_tmpfs_like_a_root_that_is_unpacked() {
+        let failed = || MountError {
+            action: "mount",
+            target: "/upper as tmpfs".into(),
+            source: std::io::Error::other("Invalid argument"),
+        };
+        check(failed(), Code::Mount, "bootnode.root_mpol=");
+        check(OverlayError::Upper(failed()), Code::Mount, "bootnode.root_mpol=");
+        check(OverlayError::Mount(failed()), Code::Overlay, "modules loop, overlay");
+    }
+
+    #[test]
+    fn a_full_root_is_told_from_an_archive_that_cannot_be_unpacked() {
+        let unpack = |source| {
+            let source = ExtractError::Io { action: "write", path: "usr".into(), source };
+            UnpackError::Extract { chunk: "bootnode/chunks/00001.tar.xz".into(), source }
+        };
+        check(unpack(std::io::ErrorKind::StorageFull.into()), Code::Full, "bootnode.root_size");
+        check(unpack(std::io::Error::other("x")), Code::Unpack, "build the image again");
+        let overlay = NodeOverlayError::Extract(unpack(std::io::Error::other("x")));
+        check(overlay, Code::NodeOverlay, "make the node's overlay again");
+    }
+}

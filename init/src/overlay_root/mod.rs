@@ -64,7 +64,10 @@ pub enum OverlayError {
     /// There is no loop device to show the image.
     #[error("cannot attach the {0} image to a loop device")]
     Loop(FileSystemFormat, #[source] io::Error),
-    /// A layer, or the whole, cannot be mounted.
+    /// The tmpfs that takes what is written cannot be mounted.
+    #[error(transparent)]
+    Upper(MountError),
+    /// The image, or the whole, cannot be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
 }
@@ -144,7 +147,7 @@ pub fn mount(
     let device = LoopDevice::attach(image).map_err(|source| OverlayError::Loop(format, source))?;
     let (lower, upper) = (Path::new(LOWER_DIR), Path::new(UPPER_DIR));
     mounts::mount_read_only(&device.path, lower, &format.to_string())?;
-    mounts::mount_tmpfs(upper, upper_options)?;
+    mounts::mount_tmpfs(upper, upper_options).map_err(OverlayError::Upper)?;
     let (root, work) = (upper.join("root"), upper.join("work"));
     make_upper(lower, &root, &work).map_err(|source| OverlayError::Io {
         action: "prepare the layer",
