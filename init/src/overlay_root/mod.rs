@@ -6,7 +6,8 @@
 
 mod loop_device;
 
-use std::fs::{self, File, Permissions};
+use std::ffi::{CStr, CString};
+use std::fs::{self, File, FileTimes, Permissions};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
@@ -16,6 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bootspec::Sha256Digest;
 use bootspec::initramfs::file_system_path;
 use bootspec::manifest::{FileSystemFormat, Piece, RootFileSystem};
+use rustix::fs::{XattrFlags, getxattr, listxattr, setxattr};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::fetch::{FetchError, Fetcher};
@@ -32,6 +35,8 @@ const UPPER_DIR: &str = "/upper";
 const READ_AHEAD_BLOCKS: usize = 2;
 /// A tmpfs has room for the image's pages, and for itself.
 const SPARE_BYTES: u64 = 1 << 20;
+/// XATTR_SIZE_MAX and XATTR_LIST_MAX of the kernel's limits.h.
+const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
 
 /// The root cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -159,13 +164,42 @@ pub fn mount(
     Ok(mounts::detach(upper)?)
 }
 
-/// The upper layer's root is the root's root: it gets the owner and mode of the image's.
+/// The upper layer's root is the root's root: it gets the owner, mode, attributes and times of the image's.
 fn make_upper(lower: &Path, root: &Path, work: &Path) -> io::Result<()> {
     let metadata = fs::metadata(lower)?;
     fs::create_dir(root)?;
     fs::create_dir(work)?;
     chown(root, Some(metadata.uid()), Some(metadata.gid()))?;
-    fs::set_permissions(root, Permissions::from_mode(metadata.mode() & 0o7777))
+    fs::set_permissions(root, Permissions::from_mode(metadata.mode() & 0o7777))?;
+    copy_attributes(lower, root)?;
+    let times = FileTimes::new().set_accessed(metadata.accessed()?).set_modified(metadata.modified()?);
+    File::open(root)?.set_times(times)
+}
+
+/// A tmpfs takes none of the namespace `user` before Linux 6.6; the root directory boots without them.
+fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
+    let mut value = vec![0; MAX_ATTRIBUTE_BYTES];
+    for name in list_attributes(from)? {
+        let length = getxattr(from, &*name, &mut value)?;
+        match setxattr(to, &*name, &value[..length], XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) => {
+                kmsg::warn(&format!("the root directory loses its attribute {}", name.to_string_lossy()));
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Names of extended attributes. None if the file system has no such thing.
+fn list_attributes(path: &Path) -> io::Result<Vec<CString>> {
+    let mut names = vec![0; MAX_ATTRIBUTE_BYTES];
+    let length = match listxattr(path, &mut names) {
+        Err(Errno::OPNOTSUPP) => 0,
+        result => result?,
+    };
+    let names = names[..length].split_inclusive(|byte| *byte == 0);
+    Ok(names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()).map(CStr::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -190,6 +224,31 @@ mod tests {
             blocks: image.chunks(1000).map(digest).collect(),
         };
         (dir, root)
+    }
+
+    /// Runs as root, as all that sets owners.
+    #[test]
+    fn the_root_directory_of_the_upper_layer_is_as_the_image_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let [lower, root, work] = ["lower", "root", "work"].map(|name| dir.path().join(name));
+        fs::create_dir(&lower).unwrap();
+        chown(&lower, Some(3), Some(4)).unwrap();
+        fs::set_permissions(&lower, Permissions::from_mode(0o1751)).unwrap();
+        let label = b"system_u:object_r:root_t:s0\0";
+        setxattr(&lower, "security.bootnode", label, XattrFlags::empty()).unwrap();
+        setxattr(&lower, "trusted.bootnode", b"", XattrFlags::empty()).unwrap();
+        let modified = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(1_500_000_000_123_456_789);
+        File::open(&lower).unwrap().set_times(FileTimes::new().set_modified(modified)).unwrap();
+
+        make_upper(&lower, &root, &work).unwrap();
+        let metadata = fs::metadata(&root).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (3, 4, 0o1751));
+        assert_eq!(metadata.modified().unwrap(), modified);
+        let names = list_attributes(&root).unwrap();
+        assert!(names.iter().any(|name| name.as_c_str() == c"trusted.bootnode"), "{names:?}");
+        let mut value = [0; 64];
+        let length = getxattr(&root, "security.bootnode", &mut value).unwrap();
+        assert_eq!(&value[..length], label);
     }
 
     #[test]
