@@ -171,6 +171,9 @@ struct Server<'a> {
     address: &'static str,
     store: &'a Path,
     state: &'a Path,
+    /// Beside the store, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overlays: Option<PathBuf>,
     user: &'static str,
     http_port: u16,
 }
@@ -212,6 +215,11 @@ impl<'a> From<&'a NodeSpec> for Node<'a> {
     }
 }
 
+/// Where the lab's nodes have their own files, if their images are in `store`.
+pub fn overlays_dir(store: &Path) -> PathBuf {
+    store.with_extension("overlays")
+}
+
 fn render_config(store: &Path, state: &Path, nodes: &[NodeSpec]) -> String {
     let config = Config {
         server: Server {
@@ -219,6 +227,7 @@ fn render_config(store: &Path, state: &Path, nodes: &[NodeSpec]) -> String {
             address: SERVER_ADDRESS,
             store,
             state,
+            overlays: Some(overlays_dir(store)).filter(|dir| dir.is_dir()),
             user: "nobody",
             http_port: 80,
         },

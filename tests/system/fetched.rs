@@ -1,9 +1,12 @@
 //! Nodes that fetch their root, and roots that stay compressed in memory.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bootlab::bootserve::overlays_dir;
 use bootlab::deadline::within;
 use bootlab::lab::{Lab, Node};
 use bootlab::places::{shell_store_dir, store_dir};
@@ -163,4 +166,32 @@ fn a_fetched_squashfs_is_a_root_that_can_be_written_to() -> Result<()> {
 #[test]
 fn a_carried_erofs_is_a_root_that_can_be_written_to() -> Result<()> {
     check_overlay("carried-erofs", "erofs", "carried")
+}
+
+#[test]
+fn a_node_gets_its_own_files_over_the_root_in_both_modes() -> Result<()> {
+    let image = images::shell("shell-tmpfs", "tmpfs", &[])?;
+    let overlays = overlays_dir(&shell_store_dir());
+    fs::create_dir_all(&overlays)?;
+    let files = tempfile::tempdir()?;
+    fs::create_dir(files.path().join("etc"))?;
+    fs::write(files.path().join("etc/hostname"), "own-name\n")?;
+    fs::write(files.path().join("etc/own-key"), "secret\n")?;
+    fs::set_permissions(files.path().join("etc/own-key"), Permissions::from_mode(0o600))?;
+    for mode in ["carried", "fetched"] {
+        let settings = toml::toml! { mode = mode };
+        let spec = with_shell(NodeSpec { settings, ..NodeSpec::classic(5, &image.to_string()) });
+        let tar = overlays.join(format!("{}.tar", spec.name));
+        let made =
+            Command::new("tar").arg("-C").arg(files.path()).arg("-cf").arg(&tar).arg("etc").status()?;
+        ensure!(made.success(), "tar: {made}");
+        let (_lab, node) = boot_to_shell(&format!("node-files-{mode}"), &spec)?;
+        let found = lines_of(
+            &node,
+            "cat /etc/hostname /etc/own-key; stat -c %a:%U /etc/own-key; wc -l < /etc/passwd",
+        )?;
+        assert_eq!(found[..3], ["own-name", "secret", "600:root"]);
+        ensure!(found[3].parse::<u32>()? > 10, "the rest of the root is as it was: {found:?}");
+    }
+    Ok(())
 }
