@@ -51,6 +51,10 @@ fn gauntlet(root: &Path) {
     node(&at("null"), FileType::CharacterDevice, makedev(1, 3));
     node(&at("disk"), FileType::BlockDevice, makedev(259, 70_000));
     node(&at("fifo"), FileType::Fifo, 0);
+    // All kinds of objects have labels, as setfiles(8) leaves them in an EL image.
+    for path in ["usr/bin/su", "var/mail", "usr/bin/dangling", "null", "fifo"] {
+        xattr(&at(path), "security.selinux", b"system_u:object_r:bin_t:s0\0");
+    }
     time(&at("var/empty"), 1_700_000_000, 123_456_789);
     // libarchive 3.6 misreads fractions of a second before 1970, so this one is whole.
     time(&at("tmp/-dash"), -1_000, 0);
