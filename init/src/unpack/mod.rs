@@ -4,9 +4,11 @@
 //! directories (one chunk)  ->  entries (all threads)  ->  finish (one chunk)
 //! ```
 //! A chunk is verified as a whole before the first byte of it is decoded, so no byte of a damaged chunk becomes visible in
-//! the root. Memory beside the root: a decoder and a copy buffer a thread, and what [`source`] holds.
+//! the root, and decoded no further than the manifest says. Memory beside the root: a decoder and a copy buffer a thread,
+//! and what [`source`] holds.
 
 mod extract;
+mod limit;
 mod metadata;
 mod parents;
 mod pax;
@@ -24,6 +26,8 @@ use bootspec::initramfs::chunk_path;
 use bootspec::manifest::{Compression, RootArchive};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use xz2::stream::Stream;
+
+use limit::Limited;
 
 pub use extract::{Existing, ExtractError, extract};
 pub use source::{Carried, ChunkError, ChunkSource, Fetched, unpacking_order};
@@ -120,11 +124,14 @@ impl<S: ChunkSource> Unpacker<'_, S> {
 
     fn unpack_next(&self) -> Result<(), UnpackError> {
         let (index, chunk) = self.source.next()?;
-        let compression = self.archive.compression;
-        let decoded = decode(compression, chunk, |tar| extract(tar, self.target, Existing::Refuse));
+        let (compression, tar_bytes) = (self.archive.compression, self.archive.chunks[index].tar_bytes);
+        let decoded = decode(compression, chunk, |tar| {
+            // Compressed, a terabyte of zeros is a small chunk.
+            extract(Limited::new(tar, tar_bytes), self.target, Existing::Refuse)
+        });
         decoded.map_err(|source| UnpackError::Extract { chunk: chunk_path(index, compression), source })?;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.advance(self.archive.chunks[index].tar_bytes);
+        progress.advance(tar_bytes);
         Ok(())
     }
 }

@@ -216,6 +216,28 @@ fn the_reason_why_nothing_more_comes_is_told_whichever_thread_was_handed_it() {
     assert!(matches!(&error, UnpackError::Chunk(ChunkError::Fetch(FetchError::Refused { .. }))), "{error:?}");
 }
 
+#[test]
+fn a_chunk_is_decoded_no_further_than_the_manifest_says() {
+    for compression in [Compression::Xz, Compression::Zstd] {
+        let mut fixture = Fixture::new(compression);
+        fixture.chunk(Stage::Directories, |tar| {
+            add(tar, "bomb", tar::EntryType::Regular, 0o644, &vec![0; 16 << 20]);
+        });
+        fixture.archive.chunks[0].tar_bytes = 512 + 100_000;
+        let error = bootspec::diagnosis::explain(&fixture.unpack().unwrap_err());
+        assert!(error.contains("bomb") && error.contains("longer than the 100512 bytes"), "{error}");
+        assert!(fs::metadata(fixture.root().join("bomb")).unwrap().len() <= 100_000);
+    }
+}
+
+#[test]
+fn what_is_behind_the_end_of_the_archive_counts_too() {
+    let mut fixture = sample(Compression::Zstd);
+    fixture.archive.chunks[3].tar_bytes -= 1;
+    let error = bootspec::diagnosis::explain(&fixture.unpack().unwrap_err());
+    assert!(error.contains("00003.tar.zst") && error.contains("the manifest says"), "{error}");
+}
+
 fn check_refused(entries: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> String {
     let mut fixture = Fixture::new(Compression::Zstd);
     fixture.chunk(Stage::Directories, entries);
