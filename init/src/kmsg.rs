@@ -11,6 +11,8 @@ const PREFIX: &str = "bootnode: ";
 /// The kernel drops records of user space beyond ten in five seconds unless this says `on`, with a line feed
 /// (devkmsg_sysctl_set_loglvl in kernel/printk/printk.c).
 const RATE_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
+/// The kernel refuses a record of more than 1024 bytes (976 before Linux 6.0), and names in an archive may be that long.
+const MAX_LINE_BYTES: usize = 900;
 
 static KMSG: OnceLock<File> = OnceLock::new();
 
@@ -48,7 +50,7 @@ pub fn error(text: &str) {
 
 /// A record a line, since the kernel escapes line feeds within a record.
 fn log(level: Level, text: &str) {
-    for line in text.lines() {
+    for line in text.lines().map(shortened) {
         let record = format!("<{}>{PREFIX}{line}\n", level as u8);
         let written = match KMSG.get() {
             Some(mut kmsg) => kmsg.write_all(record.as_bytes()),
@@ -57,6 +59,12 @@ fn log(level: Level, text: &str) {
         // There is no other place to say that a line was lost.
         let _ = written;
     }
+}
+
+/// The beginning of the line that the kernel takes.
+fn shortened(line: &str) -> &str {
+    let end = (0..=MAX_LINE_BYTES.min(line.len())).rev().find(|end| line.is_char_boundary(*end));
+    &line[..end.unwrap_or(0)]
 }
 
 /// Logs how far something long has come, each tenth once.
@@ -82,5 +90,18 @@ impl Progress {
             self.tenths = tenths;
             info(&format!("{} {} %", self.what, tenths * 10));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_to_what_the_kernel_takes() {
+        assert_eq!(shortened("short"), "short");
+        let long = "ä".repeat(MAX_LINE_BYTES);
+        assert_eq!(shortened(&long).len(), MAX_LINE_BYTES);
+        assert_eq!(shortened(&format!("x{long}")).len(), MAX_LINE_BYTES - 1);
     }
 }
