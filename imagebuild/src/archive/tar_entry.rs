@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use bootspec::manifest::Stage;
+use bootspec::manifest::{RootArchive, Stage};
 use tar::{EntryType, Header};
 
 use super::scan::{Entry, Kind};
@@ -43,7 +43,7 @@ pub fn write_entry(root: &Path, entry: &Entry, stage: Stage, out: &mut impl Writ
             let mut file = File::open(root.join(&entry.path))?;
             if *has_holes {
                 let extents = extents(&file, *size_bytes)?;
-                if extents != [Extent { offset: 0, length: *size_bytes }] {
+                if is_worth_a_map(&extents, *size_bytes) {
                     return write_sparse(entry, &mut file, *size_bytes, &extents, out);
                 }
                 // A file system that compresses allocates fewer blocks without a hole.
@@ -56,6 +56,12 @@ pub fn write_entry(root: &Path, entry: &Entry, stage: Stage, out: &mut impl Writ
         }
     }
     Ok(0)
+}
+
+/// Whether the file is to be stored without its holes. The map has one run more than there are, which marks the end.
+fn is_worth_a_map(extents: &[Extent], size_bytes: u64) -> bool {
+    let fits = (extents.len() as u64) < RootArchive::MAX_SPARSE_RUNS;
+    fits && extents != [Extent { offset: 0, length: size_bytes }]
 }
 
 /// GNU's sparse format 1.0: the map of the data stands in decimal at the front of the entry's contents.
@@ -238,6 +244,16 @@ mod tests {
         let record = pax_record("k", &[b'v'; 94]);
         assert!(record.starts_with(b"101 k="), "{}", record.len());
         assert_eq!(record.len(), 101);
+    }
+
+    #[test]
+    fn a_file_with_more_holes_than_a_node_can_hold_is_stored_with_them() {
+        let run = Extent { offset: 0, length: 512 };
+        let most = usize::try_from(RootArchive::MAX_SPARSE_RUNS).unwrap() - 1;
+        assert!(is_worth_a_map(&vec![run; most], 1 << 40));
+        assert!(!is_worth_a_map(&vec![run; most + 1], 1 << 40));
+        assert!(!is_worth_a_map(&[run], 512), "it has no hole");
+        assert!(is_worth_a_map(&[], 512), "it is one hole");
     }
 
     #[test]

@@ -17,12 +17,10 @@ use tar::{Archive, Entry, EntryType};
 
 use super::metadata::{self, Creator, Metadata};
 use super::parents::{Parents, open_directory};
-use super::pax::{self, Record};
+use super::pax::{Extensions, Record};
 use super::sparse;
 
 const COPY_BYTES: usize = 128 * 1024;
-/// A path that the kernel takes has 4096 bytes at most.
-const MAX_NAME_BYTES: u64 = 4096;
 /// What is being made is nobody else's business until its owner and mode are set.
 const PRIVATE_DIRECTORY: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -80,33 +78,25 @@ pub fn extract(tar: impl Read, root: &OwnedFd, existing: Existing) -> Result<(),
         existing,
         buffer: vec![0; COPY_BYTES],
     };
-    let mut records = Vec::new();
+    let mut extensions = Extensions::default();
     // Raw, because the tar crate cuts PAX records at line feeds, which values may hold.
     for entry in archive.entries().map_err(ExtractError::Archive)?.raw(true) {
         let mut entry = entry.map_err(ExtractError::Archive)?;
-        match entry.header().entry_type() {
-            EntryType::XHeader => {
-                records.extend(pax::read_records(&mut entry).map_err(ExtractError::Archive)?);
-            }
-            EntryType::GNULongName => records.push(long_name("path", &mut entry)?),
-            EntryType::GNULongLink => records.push(long_name("linkpath", &mut entry)?),
+        let read = match entry.header().entry_type() {
+            EntryType::XHeader => extensions.read_records(&mut entry),
+            EntryType::GNULongName => extensions.read_long_name("path", &mut entry),
+            EntryType::GNULongLink => extensions.read_long_name("linkpath", &mut entry),
             // Comments on the archive as a whole.
-            EntryType::XGlobalHeader => {}
-            _ => extractor.create(entry, std::mem::take(&mut records))?,
-        }
+            EntryType::XGlobalHeader => Ok(()),
+            _ => {
+                extractor.create(entry, std::mem::take(&mut extensions).into_records())?;
+                Ok(())
+            }
+        };
+        read.map_err(ExtractError::Archive)?;
     }
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ExtractError::Archive)?;
     Ok(())
-}
-
-/// A name that does not fit into the header, as GNU tar writes it by default: contents that end with a NUL.
-fn long_name(key: &str, entry: &mut impl Read) -> Result<Record, ExtractError> {
-    let mut name = Vec::new();
-    entry.take(MAX_NAME_BYTES + 1).read_to_end(&mut name).map_err(ExtractError::Archive)?;
-    match name.strip_suffix(b"\0") {
-        Some(name) => Ok((key.to_owned(), name.to_vec())),
-        None => Err(ExtractError::Record("a long name without an end".to_owned())),
-    }
 }
 
 struct Extractor<'a> {

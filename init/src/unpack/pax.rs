@@ -1,39 +1,82 @@
-//! PAX extended headers (POSIX.1-2017, pax, "pax Extended Header"): records of the form `LENGTH KEY=VALUE\n`, where LENGTH
-//! counts the whole record. Values are bytes and may hold line feeds (capabilities and file names do), so records are cut
-//! by their lengths alone.
+//! What stands before an entry and describes it. PAX extended headers (POSIX.1-2017, pax, "pax Extended Header") hold
+//! records of the form `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. Values are bytes and may hold line feeds
+//! (capabilities and file names do), so records are cut by their lengths alone. GNU tar's long names are read as records too.
 
 use std::io::{self, Read};
 
 use super::metadata::parse_number;
 
 /// An entry has at most a few attributes of at most 64 KiB each (xattr(7)).
-const MAX_HEADER_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
+/// The names of an object's attributes take 64 KiB together at most (listxattr(2)). A record takes more memory than it has
+/// bytes in the archive.
+const MAX_RECORDS: usize = 16 * 1024;
 
 /// A key and its value.
 pub type Record = (String, Vec<u8>);
 
-/// Reads the contents of an extended header.
-pub fn read_records(header: impl Read) -> io::Result<Vec<Record>> {
-    let mut bytes = Vec::new();
-    header.take(MAX_HEADER_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_HEADER_BYTES {
-        return Err(malformed("it is longer than 1 MiB"));
-    }
-    parse_records(&bytes).ok_or_else(|| malformed("its records are not LENGTH KEY=VALUE"))
+/// The headers before one entry. There may be several, so they are bounded together.
+#[derive(Default)]
+pub struct Extensions {
+    records: Vec<Record>,
+    read_bytes: u64,
 }
 
-fn parse_records(mut bytes: &[u8]) -> Option<Vec<Record>> {
-    let mut records = Vec::new();
-    while !bytes.is_empty() {
-        let space = bytes.iter().position(|byte| *byte == b' ')?;
-        let length = usize::try_from(parse_number(&bytes[..space])?).ok()?;
-        let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
-        let equals = record.iter().position(|byte| *byte == b'=')?;
-        let key = String::from_utf8(record[..equals].to_vec()).ok()?;
-        records.push((key, record[equals + 1..].to_vec()));
-        bytes = &bytes[length..];
+impl Extensions {
+    /// Reads the contents of an extended header.
+    pub fn read_records(&mut self, header: impl Read) -> io::Result<()> {
+        let bytes = self.read(header)?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (record, behind) =
+                split_record(rest).ok_or_else(|| malformed("its records are not LENGTH KEY=VALUE"))?;
+            self.push(record)?;
+            rest = behind;
+        }
+        Ok(())
     }
-    Some(records)
+
+    /// Reads a name that does not fit into the header, as GNU tar writes it by default: contents that end with a NUL.
+    pub fn read_long_name(&mut self, key: &str, header: impl Read) -> io::Result<()> {
+        let mut name = self.read(header)?;
+        match name.pop() {
+            Some(0) => self.push((key.to_owned(), name)),
+            _ => Err(malformed("a long name without an end")),
+        }
+    }
+
+    /// All records, in order.
+    pub fn into_records(self) -> Vec<Record> {
+        self.records
+    }
+
+    fn read(&mut self, header: impl Read) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        header.take(MAX_BYTES + 1 - self.read_bytes).read_to_end(&mut bytes)?;
+        self.read_bytes += bytes.len() as u64;
+        if self.read_bytes > MAX_BYTES {
+            return Err(malformed("what describes one entry is longer than 1 MiB"));
+        }
+        Ok(bytes)
+    }
+
+    fn push(&mut self, record: Record) -> io::Result<()> {
+        if self.records.len() == MAX_RECORDS {
+            return Err(malformed("one entry has more than 16384 records"));
+        }
+        self.records.push(record);
+        Ok(())
+    }
+}
+
+/// The first record, and what is behind it.
+fn split_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
+    let space = bytes.iter().position(|byte| *byte == b' ')?;
+    let length = usize::try_from(parse_number(&bytes[..space])?).ok()?;
+    let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    let key = String::from_utf8(record[..equals].to_vec()).ok()?;
+    Some(((key, record[equals + 1..].to_vec()), &bytes[length..]))
 }
 
 fn malformed(problem: &str) -> io::Error {
@@ -44,6 +87,12 @@ fn malformed(problem: &str) -> io::Error {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn read_records(header: impl Read) -> io::Result<Vec<Record>> {
+        let mut extensions = Extensions::default();
+        extensions.read_records(header)?;
+        Ok(extensions.into_records())
+    }
 
     #[test]
     fn values_may_hold_line_feeds_and_equals_signs() {
@@ -63,10 +112,34 @@ mod tests {
         assert!(read_records(io::repeat(b'1')).unwrap_err().to_string().contains("1 MiB"));
     }
 
+    #[test]
+    fn several_headers_of_one_entry_are_bounded_together() {
+        let record = [b"1000 k=".as_slice(), &[b'v'; 992], b"\n"].concat();
+        let mut extensions = Extensions::default();
+        let error = (0..2000).find_map(|_| extensions.read_records(&*record).err()).unwrap();
+        assert!(error.to_string().contains("1 MiB"), "{error}");
+        assert!(extensions.read_bytes <= MAX_BYTES + 1);
+
+        let mut extensions = Extensions::default();
+        let error = (0..20_000).find_map(|_| extensions.read_long_name("path", &b"a\0"[..]).err()).unwrap();
+        assert!(error.to_string().contains("16384 records"), "{error}");
+        assert!(read_records(&*b"4 =\n".repeat(MAX_RECORDS)).is_ok());
+        assert!(read_records(&*b"4 =\n".repeat(MAX_RECORDS + 1)).is_err());
+    }
+
+    #[test]
+    fn long_names_end_with_a_nul() {
+        let mut extensions = Extensions::default();
+        extensions.read_long_name("path", &b"a\nb\0"[..]).unwrap();
+        assert!(extensions.read_long_name("linkpath", &b"a"[..]).is_err());
+        assert!(extensions.read_long_name("linkpath", io::empty()).is_err());
+        assert_eq!(extensions.into_records(), [("path".to_owned(), b"a\nb".to_vec())]);
+    }
+
     proptest! {
         #[test]
         fn any_header_is_read_or_rejected_without_panic(bytes: Vec<u8>) {
-            let _ = parse_records(&bytes);
+            let _ = read_records(&*bytes);
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 
+use bootspec::manifest::RootArchive;
+
 use super::metadata::parse_number;
 
 const BLOCK: u64 = 512;
@@ -19,6 +21,9 @@ pub fn extract<R: BufRead, W: Write + Seek>(
 ) -> io::Result<()> {
     let mut map = Map { from, read_bytes: 0 };
     let runs = map.number()?;
+    if runs > RootArchive::MAX_SPARSE_RUNS {
+        return Err(malformed("its map has more runs than may be held in memory"));
+    }
     let mut extents = Vec::new();
     for _ in 0..runs {
         let (offset, length) = (map.number()?, map.number()?);
@@ -91,6 +96,14 @@ mod tests {
             contents.resize(512, 0);
             assert!(run(&contents, 8).is_err(), "{contents:?}");
         }
+    }
+
+    #[test]
+    fn a_map_that_does_not_fit_into_memory_is_refused_unread() {
+        let head = format!("{}\n", RootArchive::MAX_SPARSE_RUNS + 1).into_bytes();
+        let mut contents = head.chain(io::BufReader::new(io::repeat(b'0')));
+        let error = extract(&mut contents, &mut Cursor::new(Vec::new()), 8, |from, to| io::copy(from, to));
+        assert!(error.unwrap_err().to_string().contains("more runs"));
     }
 
     proptest! {

@@ -200,6 +200,10 @@ pub enum Stage {
 }
 
 impl RootArchive {
+    /// The most runs of data that a file with holes may have in the archive; one with more is stored as if it had none. The
+    /// map of the runs stands before the data, so a node holds it in memory: 4 MiB.
+    pub const MAX_SPARSE_RUNS: u64 = 1 << 18;
+
     /// Compressed length of all chunks.
     pub fn compressed_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.size_bytes).sum()
