@@ -20,7 +20,7 @@ pub fn run(rounds: Rounds) -> Result<Vec<Measurement>> {
     let (packed, source) = (Packed::with(Compression::Zstd)?, in_memory()?);
     let tar = source.path().join("root.tar");
     packed.write_tar(&tar)?;
-    let (ours, peers) = rounds.interleave("create", || create_ours(&tar), || create_peer(&tar))?;
+    let [ours, peers] = rounds.in_turn("create", [&mut || create_ours(&tar), &mut || create_peer(&tar)])?;
     let (ours, peer) = (median_cpu(&ours), median_cpu(&peers));
     let details = json!({"tar_bytes": tar.metadata()?.len(), "inodes": packed.archive.inodes, "peer_arguments": GNU_TAR});
     let measurement = Measurement::new("create", ours, peer, "cpu-seconds", Goal::AtMost(0.70));

@@ -9,7 +9,7 @@ use bootlab::images;
 use bootlab::places::{lab_dir, make_dir, store_dir};
 use bootspec::ImageRef;
 use bootspec::manifest::{Compression, Manifest};
-use bootspec::store::MANIFEST;
+use bootspec::store::{MANIFEST, image_dir};
 use toml::{Table, Value, toml};
 
 /// What the first program prints, through the kernel's log.
@@ -58,6 +58,7 @@ impl Variant {
         let recipe = dir.join(format!("{}.toml", self.name));
         fs::write(&recipe, self.recipe()?)?;
         let image = images::shared(&recipe.display().to_string())?;
+        remove_older(&image)?;
         let dir = image.dir(&store_dir());
         let manifest = Manifest::parse(&fs::read(dir.join(MANIFEST))?)?;
         Ok(Image { image, dir, manifest })
@@ -76,6 +77,17 @@ impl Variant {
         recipe.insert("boot".to_owned(), toml! { root = root }.into());
         Ok(toml::to_string(&recipe)?)
     }
+}
+
+/// Each change of a program makes a new version, and nothing else boots the older ones.
+fn remove_older(image: &ImageRef) -> Result<()> {
+    for entry in fs::read_dir(image_dir(&store_dir(), &image.name))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.file_name() != image.version.as_str() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn first_program() -> Table {

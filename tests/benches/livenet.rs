@@ -42,39 +42,35 @@ exec chroot "$1" dracut --force --quiet --no-hostonly --no-hostonly-cmdline --zs
 /// Where [`RUN_DRACUT`] leaves the initramfs in the tree.
 const DRACUT_RESULT: &str = "livenet.img";
 
+/// A line for each of our two ways, both against the same boots of livenet.
 pub fn boot(rounds: Rounds) -> Result<Vec<Measurement>> {
-    let image = SQUASHFS.build()?;
-    against_livenet("boot-livenet", &image, &image, rounds)
-}
-
-pub fn boot_archive(rounds: Rounds) -> Result<Vec<Measurement>> {
-    against_livenet("boot-livenet-zstd", &ARCHIVE.build()?, &SQUASHFS.build()?, rounds)
-}
-
-fn against_livenet(
-    name: &'static str,
-    ours: &Image,
-    theirs: &Image,
-    rounds: Rounds,
-) -> Result<Vec<Measurement>> {
-    let livenet = Livenet::prepare(theirs)?;
-    let fetched = NodeSpec {
+    let (squashfs, archive) = (SQUASHFS.build()?, ARCHIVE.build()?);
+    let livenet = Livenet::prepare(&squashfs)?;
+    let dracut = NodeSpec { kernel_args: livenet.kernel_args(), ..node(&livenet.image) };
+    let fetch = |image: &Image| NodeSpec {
         settings: toml::toml! { mode = "fetched" },
         kernel_args: vec![EXEC_ARG.to_owned()],
-        ..node(&ours.image)
+        ..node(&image.image)
     };
-    let dracut = NodeSpec { kernel_args: livenet.kernel_args(), ..node(&livenet.image) };
-    let (ours, peers) = rounds.interleave(
-        name,
-        || boot_once(&format!("{name}-ours"), &store_dir(), &fetched),
-        || boot_once(&format!("{name}-livenet"), &livenet.store, &dracut),
+    let (squashfs, archive, store) = (fetch(&squashfs), fetch(&archive), store_dir());
+    let [overlay, unpacked, peers] = rounds.in_turn(
+        "boot-livenet",
+        [
+            &mut || boot_once("boot-livenet-overlay", &store, &squashfs),
+            &mut || boot_once("boot-livenet-zstd", &store, &archive),
+            &mut || boot_once("boot-livenet-dracut", &livenet.store, &dracut),
+        ],
     )?;
-    let measurement = Measurement::new(name, least(&ours), least(&peers), "wall-seconds", Goal::Below(1.0));
-    let details = json!({
-        "memory_mib": MEMORY_MIB, "cpus": CPUS, "accelerator": Accel::detect().name(), "ours": ours, "peers": peers,
-        "peer_initramfs_bytes": fs::metadata(livenet.image.dir(&livenet.store).join(INITRAMFS))?.len(),
-    });
-    Ok(vec![measurement.with_details(details)])
+    let peer_initramfs_bytes = fs::metadata(livenet.image.dir(&livenet.store).join(INITRAMFS))?.len();
+    let line = |name, ours: &[f64]| {
+        let details = json!({
+            "memory_mib": MEMORY_MIB, "cpus": CPUS, "accelerator": Accel::detect().name(), "ours": ours, "peers": peers,
+            "peer_initramfs_bytes": peer_initramfs_bytes,
+        });
+        let goal = Goal::Below(1.0);
+        Measurement::new(name, least(ours), least(&peers), "wall-seconds", goal).with_details(details)
+    };
+    Ok(vec![line("boot-livenet", &overlay), line("boot-livenet-zstd", &unpacked)])
 }
 
 fn node(image: &ImageRef) -> NodeSpec {

@@ -44,7 +44,7 @@ struct Bench {
     run: fn(Rounds) -> Result<Vec<Measurement>>,
 }
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 10] = [
     Bench { name: "unpack-xz", run: unpack::xz },
     Bench { name: "unpack-zstd", run: unpack::zstd },
     Bench { name: "unpack-cpu", run: unpack::cpu },
@@ -55,7 +55,6 @@ const BENCHES: [Bench; 11] = [
     Bench { name: "peak-memory-fetched", run: memory::fetched },
     Bench { name: "boot-classic", run: classic::boot },
     Bench { name: "boot-livenet", run: livenet::boot },
-    Bench { name: "boot-livenet-zstd", run: livenet::boot_archive },
 ];
 
 fn main() -> ExitCode {

@@ -26,20 +26,20 @@ impl FromStr for Rounds {
 }
 
 impl Rounds {
-    /// Runs both sides in turn, so that what else the machine does falls on both.
-    pub fn interleave<T>(
+    /// Runs all sides in turn, so that what else the machine does falls on each.
+    pub fn in_turn<T, const SIDES: usize>(
         self,
         name: &str,
-        mut ours: impl FnMut() -> Result<T>,
-        mut peer: impl FnMut() -> Result<T>,
-    ) -> Result<(Vec<T>, Vec<T>)> {
-        let (mut our_runs, mut peer_runs) = (Vec::new(), Vec::new());
+        mut sides: [&mut dyn FnMut() -> Result<T>; SIDES],
+    ) -> Result<[Vec<T>; SIDES]> {
+        let mut runs = std::array::from_fn(|_| Vec::new());
         for round in 1..=self.0.get() {
             eprintln!("{name}: round {round} of {}", self.0);
-            our_runs.push(ours()?);
-            peer_runs.push(peer()?);
+            for (side, runs) in sides.iter_mut().zip(&mut runs) {
+                runs.push(side()?);
+            }
         }
-        Ok((our_runs, peer_runs))
+        Ok(runs)
     }
 }
 

@@ -39,15 +39,16 @@ fn against(
     rounds: Rounds,
 ) -> Result<Vec<Measurement>> {
     let packed = Packed::with(compression)?;
-    let (ours, peers) = rounds.interleave(name, || unpack_ours(&packed, 2), || unpack_peer(&packed, peer))?;
+    let [ours, peers] =
+        rounds.in_turn(name, [&mut || unpack_ours(&packed, 2), &mut || unpack_peer(&packed, peer)])?;
     let measurement = Measurement::new(name, least_wall(&ours), least_wall(&peers), "wall-seconds", goal);
     Ok(vec![measurement.with_details(details(&packed, peer))])
 }
 
 pub fn cpu(rounds: Rounds) -> Result<Vec<Measurement>> {
     let (name, packed) = ("unpack-cpu", Packed::with(Compression::Xz)?);
-    let (ours, peers) =
-        rounds.interleave(name, || unpack_ours(&packed, 1), || unpack_peer(&packed, GNU_XZ))?;
+    let [ours, peers] =
+        rounds.in_turn(name, [&mut || unpack_ours(&packed, 1), &mut || unpack_peer(&packed, GNU_XZ)])?;
     let measurement =
         Measurement::new(name, median_cpu(&ours), median_cpu(&peers), "cpu-seconds", Goal::AtMost(0.75));
     Ok(vec![measurement.with_details(details(&packed, GNU_XZ))])
@@ -56,7 +57,8 @@ pub fn cpu(rounds: Rounds) -> Result<Vec<Measurement>> {
 /// Two threads against one, both ours. The ratio is the speed-up.
 pub fn scaling(rounds: Rounds) -> Result<Vec<Measurement>> {
     let (name, packed) = ("unpack-scaling", Packed::with(Compression::Xz)?);
-    let (two, one) = rounds.interleave(name, || unpack_ours(&packed, 2), || unpack_ours(&packed, 1))?;
+    let [two, one] =
+        rounds.in_turn(name, [&mut || unpack_ours(&packed, 2), &mut || unpack_ours(&packed, 1)])?;
     let (two, one) = (least_wall(&two), least_wall(&one));
     let measurement = Measurement::new(name, two, one, "wall-seconds", Goal::AtLeast(1.70));
     Ok(vec![Measurement { ratio: one / two, ..measurement }])
