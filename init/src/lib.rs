@@ -24,5 +24,6 @@ pub mod overlay_root;
 pub mod report;
 pub mod switch_root;
 mod sys;
+pub mod threads;
 pub mod trust;
 pub mod unpack;

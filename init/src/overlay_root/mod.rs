@@ -25,6 +25,7 @@ use crate::fetch::{FetchError, Fetcher};
 use crate::kmsg;
 use crate::modules::Modules;
 use crate::mounts::{self, MountError};
+use crate::threads::run_on;
 use loop_device::LoopDevice;
 
 /// Where a fetched image is kept while it is attached.
@@ -98,13 +99,7 @@ pub fn open_carried(
         }
         Ok(())
     };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..workers.get()).map(|_| scope.spawn(work)).collect();
-        let own = work();
-        others.into_iter().fold(own, |result, other| {
-            result.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
-    })?;
+    run_on(workers, work).into_iter().collect::<Result<(), _>>()?;
     Ok(file)
 }
 

@@ -34,6 +34,7 @@ pub use source::{Carried, ChunkError, ChunkSource, Fetched, unpacking_order};
 
 use crate::fetch::FetchError;
 use crate::kmsg;
+use crate::threads::run_on;
 
 const READ_BYTES: usize = 256 * 1024;
 /// A decoder that asks for more is refused: the largest dictionary that any xz preset uses is half of it.
@@ -113,13 +114,8 @@ impl<S: ChunkSource> Unpacker<'_, S> {
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..workers.get().min(count)).map(|_| scope.spawn(work)).collect();
-            let own = work();
-            others.into_iter().fold(own, |result, other| {
-                first_cause(result, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            })
-        })
+        let threads = NonZeroUsize::new(count).map_or(NonZeroUsize::MIN, |count| count.min(workers));
+        run_on(threads, work).into_iter().fold(Ok(()), first_cause)
     }
 
     fn unpack_next(&self) -> Result<(), UnpackError> {
