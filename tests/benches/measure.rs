@@ -44,7 +44,7 @@ impl Rounds {
 }
 
 /// What one run took.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize)]
 pub struct Cost {
     pub wall_seconds: f64,
     pub cpu_seconds: f64,

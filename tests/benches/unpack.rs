@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use bootlab::balance::Balance;
 use bootspec::manifest::{Chunk, Compression, Stage};
 use init::unpack::{Carried, unpack, unpacking_order};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu};
 use crate::root::{Packed, in_memory};
@@ -42,7 +42,7 @@ fn against(
     let [ours, peers] =
         rounds.in_turn(name, [&mut || unpack_ours(&packed, 2), &mut || unpack_peer(&packed, peer)])?;
     let measurement = Measurement::new(name, least_wall(&ours), least_wall(&peers), "wall-seconds", goal);
-    Ok(vec![measurement.with_details(details(&packed, peer))])
+    Ok(vec![measurement.with_details(details(&packed, peer, &ours, &peers))])
 }
 
 pub fn cpu(rounds: Rounds) -> Result<Vec<Measurement>> {
@@ -51,7 +51,7 @@ pub fn cpu(rounds: Rounds) -> Result<Vec<Measurement>> {
         rounds.in_turn(name, [&mut || unpack_ours(&packed, 1), &mut || unpack_peer(&packed, GNU_XZ)])?;
     let measurement =
         Measurement::new(name, median_cpu(&ours), median_cpu(&peers), "cpu-seconds", Goal::AtMost(0.75));
-    Ok(vec![measurement.with_details(details(&packed, GNU_XZ))])
+    Ok(vec![measurement.with_details(details(&packed, GNU_XZ, &ours, &peers))])
 }
 
 /// Two threads against one, both ours. The ratio is the speed-up.
@@ -89,8 +89,11 @@ pub fn balance(_: Rounds) -> Result<Vec<Measurement>> {
     Ok(vec![count("unpack-balance-8", 8)?, count("unpack-balance-64", 64)?])
 }
 
-fn details(packed: &Packed, peer: Script) -> serde_json::Value {
-    json!({"unpacked_bytes": packed.archive.unpacked_bytes, "peer_command": peer})
+fn details(packed: &Packed, peer: Script, ours: &[Cost], peers: &[Cost]) -> Value {
+    json!({
+        "unpacked_bytes": packed.archive.unpacked_bytes, "compressed_bytes": packed.archive.compressed_bytes(),
+        "peer_command": peer, "ours": ours, "peers": peers,
+    })
 }
 
 /// init's unpacking, with the chunks as files on a tmpfs, as the initramfs has them.
