@@ -2,10 +2,11 @@
 //! system.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr,
@@ -16,6 +17,7 @@ use tar::Header;
 
 use super::extract::ExtractError;
 use super::pax::Record;
+use crate::kmsg;
 
 /// Begins the PAX keys of extended attributes.
 const XATTR_KEY: &str = "SCHILY.xattr.";
@@ -104,7 +106,7 @@ impl Metadata {
         fchown(fd, Some(self.uid), Some(self.gid))?;
         fchmod(fd, self.mode)?;
         for (name, value) in &self.xattrs {
-            fsetxattr(fd, name, value, XattrFlags::empty())?;
+            self.or_lost(name, fsetxattr(fd, name, value, XattrFlags::empty()))?;
         }
         futimens(fd, &self.times())
     }
@@ -119,10 +121,27 @@ impl Metadata {
             // There is no call that sets an attribute relative to a directory without following links.
             let path = Path::new("/proc/self/fd").join(parent.as_fd().as_raw_fd().to_string()).join(name);
             for (name, value) in &self.xattrs {
-                lsetxattr(&path, name, value, XattrFlags::empty())?;
+                self.or_lost(name, lsetxattr(&path, name, value, XattrFlags::empty()))?;
             }
         }
         utimensat(parent, name, &self.times(), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// A tmpfs keeps no attributes of the namespace `user` before Linux 6.6. Nothing that boots a machine is kept there, so
+    /// they are lost, and the first of them is named.
+    fn or_lost(&self, name: &OsStr, set: Result<(), Errno>) -> Result<(), Errno> {
+        static SAID: Once = Once::new();
+        if set != Err(Errno::OPNOTSUPP) || !name.as_bytes().starts_with(b"user.") {
+            return set;
+        }
+        SAID.call_once(|| {
+            kmsg::warn(&format!(
+                "this kernel's tmpfs keeps no user attributes (Linux 6.6 does): they are lost, first {} of /{}",
+                name.display(),
+                self.path.display()
+            ));
+        });
+        Ok(())
     }
 
     fn times(&self) -> Timestamps {
@@ -194,6 +213,25 @@ mod tests {
         check_time("-2", Some((-2, 0)));
         for text in ["", "x", "1.x", "--1", "99999999999999999999"] {
             check_time(text, None);
+        }
+    }
+
+    #[test]
+    fn only_user_attributes_that_the_file_system_does_not_know_are_lost() {
+        let mut header = Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        let metadata = Metadata::new(&header, Vec::new()).unwrap();
+        for (name, found, expected) in [
+            ("user.x", Err(Errno::OPNOTSUPP), Ok(())),
+            ("user.x", Err(Errno::NOSPC), Err(Errno::NOSPC)),
+            ("user.x", Ok(()), Ok(())),
+            ("security.capability", Err(Errno::OPNOTSUPP), Err(Errno::OPNOTSUPP)),
+            ("username", Err(Errno::OPNOTSUPP), Err(Errno::OPNOTSUPP)),
+        ] {
+            assert_eq!(metadata.or_lost(name.as_ref(), found), expected, "{name}");
         }
     }
 
