@@ -99,7 +99,7 @@ fn check_fetch_fails(
     let mut spec = NodeSpec { settings, ..NodeSpec::classic(node, &image.to_string()) };
     change(&mut spec);
     let (lab, node) = boot_to_failure(test, store, &spec)?;
-    check_refused(&node, &[&[&format!("FAILED [{code}]"), "bootnode: remedy: "], texts].concat())?;
+    check_refused(&node, &[&[&format!("FAILED [{code}]"), "bootnode: remedy:"], texts].concat())?;
     let events = api::events(lab.netns(), &spec.name)?;
     let failed = events.iter().find(|event| event.phase == Phase::Failed);
     let message = failed.and_then(|event| event.message.as_deref()).unwrap_or_default();
@@ -256,7 +256,7 @@ fn an_initramfs_that_was_cut_short_is_refused() -> Result<()> {
         "{}",
         node.console().tail()
     );
-    check_refused(&node, &["bootnode: remedy: "])
+    check_refused(&node, &["bootnode: remedy:"])
 }
 
 #[test]
