@@ -9,6 +9,7 @@ pub mod cmdline;
 pub mod diagnosis;
 pub mod digest;
 pub mod event;
+pub mod facts;
 pub mod initramfs;
 pub mod mac;
 pub mod manifest;
