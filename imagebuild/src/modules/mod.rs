@@ -7,6 +7,7 @@
 mod firmware;
 mod index;
 mod nics;
+mod storage;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,16 +19,22 @@ use serde::Deserialize;
 
 use index::Index;
 pub use nics::COMMON_NICS;
+pub use storage::COMMON_STORAGE;
 use tree::Tree;
 
 /// The word that stands for [`COMMON_NICS`] among the names of modules.
 pub const COMMON_NICS_WORD: &str = "common-nics";
+/// The word that stands for [`COMMON_STORAGE`].
+pub const COMMON_STORAGE_WORD: &str = "common-storage";
+/// What each word stands for.
+const LISTS: [(&str, &[&str]); 2] = [(COMMON_NICS_WORD, COMMON_NICS), (COMMON_STORAGE_WORD, COMMON_STORAGE)];
 
 /// Which modules an initramfs is to have, beside those that they need.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub struct ModuleSpec {
-    common_nics: bool,
+    /// Words of [`LISTS`].
+    lists: BTreeSet<&'static str>,
     /// As the kernel spells them, with underscores.
     names: BTreeSet<String>,
 }
@@ -36,22 +43,24 @@ pub struct ModuleSpec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not the name of a kernel module\nhint: write it as lsmod(8) does, such as e1000e, without directory and .ko; \
-     {COMMON_NICS_WORD} stands for the drivers of common network cards"
+     {COMMON_NICS_WORD} stands for the drivers of common network cards, {COMMON_STORAGE_WORD} for those of disks"
 )]
 pub struct ParseModuleSpecError(String);
 
 impl ModuleSpec {
-    /// The modules of these names. `-` and `_` are the same in them; [`COMMON_NICS_WORD`] stands for a whole list.
+    /// The modules of these names. `-` and `_` are the same in them; [`COMMON_NICS_WORD`] and [`COMMON_STORAGE_WORD`] stand for
+    /// whole lists.
     pub fn new<T: AsRef<str>>(words: impl IntoIterator<Item = T>) -> Result<Self, ParseModuleSpecError> {
         let mut spec = Self::default();
         for word in words {
             let word = word.as_ref();
             let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-            match word {
-                COMMON_NICS_WORD => spec.common_nics = true,
-                "" => return Err(ParseModuleSpecError(word.to_owned())),
-                name if name.bytes().all(is_name) => _ = spec.names.insert(kernel_name(name)),
-                _ => return Err(ParseModuleSpecError(word.to_owned())),
+            if let Some((list, _)) = LISTS.iter().find(|(list, _)| *list == word) {
+                spec.lists.insert(list);
+            } else if !word.is_empty() && word.bytes().all(is_name) {
+                spec.names.insert(kernel_name(word));
+            } else {
+                return Err(ParseModuleSpecError(word.to_owned()));
             }
         }
         Ok(spec)
@@ -59,14 +68,20 @@ impl ModuleSpec {
 
     /// These modules and those of `other`.
     pub fn and(mut self, other: Self) -> Self {
-        self.common_nics |= other.common_nics;
+        self.lists.extend(other.lists);
         self.names.extend(other.names);
         self
     }
 
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        !self.common_nics && self.names.is_empty()
+        self.lists.is_empty() && self.names.is_empty()
+    }
+
+    /// The modules of the lists, of which a kernel need not have all.
+    fn common(&self) -> BTreeSet<&'static str> {
+        let lists = LISTS.iter().filter(|(word, _)| self.lists.contains(word));
+        lists.flat_map(|(_, modules)| *modules).copied().collect()
     }
 }
 
@@ -91,7 +106,7 @@ pub struct ModuleSet {
     pub firmware: usize,
     /// Their size, unpacked.
     pub firmware_bytes: u64,
-    /// How many of [`COMMON_NICS`] were asked for and are neither modules of this kernel nor built in.
+    /// How many of the modules of lists were asked for and are neither modules of this kernel nor built in.
     pub lacking: usize,
 }
 
@@ -153,7 +168,7 @@ pub enum ModulesError {
 
 /// Collects the modules that `wanted` asks for from the root file system at `root`, whose kernel is `release`.
 ///
-/// A module that the recipe names must be there or be built into the kernel; of [`COMMON_NICS`] what is there is taken.
+/// A module that the recipe names must be there or be built into the kernel; of a list what is there is taken.
 /// Firmware that the root does not have is left out: most drivers name more than their devices need.
 pub fn select(root: &Path, release: &str, wanted: &ModuleSpec) -> Result<ModuleSet, ModulesError> {
     if wanted.is_empty() {
@@ -166,9 +181,9 @@ pub fn select(root: &Path, release: &str, wanted: &ModuleSpec) -> Result<ModuleS
         let index = index.path();
         return Err(ModulesError::Missing { names: missing, release: release.to_owned(), index });
     }
-    let nics = COMMON_NICS.iter().filter(|_| wanted.common_nics).copied();
-    let lacking = nics.clone().filter(|name| !index.knows(name)).count();
-    let names = index.closure(wanted.names.iter().map(String::as_str).chain(nics));
+    let common = wanted.common();
+    let lacking = common.iter().filter(|name| !index.knows(name)).count();
+    let names = index.closure(wanted.names.iter().map(String::as_str).chain(common));
     let set = ModuleSet { lacking, ..collect(&tree, release, &index, &names)? };
     Ok(set)
 }

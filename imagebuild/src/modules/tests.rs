@@ -213,10 +213,23 @@ fn of_the_common_nics_what_the_kernel_has_is_taken() {
 }
 
 #[test]
-fn the_list_of_common_nics_has_kernel_names_each_once() {
-    let unique: BTreeSet<_> = COMMON_NICS.iter().collect();
-    assert_eq!(unique.len(), COMMON_NICS.len());
-    assert!(COMMON_NICS.iter().all(|name| kernel_name(name) == **name));
+fn the_lists_have_kernel_names_each_once() {
+    for (word, list) in LISTS {
+        let unique: BTreeSet<_> = list.iter().collect();
+        assert_eq!(unique.len(), list.len(), "{word}");
+        assert!(list.iter().all(|name| kernel_name(name) == **name), "{word}");
+    }
+}
+
+#[test]
+fn lists_are_joined_and_what_is_in_both_counts_once() {
+    let both = ModuleSpec::new([COMMON_NICS_WORD]).unwrap();
+    let both = both.and(ModuleSpec::new([COMMON_STORAGE_WORD]).unwrap());
+    let in_both = COMMON_STORAGE.iter().filter(|name| COMMON_NICS.contains(name)).count();
+    assert!(in_both > 0);
+    assert_eq!(both.common().len(), COMMON_NICS.len() + COMMON_STORAGE.len() - in_both);
+    let set = TestRoot::new(true).select(&["common-storage"]).unwrap();
+    assert_eq!((set.modules, set.lacking), (0, COMMON_STORAGE.len() - 1), "virtio_pci is built in");
 }
 
 #[test]
