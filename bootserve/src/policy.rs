@@ -4,7 +4,7 @@
 //! never told two different things. [`initramfs`] completes it for a script, once the image's manifest is read.
 
 use bootspec::manifest::{BootMode, Manifest};
-use bootspec::store::{INITRAMFS_FETCHED, initramfs_of};
+use bootspec::store::{INITRAMFS, INITRAMFS_FETCHED, initramfs_of};
 use bootspec::{ImageRef, MacAddr};
 
 use crate::arch::{Arch, Platform};
@@ -104,9 +104,10 @@ impl Assignment<'_> {
 
 /// The image was not built for this mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("image {image} has no {}, which mode {mode} boots\nhint: {}", initramfs_of(*mode), self.hint())]
+#[error("image {image} has no {wanted}, which mode {mode} boots\nhint: {}", self.hint())]
 pub struct NoInitramfs {
     image: ImageRef,
+    wanted: &'static str,
     mode: BootMode,
     built_for: BootMode,
 }
@@ -115,8 +116,11 @@ impl NoInitramfs {
     fn hint(&self) -> String {
         let name = &self.image.name;
         match (self.mode, self.built_for) {
-            (BootMode::Fetched, BootMode::Failsafe) => {
-                "it is a failsafe image without a root, and there is nothing to fetch".to_owned()
+            (BootMode::Fetched, BootMode::Failsafe | BootMode::Discover) => {
+                "it is an image without a root, and there is nothing to fetch".to_owned()
+            }
+            (BootMode::Discover, BootMode::Failsafe) => {
+                "it has no drivers for network cards: imagebuild build discover".to_owned()
             }
             (BootMode::Carried, BootMode::Fetched) => {
                 format!(
@@ -131,10 +135,15 @@ impl NoInitramfs {
 /// The artifact that a machine boots as its initramfs.
 pub fn initramfs(manifest: &Manifest, mode: BootMode) -> Result<&'static str, NoInitramfs> {
     let has = |file: &&str| manifest.artifacts.keys().any(|artifact| artifact.as_str() == *file);
-    // A shell needs init and busybox alone, which every initramfs has.
-    let fallback = (mode == BootMode::Failsafe).then_some(INITRAMFS_FETCHED);
-    let found = [initramfs_of(mode)].into_iter().chain(fallback).find(has);
-    found.ok_or_else(|| NoInitramfs { image: manifest.image.clone(), mode, built_for: manifest.mode })
+    let (wanted, fallback) = match (mode, manifest.mode) {
+        // A shell needs init and busybox alone, which every initramfs has.
+        (BootMode::Failsafe, _) => (INITRAMFS, Some(INITRAMFS_FETCHED)),
+        // Discovery needs the drivers of network cards, which the initramfs with the root does not have.
+        (BootMode::Discover, built_for) if built_for != BootMode::Discover => (INITRAMFS_FETCHED, None),
+        _ => (initramfs_of(mode), None),
+    };
+    let found = [wanted].into_iter().chain(fallback).find(has);
+    found.ok_or_else(|| NoInitramfs { image: manifest.image.clone(), wanted, mode, built_for: manifest.mode })
 }
 
 impl PartialEq for Assignment<'_> {
@@ -254,6 +263,11 @@ mod tests {
         check(fetched, BootMode::Failsafe, Some("initramfs-fetched.img"));
         check(carried, BootMode::Fetched, None);
         check(&[], BootMode::Failsafe, None);
+        check(both, BootMode::Discover, Some("initramfs-fetched.img"));
+        check(carried, BootMode::Discover, None);
+        let discover = manifest(BootMode::Discover, carried);
+        assert_eq!(initramfs(&discover, BootMode::Discover), Ok("initramfs.img"));
+        assert_eq!(initramfs(&discover, BootMode::Failsafe), Ok("initramfs.img"));
     }
 
     #[test]
@@ -267,5 +281,7 @@ mod tests {
         check(BootMode::Fetched, BootMode::Carried, ["has no initramfs.img", "leave the node's mode out"]);
         check(BootMode::Failsafe, BootMode::Fetched, ["has no initramfs-fetched.img", "without a root"]);
         check(BootMode::Carried, BootMode::Fetched, ["compute/1", "hint: imagebuild build compute"]);
+        let no_drivers = ["has no initramfs-fetched.img", "hint: it has no drivers for network cards"];
+        check(BootMode::Failsafe, BootMode::Discover, no_drivers);
     }
 }

@@ -209,6 +209,31 @@ fn scripts_sent_are_counted_as_attempts_except_of_failsafe() {
 }
 
 #[test]
+fn a_stranger_in_discover_mode_asks_dhcp_and_a_node_is_told_its_own_address() {
+    let daemon = Daemon::start_with(|config| {
+        config.replace("[boot]", "[boot]\ndefault_image = 'discover'").replace("'fetched'", "'discover'")
+    });
+    let files: [(&str, &[u8]); 2] = [("vmlinuz", b"kernel"), ("initramfs.img", b"init and drivers")];
+    support::store::publish(&daemon.store(), "discover/v1", BootMode::Discover, &files);
+    for _ in 0..2 {
+        let stranger = daemon.get("/ipxe?mac=02-00-00-00-00-01").text();
+        assert!(stranger.contains("/images/discover/v1/initramfs.img"), "{stranger}");
+        assert!(stranger.contains("bootnode.report=http://127.0.0.1"), "{stranger}");
+        assert!(stranger.contains("bootnode.gateway=127.0.0.254"), "{stranger}");
+        assert!(
+            !stranger.contains("bootnode.address") && !stranger.contains("bootnode.attempt"),
+            "{stranger}"
+        );
+    }
+    let node = daemon.get(&format!("/ipxe?mac={FETCHED_MAC}")).text();
+    for part in ["/initramfs-fetched.img", "bootnode.mode=discover", "bootnode.address=127.0.0.102/24"] {
+        assert!(node.contains(part), "{part} in {node}");
+    }
+    let misfit = daemon.get(&format!("/ipxe?mac={MISFIT_MAC}")).text();
+    assert!(misfit.contains("hint: it has no drivers for network cards"), "{misfit}");
+}
+
+#[test]
 fn scripts_need_a_mac_and_strangers_go_on_to_their_next_device() {
     let daemon = Daemon::start();
     assert_eq!(daemon.get("/ipxe").status, 400);

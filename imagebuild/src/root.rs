@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bootspec::manifest::{BootMode, Package};
+use bootspec::manifest::Package;
 
 use crate::customise::{self, CustomiseError};
 use crate::kernel::{self, Kernel, KernelError};
@@ -72,7 +72,7 @@ pub fn build_root(
     let packages = source::install(recipe, &tools, &cache, &step)?;
     step.done(&format!("{} packages", packages.len()));
 
-    if recipe.mode() != BootMode::Failsafe {
+    if recipe.mode().has_root() {
         let step = progress.step(format!("customise: {}", recipe.name));
         customise::apply(recipe, &tools, init_binary, &step)?;
         step.done(&customise::summary(recipe));

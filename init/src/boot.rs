@@ -20,7 +20,7 @@ use crate::node_overlay::{self, NodeOverlay};
 use crate::switch_root::{check_init, switch_root};
 use crate::trust::Trust;
 use crate::unpack::{Carried, Fetched, unpack};
-use crate::{failsafe, image, kmsg, mounts, overlay_root, report};
+use crate::{discover, failsafe, image, kmsg, mounts, overlay_root, report};
 
 const CMDLINE: &str = "/proc/cmdline";
 /// The root of the initramfs.
@@ -62,6 +62,7 @@ fn run() -> BootResult {
         BootMode::Failsafe => Ok(failsafe::run()?),
         BootMode::Carried => boot_carried(&carried.ok_or(BootError::NoImage(mode))?, params, &trust),
         BootMode::Fetched => boot_fetched(params, &trust),
+        BootMode::Discover => discover::run(carried.as_ref(), params),
     }
 }
 

@@ -67,6 +67,8 @@ codes! {
     SwitchRoot = "E-SWITCHROOT",
     /// No shell can be started.
     Shell = "E-SHELL",
+    /// There is no boot server to tell of the machine.
+    Discover = "E-DISCOVER",
     /// init itself is defective.
     Panic = "E-PANIC",
 }

@@ -11,6 +11,7 @@ use bootspec::manifest::BootMode;
 use rustix::system::{RebootCommand, reboot};
 
 use crate::code::Code;
+use crate::discover::DiscoverError;
 use crate::fetch::FetchError;
 use crate::image::ImageError;
 use crate::memory::TooLittle;
@@ -72,6 +73,9 @@ pub enum BootError {
     /// No shell could be started.
     #[error(transparent)]
     Failsafe(#[from] failsafe::FailsafeError),
+    /// The machine cannot be discovered.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
 }
 
 /// The kind of a failure, and what to do about it.
@@ -145,6 +149,10 @@ impl BootError {
                 (Code::SwitchRoot, "build the image again, and check that its kernel supports this machine")
             }
             Self::Failsafe(_) => (Code::Shell, "build the image on a machine with a static busybox"),
+            Self::Discover(_) => (
+                Code::Discover,
+                "let bootserve write the command line, or add bootnode.report= with the address of a bootserve",
+            ),
         }
     }
 }
@@ -257,7 +265,7 @@ fn restart(params: &BootParams) -> ! {
 }
 
 /// PID 1 must not return. The kernel refuses a reboot only to processes without the capability.
-fn request(command: RebootCommand) -> ! {
+pub(crate) fn request(command: RebootCommand) -> ! {
     loop {
         if let Err(errno) = reboot(command) {
             kmsg::error(&format!("the kernel refuses to reboot: {errno}"));

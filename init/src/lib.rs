@@ -9,6 +9,7 @@
 pub mod boot;
 pub mod clock;
 pub mod code;
+pub mod discover;
 pub mod failsafe;
 pub mod failure;
 pub mod fetch;

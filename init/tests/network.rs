@@ -8,13 +8,14 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use bootspec::cmdline::BootParams;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Encodable};
 use init::code::Code;
+use init::discover::Connection;
 use init::modules::Modules;
 use init::network::{Limits, Network, NetworkError, up_within};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -143,6 +144,15 @@ fn reply(request: &Message, kind: MessageType) -> Message {
     reply
 }
 
+/// OFFER to DISCOVER, ACK to a REQUEST.
+fn agree_to_any(request: &Message) -> Option<Message> {
+    match request.opts().msg_type()? {
+        MessageType::Discover => Some(reply(request, MessageType::Offer)),
+        MessageType::Request => Some(reply(request, MessageType::Ack)),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
 /// OFFER to DISCOVER, ACK to a REQUEST for what was offered.
 fn agree(request: &Message) -> Option<Message> {
     match request.opts().msg_type()? {
@@ -216,6 +226,42 @@ fn dhcp_gives_an_address_although_packets_are_lost_and_one_is_refused() {
             "eth0 (fc:ab:14:e8:66:01) has the address 10.9.0.11/24, gateway 10.9.0.1, by DHCP from 10.9.0.1"
         );
         assert_connects(SERVER);
+    });
+}
+
+#[test]
+fn a_lease_is_renewed_and_an_address_whose_lease_has_ended_is_given_up() {
+    isolated("a_lease_is_renewed_and_an_address_whose_lease_has_ended_is_given_up", || {
+        add_live_cable("eth0", MAC, SERVER);
+        let mut given = 0;
+        serve("eth0", move |request| {
+            let mut reply = agree_to_any(request)?;
+            // Another address each time, as of a server that has lost its leases. The third is offered and not given.
+            reply.set_yiaddr([10, 9, 0, 11 + given]);
+            reply.opts_mut().insert(DhcpOption::AddressLeaseTime(100));
+            given += u8::from(reply.opts().msg_type() == Some(MessageType::Ack));
+            (given < 3).then_some(reply)
+        });
+        let params = params("");
+        let seconds = Duration::from_secs;
+        let began = Instant::now();
+        let mut connection = Connection::new(up(""), began);
+        let addresses = || ip("-4 -o address show dev eth0");
+        let mut keep =
+            |at| connection.keep(&params, Limits { dhcp: seconds(5), ..PATIENT }, began + seconds(at));
+        keep(49);
+        assert!(addresses().contains("inet 10.9.0.11/24"), "{}", addresses());
+        keep(50);
+        assert!(
+            addresses().contains("inet 10.9.0.12/24") && !addresses().contains("0.11"),
+            "{}",
+            addresses()
+        );
+        assert_connects(SERVER);
+        keep(149);
+        assert!(addresses().contains("inet 10.9.0.12/24"), "a lease that is not renewed lasts to its end");
+        keep(150);
+        assert_eq!(addresses(), "");
     });
 }
 

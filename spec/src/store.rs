@@ -33,7 +33,7 @@ pub const HTTP_PREFIX: &str = "/images";
 /// File name of the initramfs for a mode.
 pub const fn initramfs_of(mode: BootMode) -> &'static str {
     match mode {
-        BootMode::Carried | BootMode::Failsafe => INITRAMFS,
+        BootMode::Carried | BootMode::Failsafe | BootMode::Discover => INITRAMFS,
         BootMode::Fetched => INITRAMFS_FETCHED,
     }
 }

@@ -74,6 +74,7 @@ const fn usual_goal(mode: BootMode) -> Goal {
     match mode {
         BootMode::Carried | BootMode::Fetched => Goal::Phase(Phase::Ready),
         BootMode::Failsafe => Goal::FailsafeShell,
+        BootMode::Discover => Goal::Discovered,
     }
 }
 

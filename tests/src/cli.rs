@@ -52,14 +52,14 @@ struct BootArgs {
     /// The network card
     #[arg(long, value_enum, default_value = "virtio-net")]
     nic: Nic,
-    /// How init gets the root: carried, fetched or failsafe [default: as the image says]
+    /// How init gets the root: carried, fetched, failsafe or discover [default: as the image says]
     #[arg(long)]
     mode: Option<BootMode>,
     /// The node's memory, in MiB or with M or G
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = parse_memory)]
     memory: u32,
-    /// How far it must come: a boot phase (dhcp, script, kernel, init, ready, ...) or failsafe-shell
-    /// [default: ready, or failsafe-shell for a failsafe image]
+    /// How far it must come: a boot phase (dhcp, script, kernel, init, ready, ...), failsafe-shell or discovered
+    /// [default: ready; failsafe-shell and discovered for images without a root]
     #[arg(long, value_name = "GOAL")]
     expect: Option<Goal>,
     /// Give up after so many seconds [default: what a boot into systemd takes on this machine at worst]

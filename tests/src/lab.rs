@@ -95,17 +95,22 @@ pub enum Goal {
     Phase(Phase),
     /// The failsafe shell on the console answers a command. That is recorded as [`Phase::Ready`].
     FailsafeShell,
+    /// A machine in mode discover knows what it is made of and checks in. That is recorded as [`Phase::Ready`].
+    Discovered,
 }
 
 impl FromStr for Goal {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        if s == "failsafe-shell" {
-            return Ok(Self::FailsafeShell);
+        match s {
+            "failsafe-shell" => return Ok(Self::FailsafeShell),
+            "discovered" => return Ok(Self::Discovered),
+            _ => {}
         }
         let name: StrDeserializer<'_, ValueError> = s.into_deserializer();
-        Phase::deserialize(name).map(Self::Phase).map_err(|error| format!("{error}, or `failsafe-shell`"))
+        let expected = |error| format!("{error}, or `failsafe-shell` or `discovered`");
+        Phase::deserialize(name).map(Self::Phase).map_err(expected)
     }
 }
 
@@ -114,6 +119,7 @@ impl std::fmt::Display for Goal {
         match self {
             Self::Phase(phase) => phase.fmt(f),
             Self::FailsafeShell => f.write_str("failsafe-shell"),
+            Self::Discovered => f.write_str("discovered"),
         }
     }
 }
@@ -251,6 +257,10 @@ impl Lab {
                 timeline.record(Phase::Ready, SystemTime::now());
                 return Ok(true);
             }
+            Goal::Discovered if node.console.time_of(CHECKING_IN).is_some() => {
+                timeline.record(Phase::Ready, SystemTime::now());
+                return Ok(true);
+            }
             _ if timeline.reached(Phase::Failed).is_some() => {
                 // The remedy is init's last line. Without it the error just shows less.
                 let _ = node.console.wait_for("bootnode: remedy", FAILURE_LINES);
@@ -266,6 +276,8 @@ impl Lab {
 
 /// init's line before it starts the failsafe shell.
 const FAILSAFE_SHELL: &str = "bootnode: failsafe: shell";
+/// init's line before it checks in for the first time.
+const CHECKING_IN: &str = "bootnode: discover: checking in with";
 
 /// A machine that was powered on. Dropped, it is powered off.
 pub struct Node {
@@ -312,7 +324,7 @@ mod tests {
 
     #[test]
     fn goals_are_the_phases_and_the_failsafe_shell() {
-        for goal in ["dhcp", "script", "switch-root", "ready", "failed", "failsafe-shell"] {
+        for goal in ["dhcp", "script", "switch-root", "ready", "failed", "failsafe-shell", "discovered"] {
             assert_eq!(goal.parse::<Goal>().unwrap().to_string(), goal);
         }
         let error = "up".parse::<Goal>().unwrap_err();

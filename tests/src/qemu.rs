@@ -1,6 +1,7 @@
 //! One node as a qemu virtual machine: what it is made of, and the command line that makes it.
 //!
-//! Machines have a network card, a serial console and nothing else: booting from the network is all they can do.
+//! Machines have a network card, a serial console and nothing else unless a test adds it: booting from the network is all
+//! they can do.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -44,6 +45,8 @@ pub struct NodeSpec {
     pub firmware: Firmware,
     /// Its network card.
     pub nic: Nic,
+    /// Further arguments of qemu, for what else it has: disks.
+    pub qemu_args: Vec<String>,
 }
 
 impl NodeSpec {
@@ -63,6 +66,7 @@ impl NodeSpec {
             cpus: 1,
             firmware: Firmware::Bios,
             nic: Nic::VirtioNet,
+            qemu_args: Vec::new(),
         }
     }
 
@@ -76,6 +80,7 @@ impl NodeSpec {
             arguments.extend([option.into(), value.into()]);
         }
         arguments.extend(firmware.arguments());
+        arguments.extend(self.qemu_args.iter().map(OsString::from));
         arguments
     }
 

@@ -158,7 +158,7 @@ async fn overlay_url(
         BootMode::Carried => overlay::SEGMENT_SUFFIX,
         BootMode::Fetched => overlay::TAR_SUFFIX,
         // There is no root to lay it over.
-        BootMode::Failsafe => return Ok(None),
+        BootMode::Failsafe | BootMode::Discover => return Ok(None),
     };
     let Some(dir) = &config.server.overlays else { return Ok(None) };
     let found = overlay::open(dir, &node.name).await?;
@@ -195,8 +195,14 @@ async fn boot_params(
             overlay: image.overlay_url.clone(),
             ..params
         }),
-        // It never reports `ready`, so the count would only grow.
+        // They never report `ready`, so the count would only grow.
         BootMode::Failsafe => Ok(params),
+        // It may stay so for days, so init asks DHCP itself and renews the lease, unless the address is the node's own.
+        BootMode::Discover => Ok(BootParams {
+            address: assignment.node.map(|node| app.config.network.on_interface(node.address)),
+            gateway: app.config.network.router,
+            ..params
+        }),
     }
 }
 

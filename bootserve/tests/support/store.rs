@@ -39,7 +39,7 @@ pub fn publish(store: &Path, image: &str, mode: BootMode, files: &[(&str, &[u8])
         mode,
         kernel_args: vec!["quiet".parse().unwrap()],
         artifacts,
-        root: (mode != BootMode::Failsafe).then_some(Root::FileSystem(root)),
+        root: mode.has_root().then_some(Root::FileSystem(root)),
         rollback_index: 0,
         packages: Vec::new(),
         build: Build {

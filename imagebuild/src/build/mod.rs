@@ -164,6 +164,10 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
     let segments = SegmentCompression::for_kernel(config.as_ref());
     let packed = match recipe.mode() {
         BootMode::Failsafe => None,
+        BootMode::Discover => {
+            pack::modules(recipe, &root, &built.kernel.release, segments, draft.dir(), progress)?;
+            None
+        }
         BootMode::Carried | BootMode::Fetched => {
             if let (RootKind::FileSystem(format), Some(config)) = (recipe.boot.root, &config) {
                 let release = &built.kernel.release;

@@ -24,10 +24,7 @@ pub fn modules(
     dir: &Path,
     progress: &Progress,
 ) -> Result<(), BuildError> {
-    let for_root = needed_by(recipe.boot.root);
-    let for_fetching = recipe.modules.clone().and(for_root.clone());
-    let carried = (recipe.mode() == BootMode::Carried && !for_root.is_empty()).then_some((MODULES, for_root));
-    for (name, wanted) in carried.into_iter().chain([(MODULES_FETCHED, for_fetching)]) {
+    for (name, wanted) in wanted(recipe) {
         let step = progress.step(format!("collect kernel modules: {name}"));
         let set = modules::select(root, release, &wanted)?;
         let segment = modules_segment(&set, compression).map_err(BuildError::Initramfs)?;
@@ -42,6 +39,18 @@ pub fn modules(
         ));
     }
     Ok(())
+}
+
+/// The name of each segment, and which modules are to be in it.
+fn wanted(recipe: &Recipe) -> Vec<(&'static str, ModuleSpec)> {
+    let for_root = needed_by(recipe.boot.root);
+    let for_fetching = || (MODULES_FETCHED, recipe.modules.clone().and(for_root.clone()));
+    match recipe.mode() {
+        BootMode::Failsafe => vec![],
+        BootMode::Discover => vec![(MODULES, recipe.modules.clone())],
+        BootMode::Carried if !for_root.is_empty() => vec![(MODULES, for_root.clone()), for_fetching()],
+        BootMode::Carried | BootMode::Fetched => vec![for_fetching()],
+    }
 }
 
 /// What init needs to mount such a root.

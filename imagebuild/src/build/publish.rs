@@ -217,6 +217,18 @@ mod tests {
     }
 
     #[test]
+    fn a_discover_image_has_drivers_and_no_root() {
+        let dir = draft();
+        let manifest = Manifest { root: None, ..manifest(BootMode::Discover, 4) };
+        let names = write_initramfs(dir.path(), &manifest, b"init", &Signing::default()).unwrap();
+        assert_eq!(names.iter().map(ArtifactName::as_str).collect::<Vec<_>>(), [INITRAMFS]);
+        let initramfs = fs::read(dir.path().join(INITRAMFS)).unwrap();
+        let members = members(initramfs.strip_prefix(b"initfor root").expect("init and modules come first"));
+        assert_eq!(members.keys().collect::<Vec<_>>(), ["bootnode", "bootnode/manifest.json"]);
+        assert_eq!(Manifest::parse(&members["bootnode/manifest.json"]).unwrap().mode, BootMode::Discover);
+    }
+
+    #[test]
     fn a_root_that_is_too_large_to_be_carried_is_refused_with_the_way_out() {
         let manifest = manifest(BootMode::Carried, 5 << 30);
         let error = write_initramfs(draft().path(), &manifest, b"init", &Signing::default()).unwrap_err();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use bootspec::ImageRef;
-use bootspec::manifest::{BootMode, Compression, FileSystemFormat};
+use bootspec::manifest::{Compression, FileSystemFormat};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -135,7 +135,7 @@ fn describe_build(path: &Path, request: &Request<'_>, plan: &Plan) -> Vec<(&'sta
         ("unchanged", json!(plan.unchanged)),
         ("mode", json!(recipe.mode())),
     ];
-    if recipe.mode() != BootMode::Failsafe {
+    if recipe.mode().has_root() {
         lines.push(("root", json!(describe_root(request))));
     }
     lines.extend(describe_contents(request.programs, request.signing));

@@ -7,7 +7,7 @@ use bootspec::cmdline::{KernelArg, ParseKernelArgError};
 use bootspec::manifest::{BootMode, Compression, FileSystemFormat};
 use serde::de::DeserializeOwned;
 
-use crate::modules::{COMMON_NICS_WORD, ModuleSpec};
+use crate::modules::{COMMON_NICS_WORD, COMMON_STORAGE_WORD, ModuleSpec};
 
 use super::compression::DEFAULT_CHUNK_BYTES;
 use super::wire::{self, PackageSourceType, SourceType};
@@ -20,6 +20,7 @@ const DEFAULT_FILE_MODE: u32 = 0o644;
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 const MAX_CHUNK_BYTES: u64 = 1 << 30;
 const NO_ROOT: &str = "has no meaning for a busybox source, whose image has no root file system";
+const DISCOVER_SOURCE: &str = "is discover, whose image has no root file system\nhint: make it from a source of type busybox, or boot this image with the node's mode set to discover";
 /// useradd(8) refuses longer names.
 const MAX_USER_NAME_BYTES: usize = 32;
 
@@ -92,7 +93,7 @@ impl At<'_> {
     fn recipe<S: WireSource>(&self, wire: wire::Recipe<S>, text: String) -> Result<Recipe, RecipeError> {
         let source = wire.source.check(self, "source")?;
         let boot = self.boot(wire.boot, &source)?;
-        let modules = self.modules(wire.initramfs, &source)?;
+        let modules = self.modules(wire.initramfs, boot.mode)?;
         let recipe = Recipe {
             name: wire.name,
             description: wire.description,
@@ -116,12 +117,12 @@ impl At<'_> {
         Ok(recipe)
     }
 
-    /// A failsafe image has no root that could hold packages, files or users.
+    /// Without a root there is nothing that could hold files or users. Packages can bring firmware for a discover image.
     fn check_busybox(&self, recipe: &Recipe) -> Result<(), RecipeError> {
         let Source::Busybox(_) = recipe.source else { return Ok(()) };
         let services = &recipe.services;
         let for_a_root = [
-            ("packages", recipe.packages.is_empty()),
+            ("packages", recipe.packages.is_empty() || recipe.mode() == BootMode::Discover),
             ("file", recipe.files.is_empty()),
             ("user", recipe.users.is_empty()),
             (
@@ -306,13 +307,15 @@ impl At<'_> {
 
     fn boot(&self, wire: wire::Boot, source: &Source) -> Result<BootSpec, RecipeError> {
         if let Source::Busybox(_) = source {
-            self.refuse(wire.mode, "boot.mode", NO_ROOT)?;
             self.refuse(wire.root, "boot.root", NO_ROOT)?;
         }
         let mode = match (source, wire.mode) {
-            (Source::Busybox(_), _) => BootMode::Failsafe,
+            (Source::Busybox(_), None) => BootMode::Failsafe,
+            (Source::Busybox(_), Some(wire::Mode::Discover)) => BootMode::Discover,
+            (Source::Busybox(_), Some(_)) => return Err(self.error("boot.mode", NO_ROOT)),
             (_, None | Some(wire::Mode::Carried)) => BootMode::Carried,
             (_, Some(wire::Mode::Fetched)) => BootMode::Fetched,
+            (_, Some(wire::Mode::Discover)) => return Err(self.error("boot.mode", DISCOVER_SOURCE)),
         };
         let root = match wire.root {
             None | Some(wire::RootKind::Tmpfs) => RootKind::Tmpfs,
@@ -322,13 +325,16 @@ impl At<'_> {
         Ok(BootSpec { mode, root, rollback_index: wire.rollback_index })
     }
 
-    fn modules(&self, wire: wire::Initramfs, source: &Source) -> Result<ModuleSpec, RecipeError> {
-        if let Source::Busybox(_) = source {
-            self.refuse(wire.modules, "initramfs.modules", NO_ROOT)?;
-            return Ok(ModuleSpec::default());
-        }
-        let common = || ModuleSpec::new([COMMON_NICS_WORD]).expect("the word is defined");
-        Ok(wire.modules.unwrap_or_else(common))
+    fn modules(&self, wire: wire::Initramfs, mode: BootMode) -> Result<ModuleSpec, RecipeError> {
+        let common: &[&str] = match mode {
+            BootMode::Failsafe => {
+                self.refuse(wire.modules, "initramfs.modules", NO_ROOT)?;
+                return Ok(ModuleSpec::default());
+            }
+            BootMode::Carried | BootMode::Fetched => &[COMMON_NICS_WORD],
+            BootMode::Discover => &[COMMON_NICS_WORD, COMMON_STORAGE_WORD],
+        };
+        Ok(wire.modules.unwrap_or_else(|| ModuleSpec::new(common).expect("the words are defined")))
     }
 
     /// What would have no effect must not look as if it had one.
@@ -539,6 +545,23 @@ mod tests {
         }
         let text = format!("packages = ['vim']\n{text}");
         assert!(parse(&text).unwrap_err().to_string().contains("packages"));
+    }
+
+    #[test]
+    fn a_discover_image_has_drivers_and_may_have_firmware() {
+        let text = "name = 'discover'\npackages = ['firmware-bnx2']\n[kernel]\npackage = 'linux-image-amd64'\n\
+                    [source]\ntype = 'busybox'\n[source.from]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
+        let recipe = parse(&format!("{text}[boot]\nmode = 'discover'")).unwrap();
+        assert_eq!(recipe.mode(), BootMode::Discover);
+        assert_eq!(recipe.packages, ["firmware-bnx2"]);
+        assert_eq!(recipe.modules, ModuleSpec::new(["common-nics", "common-storage"]).unwrap());
+        let recipe =
+            parse(&format!("{text}[boot]\nmode = 'discover'\n[initramfs]\nmodules = ['igb']")).unwrap();
+        assert_eq!(recipe.modules, ModuleSpec::new(["igb"]).unwrap());
+        let error =
+            parse(&format!("{text}[boot]\nmode = 'discover'\nroot = 'tmpfs'")).unwrap_err().to_string();
+        assert!(error.contains("boot.root"), "{error}");
+        check_rejected("[boot]\nmode = 'discover'", "hint: make it from a source of type busybox");
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Recipe {
     pub compression: CompressionSpec,
     /// How the image boots.
     pub boot: BootSpec,
-    /// Kernel modules that a node needs to fetch its root.
+    /// Kernel modules that a node needs to fetch its root, or to find out what it is made of.
     pub modules: ModuleSpec,
     /// The directory of the recipe file. Relative paths in the recipe start here.
     pub dir: PathBuf,
@@ -68,7 +68,7 @@ pub enum Source {
     Mmdebstrap(Mmdebstrap),
     /// Distributions made of RPM packages.
     Dnf(Dnf),
-    /// No root at all: a kernel for the failsafe shell. The source is where the kernel package comes from.
+    /// No root at all: a kernel for the failsafe shell or for discovery. The source is where the kernel package comes from.
     Busybox(PackageSource),
 }
 
@@ -333,7 +333,10 @@ mod tests {
     #[test]
     fn every_shipped_recipe_is_valid_and_named_like_its_directory() {
         let names = shipped_names(&[shipped_dir()]);
-        assert_eq!(names, ["debian-12-compute", "failsafe", "rocky-8-compute", "rocky-9-compute"]);
+        assert_eq!(
+            names,
+            ["debian-12-compute", "discover", "failsafe", "rocky-8-compute", "rocky-9-compute"]
+        );
         for name in names {
             let recipe = Recipe::read(&Recipe::find(&name, &[shipped_dir()]).unwrap()).unwrap();
             assert_eq!(recipe.name.as_str(), name);
@@ -344,7 +347,7 @@ mod tests {
     #[test]
     fn an_unknown_recipe_is_refused_with_the_names_there_are() {
         let error = Recipe::find("compute", &[shipped_dir()]).unwrap_err();
-        assert!(error.to_string().contains("debian-12-compute, failsafe"), "{error}");
+        assert!(error.to_string().contains("debian-12-compute, discover, failsafe"), "{error}");
     }
 
     #[test]

@@ -202,12 +202,13 @@ pub struct Initramfs {
     pub modules: Option<ModuleSpec>,
 }
 
-/// The modes that a recipe chooses from. That an image is failsafe follows from its source.
+/// The modes that a recipe chooses from. An image of a busybox source is failsafe unless it is for discovery.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     Carried,
     Fetched,
+    Discover,
 }
 
 #[derive(Clone, Copy, Deserialize)]

@@ -311,7 +311,7 @@ impl<'a> Download<'a> {
 }
 
 /// From 0 to 1, at random: the standard library seeds each of its hashers with random keys.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Which interface is said by `bootnode.mac=`; else the first on a live wire is taken, and the next if no DHCP server
 //! answers there. The address is that of `bootnode.address=`, or what DHCP gives. Left out: VLANs, bonds, IPv6, names (the
-//! sources are addresses), and the renewal of leases, which are longer than a boot.
+//! sources are addresses), and the renewal of leases by itself: they are longer than a boot ([`Network::renew`]).
 
 pub mod dhcp;
 mod interface;
@@ -58,6 +58,8 @@ pub struct Network {
     pub gateway: Option<Ipv4Addr>,
     /// The DHCP server that gave the address, if one did.
     pub dhcp_server: Option<Ipv4Addr>,
+    /// How long that server lets the address be used, if not for ever.
+    pub lease: Option<Duration>,
 }
 
 impl fmt::Display for Network {
@@ -224,20 +226,17 @@ fn configure(
     params: &BootParams,
     limits: Limits,
 ) -> Result<Network, NetworkError> {
-    let network = |address, gateway, dhcp_server| Network {
-        interface: interface.to_owned(),
-        mac,
-        address,
-        gateway,
-        dhcp_server,
-    };
+    let interface = interface.to_owned();
     let network = match params.address {
-        Some(address) => network(address, params.gateway, None),
+        Some(address) => {
+            Network { interface, mac, address, gateway: params.gateway, dhcp_server: None, lease: None }
+        }
         None => {
             kmsg::info(&format!("asking for an address by DHCP on {interface}"));
-            let Lease { address, gateway, server } = dhcp::acquire(interface, mac, limits.dhcp)?;
+            let Lease { address, gateway, server, duration } = dhcp::acquire(&interface, mac, limits.dhcp)?;
             // A gateway on the command line was chosen for this node; the lease's is for all.
-            network(address, params.gateway.or(gateway), Some(server))
+            let gateway = params.gateway.or(gateway);
+            Network { interface, mac, address, gateway, dhcp_server: Some(server), lease: duration }
         }
     };
     network.apply()?;
@@ -262,19 +261,33 @@ impl Network {
         add_gateway().map_err(refused(format!("set the gateway {gateway}")))
     }
 
+    /// Asks for an address anew, on the same interface, which keeps the one that it has until there is another.
+    pub fn renew(&self, params: &BootParams, limits: Limits) -> Result<Self, NetworkError> {
+        configure(&self.interface, self.mac, params, limits)
+    }
+
+    /// Takes the interface its address.
+    pub fn remove_address(&self) -> Result<(), NetworkError> {
+        sys::remove_address(&self.interface).map_err(|source| self.cannot("take back the address", source))
+    }
+
     /// Takes the interface its address and switches it off, as the image's own network configuration expects to find it:
     /// udev gives a new name only to an interface that is off (before Linux 6.2).
     pub fn down(&self) -> Result<(), NetworkError> {
-        let Self { interface, .. } = self;
-        let remove = || {
-            sys::remove_address(interface)?;
-            sys::set_up(interface, false)
-        };
-        remove().map_err(|source| NetworkError::Configure {
-            action: "take back the address".to_owned(),
-            interface: interface.clone(),
-            source,
-        })
+        self.remove_address()?;
+        sys::set_up(&self.interface, false).map_err(|source| self.cannot("switch off the link", source))
+    }
+
+    fn cannot(&self, action: &str, source: io::Error) -> NetworkError {
+        NetworkError::Configure { action: action.to_owned(), interface: self.interface.clone(), source }
+    }
+}
+
+/// Switches every interface on, so that each says whether it has a link.
+pub fn switch_all_on() {
+    for interface in interface::list() {
+        // One that cannot be switched on has no link, and its driver has said why in the kernel's log.
+        let _ = sys::set_up(&interface.name, true);
     }
 }
 

@@ -25,7 +25,7 @@ pub use words::{Param, tokenize};
 /// The `bootnode.*` parameters and `init=`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BootParams {
-    /// `bootnode.mode=carried|fetched|failsafe`: overrides the manifest.
+    /// `bootnode.mode=carried|fetched|failsafe|discover`: overrides the manifest.
     pub mode: Option<BootMode>,
     /// `bootnode.node=NAME`: becomes the host name.
     pub node: Option<NodeName>,

@@ -37,7 +37,7 @@ pub struct Manifest {
     pub kernel_args: Vec<KernelArg>,
     /// The files of this version in the store, by name.
     pub artifacts: BTreeMap<ArtifactName, Artifact>,
-    /// The root file system. Absent for failsafe images, which have no root.
+    /// The root file system. Absent for images of the modes failsafe and discover.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<Root>,
     /// Counts up when older images must not boot any more: init refuses an image below the least index it is told.
@@ -60,11 +60,20 @@ pub enum BootMode {
     Fetched,
     /// No root: a shell on every console.
     Failsafe,
+    /// No root: init tells bootserve what the machine is made of, and waits to be told what to do.
+    Discover,
+}
+
+impl BootMode {
+    /// Whether an image of this mode has a root file system.
+    pub const fn has_root(self) -> bool {
+        matches!(self, Self::Carried | Self::Fetched)
+    }
 }
 
 /// The text is not a boot mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a boot mode: expected carried, fetched or failsafe")]
+#[error("'{0}' is not a boot mode: expected carried, fetched, failsafe or discover")]
 pub struct ParseModeError(String);
 
 impl FromStr for BootMode {
@@ -75,6 +84,7 @@ impl FromStr for BootMode {
             "carried" => Ok(Self::Carried),
             "fetched" => Ok(Self::Fetched),
             "failsafe" => Ok(Self::Failsafe),
+            "discover" => Ok(Self::Discover),
             _ => Err(ParseModeError(s.to_owned())),
         }
     }
@@ -86,6 +96,7 @@ impl fmt::Display for BootMode {
             Self::Carried => "carried",
             Self::Fetched => "fetched",
             Self::Failsafe => "failsafe",
+            Self::Discover => "discover",
         })
     }
 }
@@ -196,13 +207,11 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        match (&self.root, self.mode) {
-            (None, BootMode::Carried | BootMode::Fetched) => {
-                Err(ManifestError::Mode(self.mode, "needs a root"))
-            }
-            (Some(_), BootMode::Failsafe) => Err(ManifestError::Mode(self.mode, "has no root")),
-            (Some(root), _) => root.check(),
-            (None, _) => Ok(()),
+        match (&self.root, self.mode.has_root()) {
+            (None, true) => Err(ManifestError::Mode(self.mode, "needs a root")),
+            (Some(_), false) => Err(ManifestError::Mode(self.mode, "has no root")),
+            (Some(root), true) => root.check(),
+            (None, false) => Ok(()),
         }
     }
 }
@@ -321,6 +330,16 @@ mod tests {
     #[test]
     fn mode_and_root_must_agree() {
         assert!(check_rejected(|m| m.root = None).contains("needs a root"));
-        assert!(check_rejected(|m| m.mode = BootMode::Failsafe).contains("has no root"));
+        for mode in [BootMode::Failsafe, BootMode::Discover] {
+            assert!(check_rejected(|m| m.mode = mode).contains("has no root"));
+        }
+    }
+
+    #[test]
+    fn modes_round_trip() {
+        for mode in [BootMode::Carried, BootMode::Fetched, BootMode::Failsafe, BootMode::Discover] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.to_string());
+        }
     }
 }

@@ -8,6 +8,7 @@ use smoltcp::wire::{DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress};
 
 const SUBNET_MASK: u8 = 1;
 const ROUTER: u8 = 3;
+const LEASE_TIME: u8 = 51;
 const MESSAGE_TYPE: u8 = 53;
 const SERVER_IDENTIFIER: u8 = 54;
 /// BOOTREPLY in the field `op`.
@@ -101,6 +102,8 @@ pub struct Reply {
     pub prefix_len: Option<u8>,
     /// The first of the routers.
     pub router: Option<Ipv4Addr>,
+    /// For how many seconds the address is given.
+    pub lease_s: Option<u32>,
 }
 
 impl Reply {
@@ -120,6 +123,9 @@ impl Reply {
             server: address(SERVER_IDENTIFIER),
             prefix_len: address(SUBNET_MASK).and_then(prefix_len),
             router: address(ROUTER),
+            lease_s: option(LEASE_TIME)
+                .and_then(|option| option.data.first_chunk().copied())
+                .map(u32::from_be_bytes),
         })
     }
 }
@@ -204,6 +210,7 @@ mod tests {
             Option4::ServerIdentifier(SERVER),
             Option4::SubnetMask(Ipv4Addr::new(255, 255, 254, 0)),
             Option4::Router(vec![SERVER, ADDRESS]),
+            Option4::AddressLeaseTime(7200),
         ]);
         let expected = Reply {
             kind: MessageType::Offer,
@@ -213,6 +220,7 @@ mod tests {
             server: Some(SERVER),
             prefix_len: Some(23),
             router: Some(SERVER),
+            lease_s: Some(7200),
         };
         assert_eq!(Reply::parse(&offer), Some(expected));
     }

@@ -18,6 +18,9 @@ const MAX_PAUSE_S: u32 = 8;
 /// So often a server is asked for what it has offered, before others are asked again.
 const MAX_REQUESTS: u32 = 4;
 
+/// RFC 2131 section 3.3.
+const FOR_EVER: u32 = u32::MAX;
+
 /// What a server has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -27,6 +30,8 @@ pub struct Lease {
     pub gateway: Option<Ipv4Addr>,
     /// Which server it was.
     pub server: Ipv4Addr,
+    /// How long the address may be used; none for ever.
+    pub duration: Option<Duration>,
 }
 
 /// A client that seeks an address.
@@ -149,6 +154,7 @@ fn lease(ack: &Reply, server: Ipv4Addr) -> Option<Lease> {
         address: address(ack)?,
         gateway: ack.router.filter(|router| !router.is_unspecified()),
         server,
+        duration: ack.lease_s.filter(|seconds| *seconds != FOR_EVER).map(|s| Duration::from_secs(s.into())),
     })
 }
 

@@ -48,6 +48,7 @@ impl Bench {
         reply.opts_mut().insert(DhcpOption::ServerIdentifier(server));
         reply.opts_mut().insert(DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)));
         reply.opts_mut().insert(DhcpOption::Router(vec![SERVER]));
+        reply.opts_mut().insert(DhcpOption::AddressLeaseTime(3600));
         reply
     }
 
@@ -70,7 +71,19 @@ fn four_messages_give_a_lease() {
     );
     let lease = bench.answer(v4::MessageType::Ack).unwrap();
     let address = "192.168.0.11/24".parse().unwrap();
-    assert_eq!(lease, Lease { address, gateway: Some(SERVER), server: SERVER });
+    let duration = Some(Duration::from_secs(3600));
+    assert_eq!(lease, Lease { address, gateway: Some(SERVER), server: SERVER, duration });
+}
+
+#[test]
+fn an_address_may_be_given_for_ever() {
+    let mut bench = Bench::new();
+    bench.transmit();
+    bench.answer(v4::MessageType::Offer);
+    bench.transmit();
+    let mut ack = bench.reply(v4::MessageType::Ack, SERVER);
+    ack.opts_mut().insert(DhcpOption::AddressLeaseTime(u32::MAX));
+    assert_eq!(bench.receive(&ack).unwrap().duration, None);
 }
 
 #[test]
