@@ -88,7 +88,8 @@ pub fn plan(
     let without_decoders = unpacked_bytes.saturating_add(RESERVE_BYTES);
     let need_bytes = without_decoders.saturating_add(root.decoder_bytes);
     let held_bytes = match supply {
-        Supply::Carried => root.compressed_bytes(),
+        // It is in memory, whatever the manifest says.
+        Supply::Carried => root.compressed_bytes().min(memory.total_bytes),
         Supply::Fetched => 0,
     };
     let have_bytes = memory.available_bytes.saturating_add(held_bytes);
@@ -208,7 +209,11 @@ mod tests {
 
     #[test]
     fn absurd_sizes_do_not_overflow() {
-        assert!(plan(MACHINE, &root(u64::MAX, 1), Supply::Carried, &BootParams::default(), CORES).is_err());
+        let plan = |root| plan(MACHINE, &root, Supply::Carried, &BootParams::default(), CORES);
+        assert!(plan(root(u64::MAX, 1)).is_err());
+        let mut compressed = RootArchive { inodes: u64::MAX, ..root(u64::MAX, 1) };
+        compressed.chunks[0].size_bytes = u64::MAX;
+        assert!(plan(compressed).is_err());
     }
 
     #[test]
