@@ -9,13 +9,14 @@ CARGO  := cargo
 STATIC := -C target-feature=+crt-static -C relocation-model=static
 TARGET := target/debug
 
-.PHONY: help setup build init lint demo test test-fast bench install clean
+.PHONY: help setup build init lint demo test test-fast bench fuzz install clean
 
 help:
 	@echo 'make demo                  set up, build everything, boot node-000 and node-001 diskless in qemu'
 	@echo 'make test                  set up, then run every check and test'
 	@echo 'make build                 build the programs into $(TARGET), and init into target/init'
 	@echo 'make bench [ONLY="NAME…"] [ROUNDS=3]  set up, then measure against the usual tools'
+	@echo 'make fuzz [SECONDS=60] [ONLY="NAME…"]   run the fuzz targets for so long each'
 	@echo 'make install PREFIX=DIR    install programs, init, recipes, example configuration [$(PREFIX)]'
 
 setup:
@@ -29,7 +30,9 @@ init:
 
 lint:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target -- -D warnings
 
 demo: setup
 	@$(MAKE) --no-print-directory build
@@ -51,6 +54,11 @@ test-fast:
 bench: setup
 	@$(MAKE) --no-print-directory build
 	BOOTNODE_BIN_DIR=$(CURDIR)/$(TARGET) $(CARGO) bench --profile init --package bootlab --bench peers -- $(ONLY) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# Not part of `make test`, which only checks that the targets compile: the instrumented build alone takes minutes.
+SECONDS ?= 60
+fuzz:
+	@fuzz/run $(SECONDS) $(ONLY)
 
 install:
 	$(CARGO) rustc -p init --bin init --profile init -- $(STATIC)

@@ -173,7 +173,8 @@ fn head(url: &Url, request: Request<'_>) -> String {
 }
 
 /// Reads up to and with the empty line.
-fn read_head(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+#[doc(hidden)]
+pub fn read_head(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut limited = reader.take(MAX_HEAD_BYTES);
     loop {
@@ -187,15 +188,17 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
     }
 }
 
+#[doc(hidden)]
 #[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: u16,
-    retry_after: Option<Duration>,
-    range: Option<Range>,
-    length: u64,
+pub struct Head {
+    pub status: u16,
+    pub retry_after: Option<Duration>,
+    pub range: Option<Range>,
+    pub length: u64,
 }
 
-fn parse_head(bytes: &[u8]) -> Result<Head, &'static str> {
+#[doc(hidden)]
+pub fn parse_head(bytes: &[u8]) -> Result<Head, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(bytes) {

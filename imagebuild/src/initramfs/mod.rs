@@ -10,7 +10,8 @@
 //! `initramfs.img` carries the root and so has all of them; `initramfs-fetched.img` has the first two.
 
 mod compression;
-mod newc;
+#[doc(hidden)]
+pub mod newc;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};

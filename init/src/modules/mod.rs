@@ -4,7 +4,8 @@
 //! come from the kernel command line, as modprobe(8) takes them: `mlx4_core.debug_level=1`. Left out: modprobe.d(5), and
 //! modules that the kernel asks for while it loads another one.
 
-mod alias;
+#[doc(hidden)]
+pub mod alias;
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -70,8 +71,10 @@ impl Modules {
         Ok(Self { dir: initramfs.join(MODULES_DIR), ..parsed })
     }
 
-    /// Lines that mean nothing are passed over.
-    fn parse(dep: &str, alias: &str, cmdline: &str) -> Self {
+    /// Modules by the contents of modules.dep and modules.alias, with the parameters on the kernel command line. Lines that
+    /// mean nothing are passed over.
+    #[doc(hidden)]
+    pub fn parse(dep: &str, alias: &str, cmdline: &str) -> Self {
         Self {
             modules: dep.lines().filter_map(parse_dep).collect(),
             aliases: alias.lines().filter_map(parse_alias).collect(),
@@ -112,7 +115,8 @@ impl Modules {
     }
 
     /// The modules that are to be loaded for a name or a kind of device, in this order. Some may stand there twice.
-    fn load_order(&self, wanted: &str) -> Vec<&str> {
+    #[doc(hidden)]
+    pub fn load_order(&self, wanted: &str) -> Vec<&str> {
         let find = |name: &str| self.modules.iter().find(|module| alias::is_same(&module.name, name));
         let modules: Vec<_> = match find(wanted) {
             Some(module) => vec![module],

@@ -8,7 +8,8 @@ mod dmi;
 mod interfaces;
 mod pci;
 mod processors;
-mod smbios;
+#[doc(hidden)]
+pub mod smbios;
 
 use std::path::Path;
 

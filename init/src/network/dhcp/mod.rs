@@ -1,7 +1,9 @@
 //! Asks for an address by DHCP (RFC 2131): the socket and the clock around [`client`], which knows the protocol.
 
-mod client;
-mod wire;
+#[doc(hidden)]
+pub mod client;
+#[doc(hidden)]
+pub mod wire;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
