@@ -146,20 +146,29 @@ fn unpack_root(
     report::phase(Phase::Unpack);
     let started = Instant::now();
     kmsg::info(&format!("unpacking {} chunks with {} threads", root.chunks.len(), budget.workers));
+    mounts::with_large_folios(target, || unpack_from(origin, root, target, budget.workers))?;
+    kmsg::info(&format!("unpacked {} inodes in {:.1} s", root.inodes, started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+fn unpack_from(
+    origin: Origin<'_>,
+    root: &RootArchive,
+    target: &Path,
+    workers: NonZeroUsize,
+) -> Result<(), BootError> {
     match origin {
         Origin::Initramfs => {
             let chunks = image::find_chunks(Path::new(INITRAMFS), root)?;
-            unpack(&Carried::new(&chunks, root), root, target, budget.workers)?;
+            Ok(unpack(&Carried::new(&chunks, root), root, target, workers)?)
         }
         Origin::Network(fetcher) => {
             let file = root.file.as_str();
             let pieces = root.pieces().collect();
             let stream = fetcher.stream(file, root.compressed_bytes(), pieces, READ_AHEAD_CHUNKS);
-            unpack(&Fetched::new(stream), root, target, budget.workers)?;
+            Ok(unpack(&Fetched::new(stream), root, target, workers)?)
         }
     }
-    kmsg::info(&format!("unpacked {} inodes in {:.1} s", root.inodes, started.elapsed().as_secs_f64()));
-    Ok(())
 }
 
 /// Mounts the file system image under a tmpfs.

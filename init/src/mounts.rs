@@ -5,7 +5,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, mount_remount, unmount};
+
+use crate::kmsg;
 
 /// A mount could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,25 @@ pub fn move_early(root: &Path) -> Result<(), MountError> {
 /// Mounts a tmpfs with `options`.
 pub fn mount_tmpfs(target: &Path, options: &str) -> Result<(), MountError> {
     mount_at(Path::new("rootfs"), target, "tmpfs", MountFlags::empty(), options)
+}
+
+/// Lets the tmpfs at `target` take memory in folios larger than a page while `work` writes to it, which halves what the
+/// kernel takes to write a file (tmpfs(5), `huge=`, of any size since Linux 6.14). No folio is larger than its file.
+/// Afterwards it takes pages again: in a file with holes that somebody else writes, folios would fill the holes with memory.
+pub fn with_large_folios<T>(target: &Path, work: impl FnOnce() -> T) -> T {
+    // Kernels may be built without them.
+    let large = set_huge(target, c"huge=within_size");
+    let done = work();
+    if large.is_ok()
+        && let Err(errno) = set_huge(target, c"huge=never")
+    {
+        kmsg::warn(&format!("cannot make {} take pages again: {errno}", target.display()));
+    }
+    done
+}
+
+fn set_huge(target: &Path, option: &CStr) -> Result<(), Errno> {
+    mount_remount(target, MountFlags::empty(), option)
 }
 
 /// Mounts the `file_system` on `device`, which is never written to.

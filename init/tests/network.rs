@@ -1,15 +1,16 @@
 //! Brings interfaces up in network namespaces: a virtual cable from the node to a peer that plays the boot server.
 //!
-//! Each test runs again as a process of its own, in namespaces that end with it (unshare(1)), so that /sys shows its
-//! interfaces and nothing is left behind. Needs root.
+//! Each test runs in namespaces of its own, so that /sys shows its interfaces and nothing is left behind. Needs root.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod isolated;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use bootspec::cmdline::BootParams;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
@@ -21,17 +22,14 @@ use init::network::{Limits, Network, NetworkError, up_within};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Set in the process that runs in the namespaces.
-const INSIDE: &str = "BOOTNODE_TEST_INSIDE";
 /// A /sys and a /run of their own; addresses are not checked against routes, as in an initramfs.
-const SETUP: &str = "set -e
+const SETUP: &str = "
     mount -t sysfs sysfs /sys
     mount -t tmpfs tmpfs /run
     mkdir /run/netns
     ip netns add peer
     ip -n peer link set lo up
-    echo 0 | tee /proc/sys/net/ipv4/conf/all/rp_filter > /proc/sys/net/ipv4/conf/default/rp_filter
-    exec \"$@\"";
+    echo 0 | tee /proc/sys/net/ipv4/conf/all/rp_filter > /proc/sys/net/ipv4/conf/default/rp_filter";
 
 const MAC: &str = "fc:ab:14:e8:66:01";
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -39,18 +37,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
 
 /// Runs `test`, whose name is `name`, in namespaces of its own.
 fn isolated(name: &str, test: impl FnOnce()) {
-    if env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let output = Command::new("unshare")
-        .args(["--net", "--mount", "--propagation", "private", "sh", "-c", SETUP, "sh"])
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("cannot run unshare(1), of util-linux");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && stdout.contains("1 passed"), "in the namespaces:\n{stdout}\n{stderr}");
+    isolated::isolated(name, SETUP, test);
 }
 
 fn ip(arguments: &str) -> String {
