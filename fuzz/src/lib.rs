@@ -13,7 +13,7 @@ pub fn extract_in_sandbox(tar: &[u8]) {
     let sandbox = sandbox();
     for existing in [Existing::Refuse, Existing::Replace] {
         sandbox.clear().expect("the root can be emptied");
-        let _ = extract(tar, &sandbox.root().expect("the root is there"), existing);
+        let _ = extract(&mut &*tar, &sandbox.root().expect("the root is there"), existing);
         sandbox.check();
     }
 }

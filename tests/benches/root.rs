@@ -95,7 +95,29 @@ pub fn make_empty(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
 }
 
-/// A directory on a tmpfs.
-pub fn in_memory() -> Result<tempfile::TempDir> {
-    tempfile::tempdir_in("/dev/shm").context("cannot make a directory on the tmpfs /dev/shm")
+/// A tmpfs of its own, which takes memory in large folios as the root of a node does while init unpacks it.
+pub struct Tmpfs {
+    target: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    pub fn mount() -> Result<Self> {
+        let target = tempfile::tempdir().context("cannot make a directory to mount a tmpfs at")?;
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "huge=within_size,size=90%", "bench"])
+            .arg(target.path()))?;
+        Ok(Self { target })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.target.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        if let Err(error) = run(Command::new("umount").arg("--lazy").arg(self.path())) {
+            eprintln!("{} stays mounted: {error:#}", self.path().display());
+        }
+    }
 }

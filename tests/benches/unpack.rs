@@ -12,7 +12,7 @@ use init::unpack::{Carried, unpack, unpacking_order};
 use serde_json::{Value, json};
 
 use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu};
-use crate::root::{Packed, in_memory};
+use crate::root::{Packed, Tmpfs};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -98,7 +98,7 @@ fn details(packed: &Packed, peer: Script, ours: &[Cost], peers: &[Cost]) -> Valu
 
 /// init's unpacking, with the chunks as files on a tmpfs, as the initramfs has them.
 fn unpack_ours(packed: &Packed, workers: usize) -> Result<Cost> {
-    let (chunks, target) = (in_memory()?, in_memory()?);
+    let (chunks, target) = (Tmpfs::mount()?, Tmpfs::mount()?);
     let bytes = fs::read(&packed.file)?;
     let mut paths: Vec<PathBuf> = Vec::new();
     for (index, piece) in packed.archive.pieces().enumerate() {
@@ -113,7 +113,7 @@ fn unpack_ours(packed: &Packed, workers: usize) -> Result<Cost> {
 }
 
 fn unpack_peer(packed: &Packed, script: Script) -> Result<Cost> {
-    let (source, target) = (in_memory()?, in_memory()?);
+    let (source, target) = (Tmpfs::mount()?, Tmpfs::mount()?);
     let copy = source.path().join("archive").with_extension(packed.file.extension().unwrap_or_default());
     fs::copy(&packed.file, &copy)?;
     Cost::of_command(Command::new("sh").args(["-ec", script, "sh"]).arg(&copy).arg(target.path()))

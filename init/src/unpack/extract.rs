@@ -4,7 +4,7 @@
 //! second entry sets their times again. Sparse files are GNU's format 1.0.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,14 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
-use tar::{Archive, Entry, EntryType};
+use tar::{EntryType, Header};
 
+use super::blocks::{Contents, contents, next_header, padding_bytes, skip};
 use super::metadata::{self, Creator, Metadata};
 use super::parents::{Parents, open_directory};
 use super::pax::{Extensions, Record};
 use super::sparse;
 
-const COPY_BYTES: usize = 128 * 1024;
 /// What is being made is nobody else's business until its owner and mode are set.
 const PRIVATE_DIRECTORY: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -68,34 +68,34 @@ pub enum Existing {
 }
 
 /// Extracts all entries of `tar` below `root`, and reads the stream to its end so that its decoder checks all of it.
-pub fn extract(tar: impl Read, root: &OwnedFd, existing: Existing) -> Result<(), ExtractError> {
-    let mut archive = Archive::new(tar);
+///
+/// Files are written out of the buffer of `tar`, nothing is copied before: 128 KiB are a good size.
+pub fn extract(tar: &mut dyn BufRead, root: &OwnedFd, existing: Existing) -> Result<(), ExtractError> {
     let creator = Creator { uid: geteuid(), gid: getegid() };
-    let mut extractor = Extractor {
-        root,
-        parents: Parents::new(root.as_fd()),
-        creator,
-        existing,
-        buffer: vec![0; COPY_BYTES],
-    };
+    let mut extractor = Extractor { root, parents: Parents::new(root.as_fd()), creator, existing };
     let mut extensions = Extensions::default();
-    // Raw, because the tar crate cuts PAX records at line feeds, which values may hold.
-    for entry in archive.entries().map_err(ExtractError::Archive)?.raw(true) {
-        let mut entry = entry.map_err(ExtractError::Archive)?;
-        let read = match entry.header().entry_type() {
-            EntryType::XHeader => extensions.read_records(&mut entry),
-            EntryType::GNULongName => extensions.read_long_name("path", &mut entry),
-            EntryType::GNULongLink => extensions.read_long_name("linkpath", &mut entry),
+    while let Some(header) = next_header(tar).map_err(ExtractError::Archive)? {
+        // Of the header alone: imagebuild writes lengths of any size there.
+        let size_bytes = header.entry_size().map_err(ExtractError::Archive)?;
+        let padding_bytes = padding_bytes(size_bytes);
+        let mut contents = contents(tar, size_bytes);
+        let read = match header.entry_type() {
+            EntryType::XHeader => extensions.read_records(&mut contents),
+            EntryType::GNULongName => extensions.read_long_name("path", &mut contents),
+            EntryType::GNULongLink => extensions.read_long_name("linkpath", &mut contents),
             // Comments on the archive as a whole.
             EntryType::XGlobalHeader => Ok(()),
             _ => {
-                extractor.create(entry, std::mem::take(&mut extensions).into_records())?;
+                let records = std::mem::take(&mut extensions).into_records();
+                extractor.create(&header, records, &mut contents)?;
                 Ok(())
             }
         };
         read.map_err(ExtractError::Archive)?;
+        let unread_bytes = contents.limit();
+        skip(tar, unread_bytes).and_then(|()| skip(tar, padding_bytes)).map_err(ExtractError::Archive)?;
     }
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ExtractError::Archive)?;
+    io::copy(tar, &mut io::sink()).map_err(ExtractError::Archive)?;
     Ok(())
 }
 
@@ -104,22 +104,26 @@ struct Extractor<'a> {
     parents: Parents<'a>,
     creator: Creator,
     existing: Existing,
-    buffer: Vec<u8>,
 }
 
 impl Extractor<'_> {
-    fn create(&mut self, entry: Entry<'_, impl Read>, records: Vec<Record>) -> Result<(), ExtractError> {
-        let metadata = Metadata::new(entry.header(), records)?;
-        if self.existing == Existing::Replace && entry.header().entry_type() != EntryType::Directory {
+    fn create(
+        &mut self,
+        header: &Header,
+        records: Vec<Record>,
+        contents: &mut Contents<'_>,
+    ) -> Result<(), ExtractError> {
+        let metadata = Metadata::new(header, records)?;
+        if self.existing == Existing::Replace && header.entry_type() != EntryType::Directory {
             self.remove(&metadata.path)?;
         }
-        match entry.header().entry_type() {
+        match header.entry_type() {
             EntryType::Directory => self.create_directory(&metadata),
-            EntryType::Regular => self.create_file(&metadata, entry),
+            EntryType::Regular => self.create_file(&metadata, contents),
             EntryType::Symlink => self.create_symlink(&metadata),
             EntryType::Link => self.create_hard_link(&metadata),
-            EntryType::Char => self.create_node(&metadata, FileType::CharacterDevice, device(&entry)?),
-            EntryType::Block => self.create_node(&metadata, FileType::BlockDevice, device(&entry)?),
+            EntryType::Char => self.create_node(&metadata, FileType::CharacterDevice, device(header)?),
+            EntryType::Block => self.create_node(&metadata, FileType::BlockDevice, device(header)?),
             EntryType::Fifo => self.create_node(&metadata, FileType::Fifo, 0),
             entry_type => Err(ExtractError::Type { path: metadata.path, entry_type }),
         }
@@ -147,11 +151,7 @@ impl Extractor<'_> {
         metadata.set_on(dir.as_fd()).map_err(failed("set the metadata of", &metadata.path))
     }
 
-    fn create_file(
-        &mut self,
-        metadata: &Metadata,
-        mut entry: Entry<'_, impl Read>,
-    ) -> Result<(), ExtractError> {
+    fn create_file(&mut self, metadata: &Metadata, contents: &mut Contents<'_>) -> Result<(), ExtractError> {
         let (parent, name) = self.parents.open(&metadata.path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // A third of all system calls would set what a new file has anyway.
@@ -160,28 +160,13 @@ impl Extractor<'_> {
         let fd = openat(parent.fd, name, flags, mode).map_err(failed("create", &metadata.path))?;
         let mut file = File::from(fd);
         let written = match metadata.sparse_bytes {
-            None => self.write(&mut entry, &mut file),
-            Some(size_bytes) => self.write_sparse(entry, &mut file, size_bytes),
+            None => write(contents, &mut file),
+            Some(size_bytes) => write_sparse(contents, &mut file, size_bytes),
         };
         let unwritable = |source| ExtractError::Io { action: "write", path: metadata.path.clone(), source };
         written.map_err(unwritable)?;
         let set = if is_plain { metadata.set_times_on(file.as_fd()) } else { metadata.set_on(file.as_fd()) };
         set.map_err(failed("set the metadata of", &metadata.path))
-    }
-
-    fn write(&mut self, entry: &mut Entry<'_, impl Read>, file: &mut File) -> io::Result<()> {
-        let written = copy(entry, file, &mut self.buffer)?;
-        if written == entry.size() {
-            Ok(())
-        } else {
-            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within the file"))
-        }
-    }
-
-    fn write_sparse(&mut self, entry: impl Read, file: &mut File, size_bytes: u64) -> io::Result<()> {
-        file.set_len(size_bytes)?;
-        let mut entry = BufReader::new(entry);
-        sparse::extract(&mut entry, file, size_bytes, |from, to| copy(from, to, &mut self.buffer))
     }
 
     fn create_symlink(&mut self, metadata: &Metadata) -> Result<(), ExtractError> {
@@ -223,25 +208,37 @@ fn link(metadata: &Metadata) -> Result<&[u8], ExtractError> {
 }
 
 /// The device number of a device node's entry.
-fn device(entry: &Entry<'_, impl Read>) -> Result<u64, ExtractError> {
-    let header = entry.header();
+fn device(header: &Header) -> Result<u64, ExtractError> {
     let number = |number: io::Result<Option<u32>>| Ok(number.map_err(ExtractError::Archive)?.unwrap_or(0));
     Ok(makedev(number(header.device_major())?, number(header.device_minor())?))
 }
 
-/// Copies all of `from`. Returns how much that was.
-fn copy(from: &mut impl Read, to: &mut impl Write, buffer: &mut [u8]) -> io::Result<u64> {
-    let mut copied = 0;
+fn write(contents: &mut Contents<'_>, file: &mut File) -> io::Result<()> {
+    copy(contents, file)?;
+    match contents.limit() {
+        0 => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within the file")),
+    }
+}
+
+fn write_sparse(contents: &mut Contents<'_>, file: &mut File, size_bytes: u64) -> io::Result<()> {
+    sparse::extract(contents, file, size_bytes, |from, to| copy(from, to))?;
+    // Last: within a longer file, a tmpfs with large folios would put memory into the holes.
+    file.set_len(size_bytes)
+}
+
+/// Copies all of `from`, out of its own buffer. Returns how much that was.
+fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<u64> {
+    let mut copied_bytes = 0;
     loop {
-        match from.read(buffer) {
-            Ok(0) => return Ok(copied),
-            Ok(length) => {
-                to.write_all(&buffer[..length])?;
-                copied += length as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        let length = match from.fill_buf() {
+            Ok([]) => return Ok(copied_bytes),
+            Ok(bytes) => to.write_all(bytes).map(|()| bytes.len())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
-        }
+        };
+        from.consume(length);
+        copied_bytes += length as u64;
     }
 }
 

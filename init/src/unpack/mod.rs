@@ -4,9 +4,10 @@
 //! directories (one chunk)  ->  entries (all threads)  ->  finish (one chunk)
 //! ```
 //! A chunk is verified as a whole before the first byte of it is decoded, so no byte of a damaged chunk becomes visible in
-//! the root, and decoded no further than the manifest says. Memory beside the root: a decoder and a copy buffer a thread,
+//! the root, and decoded no further than the manifest says. Memory beside the root: a decoder and two buffers a thread,
 //! and what [`source`] holds.
 
+mod blocks;
 mod extract;
 mod limit;
 mod metadata;
@@ -37,6 +38,8 @@ use crate::kmsg;
 use crate::threads::run_on;
 
 const READ_BYTES: usize = 256 * 1024;
+/// Files are written in parts of at most this size. More falls out of the processor's caches.
+const TAR_BYTES: usize = 128 * 1024;
 /// A decoder that asks for more is refused: the largest dictionary that any xz preset uses is half of it.
 const XZ_MEMORY_LIMIT_BYTES: u64 = 128 << 20;
 
@@ -89,11 +92,11 @@ pub fn unpack(
 }
 
 /// Extracts the plain `tar` over what is in the directory `target`.
-pub fn lay_over(tar: &[u8], target: &Path) -> Result<(), UnpackError> {
+pub fn lay_over(mut tar: &[u8], target: &Path) -> Result<(), UnpackError> {
     let _umask = Umask::clear();
     let target = open_target(target)?;
     let failed = |source| UnpackError::Extract { chunk: "the tar".to_owned(), source };
-    extract(tar, &target, Existing::Replace).map_err(failed)
+    extract(&mut tar, &target, Existing::Replace).map_err(failed)
 }
 
 struct Unpacker<'a, S> {
@@ -123,7 +126,8 @@ impl<S: ChunkSource> Unpacker<'_, S> {
         let (compression, tar_bytes) = (self.archive.compression, self.archive.chunks[index].tar_bytes);
         let decoded = decode(compression, chunk, |tar| {
             // Compressed, a terabyte of zeros is a small chunk.
-            extract(Limited::new(tar, tar_bytes), self.target, Existing::Refuse)
+            let tar = Limited::new(tar, tar_bytes);
+            extract(&mut BufReader::with_capacity(TAR_BYTES, tar), self.target, Existing::Refuse)
         });
         decoded.map_err(|source| UnpackError::Extract { chunk: chunk_path(index, compression), source })?;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,9 @@
 //! Directories of the root, opened step by step from its top so that no symbolic link, `..` or absolute name in an
 //! archive can lead out of it (the same as openat2's RESOLVE_BENEATH with RESOLVE_NO_SYMLINKS, on kernels before 5.6 too).
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
@@ -28,14 +29,15 @@ pub struct Parent<'a> {
     pub passes_its_group_on: bool,
 }
 
-/// The parents of entries. Entries come sorted, so the last parent is mostly the next one as well.
+/// The parents of entries. Entries come sorted, so the way to the next parent is mostly that to the last one, or begins
+/// as it does: the directories on it stay open.
 pub struct Parents<'a> {
     root: BorrowedFd<'a>,
-    last: Option<Opened>,
+    way: Vec<Opened>,
 }
 
 struct Opened {
-    path: PathBuf,
+    name: OsString,
     fd: OwnedFd,
     passes_its_group_on: bool,
 }
@@ -43,34 +45,48 @@ struct Opened {
 impl<'a> Parents<'a> {
     /// Parents below `root`.
     pub fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, last: None }
+        Self { root, way: Vec::new() }
     }
 
     /// The directory that `path`, relative to the root, lies in, and its name there.
     pub fn open<'p>(&mut self, path: &'p Path) -> Result<(Parent<'_>, &'p Path), ExtractError> {
-        let name = path.file_name().ok_or_else(|| ExtractError::Name(path.to_owned()))?;
-        let parent = path.parent().unwrap_or(Path::new(""));
-        if !path.components().all(|component| matches!(component, Component::Normal(_))) {
-            return Err(ExtractError::Name(path.to_owned()));
-        }
-        if self.last.as_ref().is_none_or(|last| last.path != parent) {
-            self.last = Some(self.walk(parent)?);
-        }
-        let Opened { fd, passes_its_group_on, .. } = self.last.as_ref().expect("it was opened above");
-        Ok((Parent { fd: fd.as_fd(), passes_its_group_on: *passes_its_group_on }, name.as_ref()))
-    }
-
-    fn walk(&self, parent: &Path) -> Result<Opened, ExtractError> {
+        let not_plain = || ExtractError::Name(path.to_owned());
+        let mut components = path.components();
+        let Some(Component::Normal(name)) = components.next_back() else { return Err(not_plain()) };
         let failed = |errno: Errno| ExtractError::Io {
             action: "open the directory",
-            path: parent.to_owned(),
+            path: components.as_path().to_owned(),
             source: errno.into(),
         };
-        let mut fd = open_directory(self.root, Path::new(".")).map_err(failed)?;
-        for component in parent {
-            fd = open_directory(fd.as_fd(), component.as_ref()).map_err(failed)?;
+        let mut depth = 0;
+        for component in components.clone() {
+            let Component::Normal(name) = component else { return Err(not_plain()) };
+            if self.way.get(depth).is_none_or(|opened| opened.name != name) {
+                self.way.truncate(depth);
+                let opened = self.enter(name).map_err(failed)?;
+                self.way.push(opened);
+            }
+            depth += 1;
         }
-        let mode = Mode::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode);
-        Ok(Opened { path: parent.to_owned(), fd, passes_its_group_on: mode.contains(Mode::SGID) })
+        self.way.truncate(depth);
+        let parent = match self.way.last() {
+            Some(opened) => Parent { fd: opened.fd.as_fd(), passes_its_group_on: opened.passes_its_group_on },
+            None => {
+                Parent { fd: self.root, passes_its_group_on: passes_its_group_on(self.root).map_err(failed)? }
+            }
+        };
+        Ok((parent, name.as_ref()))
     }
+
+    /// Opens `name` in the directory that the way has led to.
+    fn enter(&self, name: &OsStr) -> Result<Opened, Errno> {
+        let fd =
+            open_directory(self.way.last().map_or(self.root, |opened| opened.fd.as_fd()), name.as_ref())?;
+        let passes_its_group_on = passes_its_group_on(fd.as_fd())?;
+        Ok(Opened { name: name.to_owned(), fd, passes_its_group_on })
+    }
+}
+
+fn passes_its_group_on(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(Mode::from_raw_mode(fstat(directory)?.st_mode).contains(Mode::SGID))
 }

@@ -11,8 +11,8 @@ const BLOCK: u64 = 512;
 /// 20 digits and a line feed hold any 64-bit number.
 const MAX_LINE_BYTES: u64 = 21;
 
-/// Writes the data of the entry `from` to its places in `file`, which then is `size_bytes` long. `copy` copies so many
-/// bytes.
+/// Writes the data of the entry `from` to its places in `file`, which then is `size_bytes` long. `copy` copies all that
+/// it is given.
 pub fn extract<R: BufRead, W: Write + Seek>(
     from: &mut R,
     file: &mut W,
