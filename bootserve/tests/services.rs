@@ -69,7 +69,7 @@ fn the_mode_decides_what_a_node_loads_and_what_init_is_told() {
         expected("node-001", CARRIED_MAC, COMPUTE, "initramfs.img", &carried, 4)
     );
     let fetched = format!(
-        "bootnode.mode=fetched {} bootnode.source=http://SERVER/images/{COMPUTE},{MIRROR}/images/{COMPUTE} \
+        "bootnode.mode=fetched {} bootnode.image={COMPUTE} bootnode.source=http://SERVER/images/{COMPUTE},{MIRROR}/images/{COMPUTE} \
          bootnode.address=127.0.0.102/24 bootnode.gateway=127.0.0.254 bootnode.min_rollback_index=3",
         who("node-002", FETCHED_MAC)
     );

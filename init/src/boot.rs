@@ -82,7 +82,7 @@ fn boot_carried(manifest: &Manifest, params: &BootParams, trust: &Trust) -> Boot
 /// Fetches the image over the network, and boots it.
 fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
     let sources = params.source.clone().ok_or(BootError::NoSource)?;
-    report::begin(sources.image().as_ref(), params);
+    report::begin(params.image.as_ref(), params);
     report::phase(Phase::Network);
     let mut modules = Modules::read(Path::new(INITRAMFS))?;
     let network = network::up(params, &mut modules)?;

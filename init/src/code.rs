@@ -37,6 +37,8 @@ codes! {
     Kernel = "E-KERNEL",
     /// No trusted key has signed it.
     Signature = "E-SIGNATURE",
+    /// It is another image than was asked for.
+    OtherImage = "E-OTHERIMAGE",
     /// The image is older than may boot.
     Rollback = "E-ROLLBACK",
     /// There is no usable network card.

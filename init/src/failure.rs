@@ -90,6 +90,10 @@ const SIGNATURE: Kind = (
     Code::Signature,
     "sign the image (imagebuild build --sign-key) with a key that this initramfs trusts, or boot an image that is; if it was signed so, find out who has changed it",
 );
+const OTHER_IMAGE: Kind = (
+    Code::OtherImage,
+    "look at what lies below each URL of bootnode.source=: a mirror has another image there; copy it again. Or correct bootnode.image=",
+);
 const ROLLBACK: Kind = (
     Code::Rollback,
     "boot a newer version of the image, or lower the least rollback index if this one is meant",
@@ -168,6 +172,7 @@ fn image_kind(error: &ImageError) -> Kind {
 
 fn trust_kind(error: &TrustError) -> Kind {
     match error {
+        TrustError::OtherImage { .. } => OTHER_IMAGE,
         TrustError::Rollback { .. } => ROLLBACK,
         TrustError::Read { .. } | TrustError::Key { .. } | TrustError::Index(_) => IMAGE,
         TrustError::Signature { .. } => SIGNATURE,

@@ -86,7 +86,7 @@ fn check(json: &[u8], signature: Option<&[u8]>, trust: &Trust) -> Result<Manifes
     let signature = signature.map(String::from_utf8_lossy);
     trust.check("the image's manifest", json, signature.as_deref())?;
     let manifest = Manifest::parse(json).map_err(ImageError::Manifest)?;
-    trust.check_rollback(&manifest)?;
+    trust.check_image(&manifest)?;
     Ok(manifest)
 }
 

@@ -165,7 +165,7 @@ pub fn send_ready() -> Result<(), SendError> {
     };
     if !report_path().exists() {
         println!(
-            "bootnode-report: init left no record (the kernel command line has no bootnode.mac=, or a bootnode.source= that does not end in NAME/VERSION), nothing to do"
+            "bootnode-report: init left no record (the kernel command line lacks bootnode.mac=, or bootnode.image= in fetched mode), nothing to do"
         );
         return Ok(());
     }

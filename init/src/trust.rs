@@ -1,9 +1,10 @@
-//! What may boot: the public keys of the initramfs, and the least rollback index.
+//! What may boot: the public keys of the initramfs, the least rollback index, and the image that is asked for.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bootspec::ImageRef;
 use bootspec::cmdline::BootParams;
 use bootspec::initramfs::{KEYS_DIR, MIN_ROLLBACK_INDEX};
 use bootspec::manifest::Manifest;
@@ -42,6 +43,14 @@ pub enum TrustError {
         #[source]
         source: SignatureError,
     },
+    /// It is another one than `bootnode.image=` asks for. The signature of a manifest does not tell for whom it was made.
+    #[error("found the image {found}, and the kernel command line asks for bootnode.image={wanted}")]
+    OtherImage {
+        /// What the manifest says that it is.
+        found: ImageRef,
+        /// What it should be.
+        wanted: ImageRef,
+    },
     /// It is older than it may be.
     #[error("{image} has rollback index {found}, and the least that may boot is {least}")]
     Rollback {
@@ -54,19 +63,21 @@ pub enum TrustError {
     },
 }
 
-/// The keys and the index.
+/// The keys, the index, and what is asked for.
 #[derive(Debug)]
 pub struct Trust {
     keys: Vec<TrustedKey>,
+    image: Option<ImageRef>,
     min_rollback_index: u64,
 }
 
 impl Trust {
-    /// Reads both from the initramfs at `initramfs`. The kernel command line can raise the index and not lower it.
+    /// Reads keys and index from the initramfs at `initramfs`. The kernel command line can raise the index and not lower it.
     pub fn read(initramfs: &Path, params: &BootParams) -> Result<Self, TrustError> {
         let least = read_index(&initramfs.join(MIN_ROLLBACK_INDEX))?;
         let keys = read_keys(&initramfs.join(KEYS_DIR))?;
-        Ok(Self { keys, min_rollback_index: least.max(params.min_rollback_index.unwrap_or(0)) })
+        let min_rollback_index = least.max(params.min_rollback_index.unwrap_or(0));
+        Ok(Self { keys, image: params.image.clone(), min_rollback_index })
     }
 
     /// Whether nothing boots unsigned.
@@ -84,8 +95,11 @@ impl Trust {
         verify(document, signature, &self.keys).map_err(|source| TrustError::Signature { what, source })
     }
 
-    /// Checks that the image is not older than it may be.
-    pub fn check_rollback(&self, manifest: &Manifest) -> Result<(), TrustError> {
+    /// Checks that the image is the one that is asked for, and not older than it may be.
+    pub fn check_image(&self, manifest: &Manifest) -> Result<(), TrustError> {
+        if let Some(wanted) = self.image.as_ref().filter(|wanted| **wanted != manifest.image) {
+            return Err(TrustError::OtherImage { found: manifest.image.clone(), wanted: wanted.clone() });
+        }
         let (found, least) = (manifest.rollback_index, self.min_rollback_index);
         if found >= least {
             return Ok(());

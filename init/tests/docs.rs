@@ -67,6 +67,7 @@ fn every_parameter() -> BootParams {
         mac: Some("fc:ab:14:e8:66:02".parse().unwrap()),
         boot: Some(BootId::new(1)),
         report: Some("http://192.168.0.1".parse().unwrap()),
+        image: Some("compute/1".parse().unwrap()),
         source: Some("http://192.168.0.1/images/compute/1".parse().unwrap()),
         address: Some("192.168.0.101/24".parse().unwrap()),
         gateway: Some("192.168.0.1".parse().unwrap()),

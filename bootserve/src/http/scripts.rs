@@ -188,6 +188,7 @@ async fn boot_params(
             attempt: app.events.attempts(mac).await?,
             // Always: there is no manifest in this initramfs that would say it.
             mode: Some(BootMode::Fetched),
+            image: Some(image.manifest.image.clone()),
             source: Some(sources(&app.config, mac, &image.manifest.image)),
             address: address(app, mac, assignment).await?,
             // Where DHCP is asked, its answer says the same.

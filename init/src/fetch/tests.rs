@@ -1,6 +1,8 @@
 //! Fetching from servers that misbehave.
 
 use super::*;
+use crate::code::Code;
+use crate::failure::BootError;
 use crate::image::{ImageError, fetch_manifest};
 use crate::trust::Trust;
 use bootspec::cmdline::BootParams;
@@ -233,27 +235,47 @@ fn time_that_the_receiver_takes_is_not_counted_against_the_server() {
     assert_eq!(server.offsets(), [0, 200]);
 }
 
-#[test]
-fn a_mirror_whose_manifest_is_damaged_is_left_for_the_next() {
-    let good = format!(
-        r#"{{"format": {FORMAT}, "image": "c/1", "architecture": "x86_64", "kernel_release": "6.1", "mode": "failsafe",
+/// The manifest of an image without a root.
+fn manifest(image: &str) -> Vec<u8> {
+    let json = format!(
+        r#"{{"format": {FORMAT}, "image": "{image}", "architecture": "x86_64", "kernel_release": "6.1", "mode": "failsafe",
             "kernel_args": [], "artifacts": {{}}, "build": {{"inputs": "{}", "tool": "", "host": "", "time_unix": 0}}}}"#,
         "0".repeat(64)
     );
+    json.into_bytes()
+}
+
+/// The image whose manifest is fetched from these mirrors, for a node whose kernel command line has `params`.
+fn fetch_image(servers: &[&Server], params: &str) -> Result<String, ImageError> {
+    let trust = Trust::read(Path::new("/nonexistent"), &BootParams::parse(params).0).unwrap();
+    let sources: Vec<_> = servers.iter().map(|server| server.source.as_str()).collect();
+    let fetcher = Fetcher::with_patience(sources.join(",").parse().unwrap(), TIMEOUTS, PATIENCE);
+    fetch_manifest(&fetcher, &trust).map(|manifest| manifest.image.to_string())
+}
+
+#[test]
+fn a_mirror_whose_manifest_is_damaged_is_left_for_the_next() {
     let damaged = Server::start(b"{}", vec![Answer::Well]);
     let away = Server::start(b"", vec![Answer::Status("404 Not Found")]);
-    let well = Server::start(good.as_bytes(), vec![Answer::Well]);
-    let trust = Trust::read(Path::new("/nonexistent"), &BootParams::default()).unwrap();
-    let fetch = |servers: &[&Server]| {
-        let sources: Vec<_> = servers.iter().map(|server| server.source.as_str()).collect();
-        let fetcher = Fetcher::with_patience(sources.join(",").parse().unwrap(), TIMEOUTS, PATIENCE);
-        fetch_manifest(&fetcher, &trust).map(|manifest| manifest.image.to_string())
-    };
-    assert_eq!(fetch(&[&damaged, &away, &well]).unwrap(), "c/1");
-    let error = fetch(&[&away, &damaged]).unwrap_err();
+    let well = Server::start(&manifest("c/1"), vec![Answer::Well]);
+    assert_eq!(fetch_image(&[&damaged, &away, &well], "").unwrap(), "c/1");
+    let error = fetch_image(&[&away, &damaged], "").unwrap_err();
     assert!(matches!(error, ImageError::Manifest(_)), "{error}");
-    let error = fetch(&[&away, &away]).unwrap_err();
+    let error = fetch_image(&[&away, &away], "").unwrap_err();
     assert!(matches!(error, ImageError::Fetch(FetchError::Refused { .. })), "{error}");
+}
+
+#[test]
+fn a_mirror_that_has_another_image_than_is_asked_for_is_left_for_the_next() {
+    let start = |image| Server::start(&manifest(image), vec![Answer::Well]);
+    let (other_name, other_version, well) = (start("d/2"), start("c/1"), start("c/2"));
+    let fetched = fetch_image(&[&other_name, &other_version, &well], "bootnode.image=c/2");
+    assert_eq!(fetched.unwrap(), "c/2");
+    let error = fetch_image(&[&other_name, &other_version], "bootnode.image=c/2").unwrap_err();
+    let text = "found the image c/1, and the kernel command line asks for bootnode.image=c/2";
+    assert_eq!(error.to_string(), text);
+    assert_eq!(BootError::from(error).code(), Code::OtherImage);
+    assert_eq!(fetch_image(&[&other_name], "").unwrap(), "d/2", "nothing is asked for");
 }
 
 #[test]

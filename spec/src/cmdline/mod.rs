@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::event::BootId;
 use crate::mac::MacAddr;
 use crate::manifest::BootMode;
-use crate::store::NodeName;
+use crate::store::{ImageRef, NodeName};
 
 pub use kernel_arg::{KernelArg, ParseKernelArgError};
 pub use values::{BaseUrl, InitPath, InterfaceAddress, Mpol, OnFailure, RootSize, Sources};
@@ -35,6 +35,8 @@ pub struct BootParams {
     pub boot: Option<BootId>,
     /// `bootnode.report=URL`: base URL of the bootserve that wants to hear of the boot.
     pub report: Option<BaseUrl>,
+    /// `bootnode.image=NAME/VERSION`: the one image that may boot, and that reports are about before its manifest is there.
+    pub image: Option<ImageRef>,
     /// `bootnode.source=URL[,URL…]`: where the image's files are, on each of the mirrors, in fetched mode.
     pub source: Option<Sources>,
     /// `bootnode.address=ADDRESS/PREFIX`: the address to fetch with; by default DHCP is asked.
@@ -111,6 +113,7 @@ impl BootParams {
             "mac" => self.mac = Some(parse(value)?),
             "boot" => self.boot = Some(parse(value)?),
             "report" => self.report = Some(parse(value)?),
+            "image" => self.image = Some(parse(value)?),
             "source" => self.source = Some(parse(value)?),
             "address" => self.address = Some(parse(value)?),
             "gateway" => self.gateway = Some(parse(value)?),
@@ -156,6 +159,7 @@ impl fmt::Display for BootParams {
         out.option("bootnode.mac", &self.mac)?;
         out.option("bootnode.boot", &self.boot)?;
         out.option("bootnode.report", &self.report)?;
+        out.option("bootnode.image", &self.image)?;
         out.option("bootnode.source", &self.source)?;
         out.option("bootnode.address", &self.address)?;
         out.option("bootnode.gateway", &self.gateway)?;
@@ -199,7 +203,7 @@ mod tests {
         let (params, errors) = BootParams::parse(
             "console=ttyS0 bootnode.mode=failsafe bootnode.node=node-001 bootnode.mac=fc-ab-14-e8-66-02 \
              bootnode.boot=0000000000000001 bootnode.report=http://192.168.0.1 \
-             bootnode.source=http://192.168.0.1/images/c/1,http://10.0.0.1 bootnode.address=192.168.0.11/24 \
+             bootnode.image=c/1 bootnode.source=http://192.168.0.1/images/c/1,http://10.0.0.1 bootnode.address=192.168.0.11/24 \
              bootnode.gateway=192.168.0.254 bootnode.min_rollback_index=3 bootnode.root_size=4096M \
              bootnode.root_inodes=100 bootnode.root_mpol=bind:0-1 bootnode.workers=3 bootnode.on-failure=shell \
              bootnode.failure_delay=5 bootnode.attempt=2 init=/bin/sh -- ignored",
@@ -207,6 +211,7 @@ mod tests {
         assert_eq!(errors, []);
         assert_eq!(params.mode, Some(BootMode::Failsafe));
         assert_eq!(params.root_size, Some(RootSize::Bytes(4096 << 20)));
+        assert_eq!(params.image, "c/1".parse().ok());
         assert_eq!(params.source.as_ref().unwrap().urls().len(), 2);
         assert_eq!(params.address.unwrap().netmask(), Ipv4Addr::new(255, 255, 255, 0));
         assert_eq!(params.on_failure, OnFailure::Shell);
@@ -249,6 +254,7 @@ mod tests {
                 mac: mac.map(MacAddr::new),
                 boot: boot.map(BootId::new),
                 report: boot.map(|_| "http://10.0.0.1:8080".parse().unwrap()),
+                image: boot.map(|_| "compute/v1".parse().unwrap()),
                 source: boot.map(|_| "http://10.0.0.1/a,http://10.0.0.2/a".parse().unwrap()),
                 address: boot.map(|_| "10.0.0.7/16".parse().unwrap()),
                 gateway: boot.map(|_| Ipv4Addr::new(10, 0, 0, 1)),

@@ -4,8 +4,6 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use crate::store::ImageRef;
-
 /// What init does when a boot fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
@@ -103,15 +101,6 @@ impl Sources {
     /// The mirrors, the preferred one first. There is at least one.
     pub fn urls(&self) -> &[BaseUrl] {
         &self.0
-    }
-}
-
-impl Sources {
-    /// Which image they have, if they end as bootserve's URLs do: `…/NAME/VERSION`.
-    pub fn image(&self) -> Option<ImageRef> {
-        let mut components = self.0[0].0.rsplit('/');
-        let (version, name) = (components.next()?, components.next()?);
-        format!("{name}/{version}").parse().ok()
     }
 }
 
@@ -231,10 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_say_which_image_and_which_file() {
-        let sources: Sources = "http://10.0.0.1:8080/images/compute/v1,http://10.0.0.2".parse().unwrap();
-        assert_eq!(sources.image(), "compute/v1".parse().ok());
-        assert_eq!("http://10.0.0.1".parse::<Sources>().unwrap().image(), None);
+    fn urls_say_which_file() {
         let url: BaseUrl = "http://10.0.0.1/overlays/n1.tar".parse().unwrap();
         assert_eq!(url.split_file(), Some(("http://10.0.0.1/overlays".parse().unwrap(), "n1.tar".into())));
         assert_eq!("http://10.0.0.1".parse::<BaseUrl>().unwrap().split_file(), None);
