@@ -1,7 +1,8 @@
-//! What a recipe adds to its packages, in this order: files, users with their SSH keys, services, scripts; then
-//! bootnode's own report unit, and cleaning.
+//! What a recipe adds to its packages, in this order: files, users with their SSH keys, services; bootnode's own report
+//! unit; scripts; then cleaning.
 //!
-//! Files come first because they may be what later steps read (`/etc/skel`, `/etc/login.defs`, units to enable).
+//! Files come first because they may be what later steps read (`/etc/skel`, `/etc/login.defs`, units to enable). Scripts
+//! come last because they may go over all that is there: label it for SELinux, for instance.
 //! Everything happens with the root as `/`, so that links in it lead nowhere else.
 
 mod accounts;
@@ -76,8 +77,12 @@ pub fn apply(recipe: &Recipe, tools: &Tools, init_binary: &Path, step: &Step) ->
     files::write(&recipe.files, tools)?;
     users::apply(&recipe.users, tools, step)?;
     services::apply(&recipe.services, tools, step)?;
+    let reports = report::install(init_binary, tools, step)?;
     scripts::run(&recipe.scripts, tools, step)?;
-    report::install(init_binary, tools, step)?;
+    // A script may have brought systemd with it.
+    if !reports && !report::install(init_binary, tools, step)? {
+        step.note("no systemd in the image: it will not report when it is ready");
+    }
     clean::clean(recipe, tools)
 }
 
@@ -95,4 +100,72 @@ pub fn summary(recipe: &Recipe) -> String {
 /// Names the path inside the root on which an action failed.
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> CustomiseError + 'a {
     move |source| CustomiseError::File { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Progress;
+    use crate::sandbox::Sandbox;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A root with a shell and a systemctl that notes what it is asked for.
+    fn make_root(root: &Path) {
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+        for applet in ["sh", "ls", "cp", "cat"] {
+            symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        write_program(&root.join("bin/systemctl"), "#!/bin/sh\necho $@ >> /calls\n");
+    }
+
+    fn write_program(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// Customises the root as a recipe with this script says.
+    fn customise(root: &Path, script: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = dir.path().join("recipe.toml");
+        let text = "name = 'x'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
+        fs::write(&recipe, format!("{text}[[script]]\nname = 's'\nrun = '''{script}'''\n")).unwrap();
+        let init = dir.path().join("init");
+        fs::write(&init, "init").unwrap();
+        let tools = Tools::new(Sandbox::new(root), &dir.path().join("log")).unwrap();
+        let progress = Progress::quiet();
+        apply(&Recipe::read(&recipe).unwrap(), &tools, &init, &progress.step("customise")).unwrap();
+    }
+
+    #[test]
+    fn scripts_see_all_that_the_image_will_have() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        make_root(dir.path());
+        let seen = "ls /usr/lib/bootnode /usr/lib/systemd/system > /seen; cat /calls >> /seen";
+        customise(dir.path(), seen);
+        let seen = fs::read_to_string(dir.path().join("seen")).unwrap();
+        for what in ["bootnode-report\n", "bootnode-report.service\n", "enable bootnode-report.service\n"] {
+            assert!(seen.contains(what), "no {what:?} in {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_script_may_bring_systemd() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        make_root(dir.path());
+        fs::rename(dir.path().join("bin/systemctl"), dir.path().join("late")).unwrap();
+        customise(dir.path(), "cp /late /bin/systemctl");
+        assert!(dir.path().join("usr/lib/bootnode/bootnode-report").exists());
+        let calls = fs::read_to_string(dir.path().join("calls")).unwrap();
+        assert_eq!(calls, "enable bootnode-report.service\n");
+    }
 }

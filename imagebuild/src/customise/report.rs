@@ -26,11 +26,11 @@ ExecStart=/usr/lib/bootnode/bootnode-report
 WantedBy=multi-user.target
 ";
 
-/// Installs and enables it. An image without systemd has nothing that would start it, so it gets nothing.
-pub fn install(init_binary: &Path, tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
+/// Installs and enables it, and says whether it did: an image without systemd has nothing that would start it, and gets
+/// nothing.
+pub fn install(init_binary: &Path, tools: &Tools, step: &Step) -> Result<bool, CustomiseError> {
     if !tools.root_has(SYSTEMCTL)? {
-        step.note("no systemd in the image: it will not report when it is ready");
-        return Ok(());
+        return Ok(false);
     }
     let mut program = File::open(init_binary)
         .map_err(|source| CustomiseError::Host { path: init_binary.to_owned(), source })?;
@@ -38,7 +38,8 @@ pub fn install(init_binary: &Path, tools: &Tools, step: &Step) -> Result<(), Cus
         put(Path::new(PROGRAM), &mut program, 0o755)?;
         put(Path::new(UNIT_PATH), &mut UNIT_TEXT.as_bytes(), 0o644)
     })??;
-    systemctl("enable", &[UNIT.to_owned()], tools, step)
+    systemctl("enable", &[UNIT.to_owned()], tools, step)?;
+    Ok(true)
 }
 
 fn put(path: &Path, content: &mut dyn std::io::Read, mode: u32) -> Result<(), CustomiseError> {
