@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fmt, fs, io};
 
+use bootspec::initramfs::MAX_OVERLAY_BYTES;
 use bootspec::store::SIGNATURE_SUFFIX;
 use serde::Serialize;
 
@@ -175,12 +176,8 @@ fn overlay_problems(config: &Config, path: &Path) -> Vec<String> {
                         .to_owned(),
                 );
             }
-            if file.len() > overlay::MAX_TAR_BYTES {
-                problems.push(format!(
-                    "has {} bytes, at most {} are sent",
-                    file.len(),
-                    overlay::MAX_TAR_BYTES
-                ));
+            if file.len() > MAX_OVERLAY_BYTES {
+                problems.push(format!("has {} bytes, at most {} are sent", file.len(), MAX_OVERLAY_BYTES));
             }
         }
         Err(error) => problems.push(format!("cannot be read: {error}")),

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use bootspec::cmdline::BootParams;
 use bootspec::manifest::{Manifest, Piece, Root};
-use init::memory::{Memory, Supply, plan, plan_overlay};
+use init::memory::{Addition, Memory, Supply, plan, plan_overlay};
 use libfuzzer_sys::fuzz_target;
 
 const MACHINE: Memory = Memory { total_bytes: 1 << 40, available_bytes: 1 << 39 };
@@ -17,12 +17,12 @@ fuzz_target!(|data: &[u8]| {
     let carried = manifest.carried();
     assert_eq!(Manifest::parse(carried.to_json().as_bytes()).ok(), Some(carried));
 
-    let params = BootParams::default();
+    let (params, addition) = (BootParams::default(), Addition::default());
     match &manifest.root {
         Some(root @ Root::Archive(archive)) => {
             check_pieces(archive.pieces(), root.file_bytes());
             for supply in [Supply::Carried, Supply::Fetched] {
-                if let Ok(budget) = plan(MACHINE, archive, supply, &params, NonZeroUsize::MIN) {
+                if let Ok(budget) = plan(MACHINE, archive, supply, addition, &params, NonZeroUsize::MIN) {
                     assert_eq!(budget.workers, NonZeroUsize::MIN);
                 }
             }
@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
         Some(root @ Root::FileSystem(image)) => {
             check_pieces(image.pieces(), root.file_bytes());
             for supply in [Supply::Carried, Supply::Fetched] {
-                let _ = plan_overlay(MACHINE, image, supply, &params);
+                let _ = plan_overlay(MACHINE, image, supply, addition, &params);
             }
         }
         None => {}

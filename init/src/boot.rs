@@ -13,7 +13,7 @@ use bootspec::manifest::{BootMode, Manifest, Root, RootArchive, RootFileSystem};
 
 use crate::failure::{self, BootError, BootResult};
 use crate::fetch::Fetcher;
-use crate::memory::{self, Memory, Supply};
+use crate::memory::{self, Addition, Memory, Supply};
 use crate::modules::Modules;
 use crate::network::{self, Network};
 use crate::node_overlay::{self, NodeOverlay};
@@ -72,8 +72,10 @@ fn boot_carried(manifest: &Manifest, params: &BootParams, trust: &Trust) -> Boot
     kmsg::info(&format!("image {}, carried by the initramfs", manifest.image));
     image::check_kernel(manifest)?;
     let mut modules = Modules::read(Path::new(INITRAMFS))?;
-    make_root(manifest, Origin::Initramfs, params, &mut modules)?;
-    complete_root(node_overlay::read(Path::new(INITRAMFS))?, params, trust)?;
+    let node_overlay = node_overlay::take(Path::new(INITRAMFS), trust)?;
+    let addition = node_overlay.as_ref().map(NodeOverlay::addition).unwrap_or_default();
+    make_root(manifest, Origin::Initramfs, addition, params, &mut modules)?;
+    complete_root(node_overlay, params)?;
     report::phase(Phase::SwitchRoot);
     report::save();
     switch_root(Path::new(NEW_ROOT), params)
@@ -92,8 +94,8 @@ fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
     let manifest = image::fetch_manifest(&fetcher, trust)?;
     kmsg::info(&format!("image {}, fetched", manifest.image));
     image::check_kernel(&manifest)?;
-    make_root(&manifest, Origin::Network(&fetcher), params, &mut modules)?;
-    complete_root(node_overlay::fetch(params, trust)?, params, trust)?;
+    make_root(&manifest, Origin::Network(&fetcher), Addition::default(), params, &mut modules)?;
+    complete_root(node_overlay::fetch(params, trust)?, params)?;
     report::phase(Phase::SwitchRoot);
     report::save();
     leave_network(&network);
@@ -118,18 +120,19 @@ impl Origin<'_> {
     }
 }
 
-/// Makes the root file system at [`NEW_ROOT`].
+/// Makes the root file system at [`NEW_ROOT`], with room for `addition`.
 fn make_root(
     manifest: &Manifest,
     origin: Origin<'_>,
+    addition: Addition,
     params: &BootParams,
     modules: &mut Modules,
 ) -> Result<(), BootError> {
     let memory = memory::read().map_err(|error| BootError::Proc("/proc/meminfo", error))?;
     match &manifest.root {
         None => Err(BootError::NoRoot(manifest.image.clone())),
-        Some(Root::Archive(root)) => unpack_root(root, origin, params, memory),
-        Some(Root::FileSystem(root)) => overlay_root(root, origin, params, memory, modules),
+        Some(Root::Archive(root)) => unpack_root(root, origin, addition, params, memory),
+        Some(Root::FileSystem(root)) => overlay_root(root, origin, addition, params, memory, modules),
     }
 }
 
@@ -137,11 +140,12 @@ fn make_root(
 fn unpack_root(
     root: &RootArchive,
     origin: Origin<'_>,
+    addition: Addition,
     params: &BootParams,
     memory: Memory,
 ) -> Result<(), BootError> {
     let target = Path::new(NEW_ROOT);
-    let budget = memory::plan(memory, root, origin.supply(), params, cores())?;
+    let budget = memory::plan(memory, root, origin.supply(), addition, params, cores())?;
     mounts::mount_tmpfs(target, &budget.tmpfs_options)?;
     report::phase(Phase::Unpack);
     let started = Instant::now();
@@ -175,11 +179,12 @@ fn unpack_from(
 fn overlay_root(
     root: &RootFileSystem,
     origin: Origin<'_>,
+    addition: Addition,
     params: &BootParams,
     memory: Memory,
     modules: &mut Modules,
 ) -> Result<(), BootError> {
-    let upper_options = memory::plan_overlay(memory, root, origin.supply(), params)?;
+    let upper_options = memory::plan_overlay(memory, root, origin.supply(), addition, params)?;
     report::phase(Phase::Unpack);
     let image = match origin {
         Origin::Initramfs => overlay_root::open_carried(Path::new(INITRAMFS), root, cores())?,
@@ -191,14 +196,10 @@ fn overlay_root(
 }
 
 /// Lays the node's own files over the root, and sees that there is an init to hand over to.
-fn complete_root(
-    node_overlay: Option<NodeOverlay>,
-    params: &BootParams,
-    trust: &Trust,
-) -> Result<(), BootError> {
+fn complete_root(node_overlay: Option<NodeOverlay>, params: &BootParams) -> Result<(), BootError> {
     let root = Path::new(NEW_ROOT);
     if let Some(node_overlay) = node_overlay {
-        node_overlay.apply(root, trust)?;
+        node_overlay.apply(root)?;
     }
     Ok(check_init(root, params.init_path())?)
 }

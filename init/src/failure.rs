@@ -228,6 +228,10 @@ fn node_overlay_kind(error: &NodeOverlayError) -> Kind {
             ),
             kind => kind,
         },
+        NodeOverlayError::TooLarge { .. } => (
+            Code::NodeOverlay,
+            "put what is alike on many nodes into an image, and leave it out of the overlay",
+        ),
         NodeOverlayError::Read { .. } | NodeOverlayError::Url(_) => {
             (Code::NodeOverlay, "check the node's overlay in the configuration of bootserve")
         }

@@ -12,6 +12,7 @@ use bootspec::cmdline::{BootParams, RootSize};
 use bootspec::manifest::{RootArchive, RootFileSystem};
 
 const MIB: u64 = 1 << 20;
+const PAGE_BYTES: u64 = 4096;
 /// A tmpfs inode and its directory entry, in kernel memory.
 const INODE_BYTES: u64 = 1024;
 /// What the image's own init needs beside the root to come up at all.
@@ -51,6 +52,29 @@ pub enum Supply {
     Fetched,
 }
 
+/// What is laid over the root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addition {
+    /// Its files, each rounded up to pages.
+    pub page_rounded_bytes: u64,
+    /// Its files, directories and links.
+    pub inodes: u64,
+}
+
+impl Addition {
+    /// Adds an object of `size_bytes`.
+    pub fn add(&mut self, size_bytes: u64) {
+        let rounded = size_bytes.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX);
+        self.page_rounded_bytes = self.page_rounded_bytes.saturating_add(rounded);
+        self.inodes = self.inodes.saturating_add(1);
+    }
+}
+
+/// What files and inodes take in a tmpfs.
+fn tmpfs_bytes(page_rounded_bytes: u64, inodes: u64) -> u64 {
+    page_rounded_bytes.saturating_add(inodes.saturating_mul(INODE_BYTES))
+}
+
 /// How the memory is to be used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -76,15 +100,18 @@ fn parse(text: &str) -> Option<Memory> {
     Some(Memory { total_bytes: field("MemTotal")?, available_bytes: field("MemAvailable")? })
 }
 
-/// Checks that the unpacked root fits, and divides what there is.
+/// Checks that the unpacked root fits with what is laid over it, and divides what there is.
 pub fn plan(
     memory: Memory,
     root: &RootArchive,
     supply: Supply,
+    addition: Addition,
     params: &BootParams,
     cores: NonZeroUsize,
 ) -> Result<Budget, TooLittle> {
-    let unpacked_bytes = root.page_rounded_bytes.saturating_add(root.inodes.saturating_mul(INODE_BYTES));
+    let inodes = root.inodes.saturating_add(addition.inodes);
+    let page_rounded_bytes = root.page_rounded_bytes.saturating_add(addition.page_rounded_bytes);
+    let unpacked_bytes = tmpfs_bytes(page_rounded_bytes, inodes);
     let without_decoders = unpacked_bytes.saturating_add(RESERVE_BYTES);
     let need_bytes = without_decoders.saturating_add(root.decoder_bytes);
     let held_bytes = match supply {
@@ -101,27 +128,30 @@ pub fn plan(
     let workers = wanted.get().min(root.chunks.len()).min(usize::try_from(affordable).unwrap_or(usize::MAX));
     Ok(Budget {
         workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
-        tmpfs_options: tmpfs_options(memory, params, unpacked_bytes, root.inodes),
+        tmpfs_options: tmpfs_options(memory, params, unpacked_bytes, inodes),
     })
 }
 
-/// Checks that the file system image fits, and gives the mount options of the tmpfs above it.
+/// Checks that the file system image fits with what is laid over it, and gives the mount options of the tmpfs above it.
 pub fn plan_overlay(
     memory: Memory,
     root: &RootFileSystem,
     supply: Supply,
+    addition: Addition,
     params: &BootParams,
 ) -> Result<String, TooLittle> {
     let image_bytes = match supply {
         Supply::Carried => 0,
         Supply::Fetched => root.size_bytes,
     };
-    let (need_bytes, have_bytes) = (image_bytes.saturating_add(RESERVE_BYTES), memory.available_bytes);
+    let added_bytes = tmpfs_bytes(addition.page_rounded_bytes, addition.inodes);
+    let need_bytes = image_bytes.saturating_add(added_bytes).saturating_add(RESERVE_BYTES);
+    let have_bytes = memory.available_bytes;
     if have_bytes < need_bytes {
         return Err(TooLittle { need_bytes, have_bytes, total_bytes: memory.total_bytes });
     }
     let left = Memory { total_bytes: memory.total_bytes.saturating_sub(root.size_bytes), ..memory };
-    Ok(tmpfs_options(left, params, 0, 0))
+    Ok(tmpfs_options(left, params, added_bytes, addition.inodes))
 }
 
 /// By default the root may grow over half of the memory that it does not take itself, and may have as many inodes more
@@ -132,7 +162,7 @@ fn tmpfs_options(memory: Memory, params: &BootParams, unpacked_bytes: u64, unpac
         Some(RootSize::Percent(percent)) => memory.total_bytes / 100 * u64::from(percent),
         None => unpacked_bytes + memory.total_bytes.saturating_sub(unpacked_bytes) / 2,
     };
-    let inodes = params.root_inodes.unwrap_or(unpacked_inodes + size_bytes / 4096);
+    let inodes = params.root_inodes.unwrap_or(unpacked_inodes + size_bytes / PAGE_BYTES);
     let policy = params.root_mpol.as_ref().map_or(String::new(), |policy| format!(",mpol={policy}"));
     format!("mode=755,size={size_bytes},nr_inodes={inodes}{policy}")
 }
@@ -144,6 +174,7 @@ mod tests {
     use bootspec::manifest::{Chunk, Compression, Stage};
 
     const MACHINE: Memory = Memory { total_bytes: 1000 * MIB, available_bytes: 500 * MIB };
+    const NONE: Addition = Addition { page_rounded_bytes: 0, inodes: 0 };
     const CORES: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 
     fn root(unpacked_bytes: u64, chunks: usize) -> RootArchive {
@@ -168,7 +199,7 @@ mod tests {
     fn check_workers(unpacked_mib: u64, chunks: usize, params: &str, expected: usize) {
         let (params, _) = BootParams::parse(params);
         let budget =
-            plan(MACHINE, &root(unpacked_mib * MIB, chunks), Supply::Carried, &params, CORES).unwrap();
+            plan(MACHINE, &root(unpacked_mib * MIB, chunks), Supply::Carried, NONE, &params, CORES).unwrap();
         assert_eq!(budget.workers.get(), expected);
     }
 
@@ -183,7 +214,7 @@ mod tests {
 
     #[test]
     fn too_little_memory_says_what_is_needed_and_what_there_is() {
-        let plan = |supply| plan(MACHINE, &root(700 * MIB, 20), supply, &BootParams::default(), CORES);
+        let plan = |supply| plan(MACHINE, &root(700 * MIB, 20), supply, NONE, &BootParams::default(), CORES);
         let error = plan(Supply::Carried).unwrap_err();
         assert!(error.to_string().contains("need 742 MiB, have 700 MiB"), "{error}");
         // What is fetched gives no memory back.
@@ -200,7 +231,8 @@ mod tests {
             block_bytes: MIB,
             blocks: Vec::new(),
         };
-        let plan = |size_mib, supply| plan_overlay(MACHINE, &image(size_mib), supply, &BootParams::default());
+        let plan =
+            |size_mib, supply| plan_overlay(MACHINE, &image(size_mib), supply, NONE, &BootParams::default());
         assert_eq!(plan(400, Supply::Fetched).unwrap(), "mode=755,size=314572800,nr_inodes=76800");
         assert!(plan(600, Supply::Carried).is_ok());
         let error = plan(600, Supply::Fetched).unwrap_err();
@@ -209,18 +241,47 @@ mod tests {
 
     #[test]
     fn absurd_sizes_do_not_overflow() {
-        let plan = |root| plan(MACHINE, &root, Supply::Carried, &BootParams::default(), CORES);
-        assert!(plan(root(u64::MAX, 1)).is_err());
+        let plan =
+            |root, addition| plan(MACHINE, &root, Supply::Carried, addition, &BootParams::default(), CORES);
+        assert!(plan(root(u64::MAX, 1), NONE).is_err());
         let mut compressed = RootArchive { inodes: u64::MAX, ..root(u64::MAX, 1) };
         compressed.chunks[0].size_bytes = u64::MAX;
-        assert!(plan(compressed).is_err());
+        assert!(plan(compressed, NONE).is_err());
+        assert!(plan(root(MIB, 1), Addition { page_rounded_bytes: u64::MAX, inodes: u64::MAX }).is_err());
+    }
+
+    #[test]
+    fn what_is_laid_over_the_root_must_fit_as_well() {
+        let addition = Addition { page_rounded_bytes: 60 * MIB, inodes: 1024 };
+        let params = BootParams::default();
+        let archive = root(640 * MIB, 20);
+        let budget = plan(MACHINE, &archive, Supply::Carried, NONE, &params, CORES).unwrap();
+        assert_eq!(budget.workers.get(), 3);
+        let error = plan(MACHINE, &archive, Supply::Carried, addition, &params, CORES).unwrap_err();
+        assert!(error.to_string().contains("need 743 MiB, have 700 MiB"), "{error}");
+        // The limit of the tmpfs grows by what is sure to be written.
+        let budget = plan(MACHINE, &root(MIB, 1), Supply::Carried, addition, &params, CORES).unwrap();
+        let unpacked = 63 * MIB;
+        let size = unpacked + (MACHINE.total_bytes - unpacked) / 2;
+        let expected = format!("mode=755,size={size},nr_inodes={}", 2 * 1024 + size / 4096);
+        assert_eq!(budget.tmpfs_options, expected);
+        let image = RootFileSystem {
+            file: "rootfs.squashfs".parse().unwrap(),
+            format: bootspec::manifest::FileSystemFormat::Squashfs,
+            size_bytes: 420 * MIB,
+            block_bytes: MIB,
+            blocks: Vec::new(),
+        };
+        assert!(plan_overlay(MACHINE, &image, Supply::Fetched, NONE, &params).is_ok());
+        let error = plan_overlay(MACHINE, &image, Supply::Fetched, addition, &params).unwrap_err();
+        assert!(error.to_string().contains("need 513 MiB, have 500 MiB"), "{error}");
     }
 
     #[test]
     fn tmpfs_options_follow_the_parameters() {
         let line = "bootnode.root_size=50% bootnode.root_inodes=7 bootnode.root_mpol=interleave";
         let budget =
-            plan(MACHINE, &root(MIB, 1), Supply::Carried, &BootParams::parse(line).0, CORES).unwrap();
+            plan(MACHINE, &root(MIB, 1), Supply::Carried, NONE, &BootParams::parse(line).0, CORES).unwrap();
         assert_eq!(budget.tmpfs_options, "mode=755,size=524288000,nr_inodes=7,mpol=interleave");
     }
 

@@ -1,22 +1,20 @@
-//! A node's own files: a tar of at most [`MAX_BYTES`] that is laid over the root before its init starts. What it names
-//! replaces what is there, with its own owner and mode.
+//! A node's own files: a tar of at most [`MAX_OVERLAY_BYTES`] that is laid over the root before its init starts. What it
+//! names replaces what is there, with its own owner and mode.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bootspec::cmdline::{BaseUrl, BootParams, Sources};
-use bootspec::initramfs::{OVERLAY, OVERLAY_SIGNATURE};
-use bootspec::store::SIGNATURE_SUFFIX;
+use bootspec::initramfs::{MAX_OVERLAY_BYTES, OVERLAY, OVERLAY_SIGNATURE};
+use bootspec::store::{MAX_SIGNATURE_BYTES, SIGNATURE_SUFFIX};
+use tar::{Archive, EntryType};
 
 use crate::fetch::{FetchError, Fetcher};
 use crate::kmsg;
+use crate::memory::Addition;
 use crate::trust::{Trust, TrustError};
 use crate::unpack::{self, UnpackError};
-
-/// It is in memory as a whole while it is applied.
-const MAX_BYTES: u64 = 64 << 20;
-const MAX_SIGNATURE_BYTES: u64 = 4096;
 
 /// The overlay cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +27,14 @@ pub enum NodeOverlayError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// It rides in the initramfs and is larger than any that is fetched.
+    #[error("{path} has more than {limit} bytes")]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+        /// The most that it may have.
+        limit: u64,
     },
     /// The URL names no file.
     #[error("the overlay's URL {0} does not end in the name of a file")]
@@ -44,16 +50,21 @@ pub enum NodeOverlayError {
     Extract(#[source] UnpackError),
 }
 
-/// A tar and its signature.
+/// A tar that is trusted.
 pub struct NodeOverlay {
     tar: Vec<u8>,
-    signature: Option<Vec<u8>>,
 }
 
-/// Reads the overlay that the boot server added to the initramfs, if it did.
-pub fn read(initramfs: &Path) -> Result<Option<NodeOverlay>, NodeOverlayError> {
-    let Some(tar) = read_if_there(&initramfs.join(OVERLAY))? else { return Ok(None) };
-    Ok(Some(NodeOverlay { tar, signature: read_if_there(&initramfs.join(OVERLAY_SIGNATURE))? }))
+/// Takes the overlay that the boot server added to the initramfs out of it, if there is one, so that it is in memory once.
+pub fn take(initramfs: &Path, trust: &Trust) -> Result<Option<NodeOverlay>, NodeOverlayError> {
+    let path = initramfs.join(OVERLAY);
+    let Some(tar) = read_if_there(&path, MAX_OVERLAY_BYTES)? else { return Ok(None) };
+    let signature = read_if_there(&initramfs.join(OVERLAY_SIGNATURE), MAX_SIGNATURE_BYTES)?;
+    let node_overlay = NodeOverlay::verify(tar, signature.as_deref(), trust)?;
+    if let Err(error) = fs::remove_file(&path) {
+        kmsg::warn(&format!("cannot remove {}: {error}", path.display()));
+    }
+    Ok(Some(node_overlay))
 }
 
 /// Fetches the overlay of `bootnode.overlay=`, if there is one.
@@ -61,38 +72,66 @@ pub fn fetch(params: &BootParams, trust: &Trust) -> Result<Option<NodeOverlay>, 
     let Some(url) = &params.overlay else { return Ok(None) };
     let (dir, name) = url.split_file().ok_or_else(|| NodeOverlayError::Url(url.clone()))?;
     let fetcher = Fetcher::new(Sources::from(dir), params.fetch_timeout);
-    let tar = fetcher.document(&name, MAX_BYTES).map_err(NodeOverlayError::Fetch)?;
+    let tar = fetcher.document(&name, MAX_OVERLAY_BYTES).map_err(NodeOverlayError::Fetch)?;
     let signature = if trust.wants_signatures() {
         let name = format!("{name}{SIGNATURE_SUFFIX}");
         fetcher.document_if_there(&name, MAX_SIGNATURE_BYTES).map_err(NodeOverlayError::Fetch)?
     } else {
         None
     };
-    Ok(Some(NodeOverlay { tar, signature }))
+    NodeOverlay::verify(tar, signature.as_deref(), trust).map(Some)
 }
 
 impl NodeOverlay {
-    /// Verifies the overlay and lays it over `root`.
-    pub fn apply(&self, root: &Path, trust: &Trust) -> Result<(), NodeOverlayError> {
-        let signature = self.signature.as_deref().map(String::from_utf8_lossy);
-        trust.check("the node's overlay", &self.tar, signature.as_deref())?;
+    fn verify(tar: Vec<u8>, signature: Option<&[u8]>, trust: &Trust) -> Result<Self, NodeOverlayError> {
+        let signature = signature.map(String::from_utf8_lossy);
+        trust.check("the node's overlay", &tar, signature.as_deref())?;
+        Ok(Self { tar })
+    }
+
+    /// What it adds to the root at most. Of a tar that is damaged, what lies before the damage: extracting it says the rest.
+    pub fn addition(&self) -> Addition {
+        let mut addition = Addition::default();
+        let mut archive = Archive::new(&*self.tar);
+        for entry in archive.entries().into_iter().flat_map(|entries| entries.raw(true)).map_while(Result::ok)
+        {
+            match entry.header().entry_type() {
+                EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink => {}
+                _ => addition.add(entry.size()),
+            }
+        }
+        addition
+    }
+
+    /// Lays it over `root`.
+    pub fn apply(&self, root: &Path) -> Result<(), NodeOverlayError> {
         kmsg::info(&format!("applying the node's overlay of {} bytes", self.tar.len()));
         unpack::lay_over(&self.tar, root).map_err(NodeOverlayError::Extract)
     }
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, NodeOverlayError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(NodeOverlayError::Read { path: path.to_owned(), source }),
+fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, NodeOverlayError> {
+    let failed = |source| NodeOverlayError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    // The kernel says how long it is, so that no more is allocated than it takes.
+    let length = file.metadata().map_err(failed)?.len();
+    if length > limit {
+        return Err(NodeOverlayError::TooLarge { path: path.to_owned(), limit });
     }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use bootspec::diagnosis::explain;
+    use proptest::prelude::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
 
@@ -115,7 +154,7 @@ mod tests {
     }
 
     fn apply(tar: Vec<u8>, root: &Path) -> Result<(), NodeOverlayError> {
-        NodeOverlay { tar, signature: None }.apply(root, &no_keys())
+        NodeOverlay { tar }.apply(root)
     }
 
     #[test]
@@ -154,11 +193,45 @@ mod tests {
     #[test]
     fn the_overlay_in_the_initramfs_need_not_be_there() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(read(dir.path()).unwrap().is_none());
+        assert!(take(dir.path(), &no_keys()).unwrap().is_none());
         fs::create_dir(dir.path().join("bootnode")).unwrap();
         fs::write(dir.path().join(OVERLAY), "tar").unwrap();
-        fs::write(dir.path().join(OVERLAY_SIGNATURE), "signature").unwrap();
-        let overlay = read(dir.path()).unwrap().unwrap();
-        assert_eq!((overlay.tar, overlay.signature), (b"tar".to_vec(), Some(b"signature".to_vec())));
+        let overlay = take(dir.path(), &no_keys()).unwrap().unwrap();
+        assert_eq!(overlay.tar, b"tar");
+        assert!(!dir.path().join(OVERLAY).exists(), "it is in memory twice");
+    }
+
+    #[test]
+    fn an_overlay_in_the_initramfs_is_no_larger_than_one_that_is_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bootnode")).unwrap();
+        let set_length = |name, length| File::create(dir.path().join(name)).unwrap().set_len(length).unwrap();
+        set_length(OVERLAY, MAX_OVERLAY_BYTES + 1);
+        let error = take(dir.path(), &no_keys()).err().unwrap().to_string();
+        assert!(error.contains("bootnode/overlay.tar has more than 67108864 bytes"), "{error}");
+        set_length(OVERLAY, 10);
+        set_length(OVERLAY_SIGNATURE, MAX_SIGNATURE_BYTES + 1);
+        let error = take(dir.path(), &no_keys()).err().unwrap().to_string();
+        assert!(error.contains("bootnode/overlay.tar.minisig has more than 4096 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_an_overlay_adds_is_counted_in_pages_and_inodes() {
+        let long = "x".repeat(150);
+        let overlay = NodeOverlay { tar: tar(&[("etc/key", 0o600), (&long, 0o644)]) };
+        // Beside the files "." and "etc".
+        assert_eq!(overlay.addition(), Addition { page_rounded_bytes: 2 * 4096, inodes: 4 });
+        let damaged = NodeOverlay { tar: overlay.tar[..1000].to_vec() };
+        assert!(damaged.addition().inodes < 4);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_counted_without_panic(damage in 0usize..2048, byte: u8, cut in 0usize..4096) {
+            let mut tar = tar(&[("key", 0o600)]);
+            tar.truncate(cut);
+            tar.iter_mut().skip(damage).take(1).for_each(|old| *old = byte);
+            let _ = NodeOverlay { tar }.addition();
+        }
     }
 }

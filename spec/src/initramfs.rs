@@ -21,6 +21,9 @@ pub const KEYS_DIR: &str = "bootnode/keys";
 pub const MIN_ROLLBACK_INDEX: &str = "bootnode/min-rollback-index";
 /// A tar of the node's own files, laid over the root: boot servers add it as a further segment.
 pub const OVERLAY: &str = "bootnode/overlay.tar";
+/// The largest tar of a node's own files, carried or fetched: the node holds it in memory as a whole, and what is as large
+/// as this belongs into an image.
+pub const MAX_OVERLAY_BYTES: u64 = 64 << 20;
 /// Signature of [`OVERLAY`].
 pub const OVERLAY_SIGNATURE: &str = "bootnode/overlay.tar.minisig";
 /// Directory of the root archive's chunks.

@@ -17,6 +17,8 @@ use crate::manifest::BootMode;
 pub const MANIFEST: &str = "manifest.json";
 /// What the name of a file's signature (in minisign's format) has behind the name of the file.
 pub const SIGNATURE_SUFFIX: &str = ".minisig";
+/// A larger file is no signature: those of minisign have some 300 bytes.
+pub const MAX_SIGNATURE_BYTES: u64 = 4096;
 /// File name of the signature of [`MANIFEST`], if the image is signed.
 pub const MANIFEST_SIGNATURE: &str = "manifest.json.minisig";
 /// File name of the kernel.

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bootspec::cmdline::BaseUrl;
-use bootspec::store::{NodeName, SIGNATURE_SUFFIX};
+use bootspec::initramfs::MAX_OVERLAY_BYTES;
+use bootspec::store::{MAX_SIGNATURE_BYTES, NodeName, SIGNATURE_SUFFIX};
 use tokio::fs::{self, File};
 use tokio::io::AsyncReadExt;
 
@@ -25,10 +26,6 @@ use crate::events::EventLog;
 
 /// Where nodes find overlays on this server.
 pub const HTTP_PREFIX: &str = "/overlays";
-/// A larger file is refused: it would be held in the node's memory twice, and belongs into an image.
-pub const MAX_TAR_BYTES: u64 = 64 << 20;
-/// init takes no larger one; those of minisign have some 300 bytes.
-pub const MAX_SIGNATURE_BYTES: u64 = 4096;
 /// What the name of a tar has behind the name of its node.
 pub const TAR_SUFFIX: &str = ".tar";
 /// The same, of the segment.
@@ -100,7 +97,7 @@ pub fn node_of(file_name: &str) -> Option<NodeName> {
 /// Opens the overlay of `node`, if there is one in `dir`.
 pub async fn open(dir: &Path, node: &NodeName) -> Result<Option<Overlay>, OverlayError> {
     let path = tar_path(dir, node);
-    let Some((tar, metadata)) = open_file(&path, MAX_TAR_BYTES).await? else { return Ok(None) };
+    let Some((tar, metadata)) = open_file(&path, MAX_OVERLAY_BYTES).await? else { return Ok(None) };
     let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
     let etag = format!("\"{:x}-{:x}-{seconds:x}.{nanoseconds:x}\"", metadata.ino(), metadata.len());
     let signature = read_signature(&dir.join(format!("{node}{TAR_SUFFIX}{SIGNATURE_SUFFIX}"))).await?;
@@ -207,9 +204,9 @@ mod tests {
         };
         check("node-001.tar is not a regular file").await;
         std::fs::remove_dir(&path).unwrap();
-        std::fs::File::create(&path).unwrap().set_len(MAX_TAR_BYTES + 1).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(MAX_OVERLAY_BYTES + 1).unwrap();
         check("has 67108865 bytes, at most 67108864").await;
-        std::fs::File::create(&path).unwrap().set_len(MAX_TAR_BYTES).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(MAX_OVERLAY_BYTES).unwrap();
         std::fs::write(dir.path().join("node-001.tar.minisig"), vec![b'x'; 20_000]).unwrap();
         check("node-001.tar.minisig has 20000 bytes").await;
         std::fs::remove_file(dir.path().join("node-001.tar.minisig")).unwrap();
