@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use minisign::KeyPair;
 
 use super::SigningError;
-use super::trust::key_id;
+use super::trust::{key_id, read_key};
 use crate::file_error::{FileError, failed};
 
 const PUBLIC: &str = "bootnode.pub";
@@ -29,6 +29,8 @@ pub struct KeyFiles {
 
 /// Makes a pair in `dir`, which is made if need be. Existing keys are never overwritten.
 pub fn keygen(dir: &Path, password: Option<String>) -> Result<KeyFiles, SigningError> {
+    let (public, secret) = (dir.join(PUBLIC), dir.join(SECRET));
+    refuse_existing(&[&secret, &public], &public)?;
     let crypto = |source| SigningError::Crypto { what: "a pair of keys", source };
     let pair = match password {
         Some(password) => KeyPair::generate_encrypted_keypair(Some(password)),
@@ -40,7 +42,6 @@ pub fn keygen(dir: &Path, password: Option<String>) -> Result<KeyFiles, SigningE
     let comment = format!("bootnode secret key {id}");
     let secret_text = pair.sk.to_box(Some(&comment)).map_err(crypto)?.into_string();
     fs::create_dir_all(dir).map_err(failed("create", dir))?;
-    let (public, secret) = (dir.join(PUBLIC), dir.join(SECRET));
     write_new(&secret, SECRET_MODE, &secret_text)?;
     if let Err(error) = write_new(&public, PUBLIC_MODE, &public_text) {
         // A secret key whose public key nobody has is of no use.
@@ -48,6 +49,16 @@ pub fn keygen(dir: &Path, password: Option<String>) -> Result<KeyFiles, SigningE
         return Err(error.into());
     }
     Ok(KeyFiles { id, public, secret })
+}
+
+/// Refuses to go on where one of `paths` exists. The key in `public` is named, if there is one.
+fn refuse_existing(paths: &[&Path], public: &Path) -> Result<(), SigningError> {
+    let Some(path) = paths.iter().find(|path| path.symlink_metadata().is_ok()) else { return Ok(()) };
+    let found = match read_key(public) {
+        Ok((id, _)) => format!("key {id}"),
+        Err(_) => "no public key that could be read".to_owned(),
+    };
+    Err(SigningError::KeyExists { path: path.to_path_buf(), public: public.to_owned(), found })
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), FileError> {

@@ -46,6 +46,20 @@ pub enum SigningError {
         #[source]
         source: minisign::PError,
     },
+    /// There are keys already where new ones were to be.
+    #[error(
+        "cannot make keys: {} exists already, and {} holds {found}\nhint: keys are never overwritten, since nodes that trust a key boot nothing that another has signed\nhint: sign with the key that is there (--sign-key), or make a new pair in another directory (--out)",
+        path.display(),
+        public.display()
+    )]
+    KeyExists {
+        /// The file that is in the way.
+        path: PathBuf,
+        /// Where the public key would be.
+        public: PathBuf,
+        /// What is there.
+        found: String,
+    },
     /// The password for a key cannot be asked for.
     #[error("cannot ask for the password of {}\nhint: run it on a terminal, or make a key without a password", path.display())]
     Prompt {

@@ -111,7 +111,11 @@ fn the_secret_key_is_its_owners_and_no_key_is_overwritten() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&files.secret), mode(&files.public)), (0o600, 0o644));
     let before = fs::read(&files.secret).unwrap();
-    assert!(chain(&keygen(dir.path(), None).unwrap_err()).contains("cannot create"));
+    let error = keygen(dir.path(), None).unwrap_err().to_string();
+    let found = format!("bootnode.pub holds key {}\n", files.id);
+    for part in ["bootnode.key exists already", &found, "hint: keys are never overwritten", "(--out)"] {
+        assert!(error.contains(part), "no {part:?} in {error}");
+    }
     fs::rename(&files.secret, dir.path().join("moved")).unwrap();
     assert!(chain(&keygen(dir.path(), None).unwrap_err()).contains("bootnode.pub"));
     assert!(!files.secret.exists(), "a secret key was left whose public key is another's");

@@ -49,7 +49,7 @@ impl Trust {
 }
 
 /// A key's id, and its file as we write it.
-fn read_key(path: &Path) -> Result<(String, String), SigningError> {
+pub(super) fn read_key(path: &Path) -> Result<(String, String), SigningError> {
     let text = fs::read_to_string(path).map_err(failed("read", path))?;
     let not_a_key = |source| SigningError::Key { path: path.to_owned(), kind: "public", source };
     let key = PublicKeyBox::from_string(&text).and_then(PublicKeyBox::into_public_key).map_err(not_a_key)?;
