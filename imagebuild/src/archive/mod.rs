@@ -14,4 +14,4 @@ mod sparse;
 mod tar_entry;
 
 pub use pack::{PackError, PackOptions, pack};
-pub use scan::{Entry, Kind, ScanError, scan};
+pub use scan::{Entry, Kind, ScanError, scan, with_xattr};

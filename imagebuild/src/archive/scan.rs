@@ -98,6 +98,14 @@ pub fn scan(root: &Path) -> Result<Vec<Entry>, ScanError> {
     Ok(mark_hard_links(entries))
 }
 
+/// Where in the image the entries are that have an extended attribute whose name begins so.
+pub fn with_xattr(entries: &[Entry], prefix: &str) -> Vec<PathBuf> {
+    let has = |entry: &&Entry| {
+        entry.xattrs.iter().any(|(name, _)| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    };
+    entries.iter().filter(has).map(|entry| Path::new("/").join(&entry.path)).collect()
+}
+
 fn read_entry(full: &Path, path: PathBuf, metadata: &Metadata) -> Result<Entry, ScanError> {
     let file_type = metadata.file_type();
     let kind = if file_type.is_dir() {

@@ -169,12 +169,12 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
             None
         }
         BootMode::Carried | BootMode::Fetched => {
+            let release = &built.kernel.release;
             if let (RootKind::FileSystem(format), Some(config)) = (recipe.boot.root, &config) {
-                let release = &built.kernel.release;
                 file_system::require_kernel(release, config, format, request.compression.format)?;
             }
-            pack::modules(recipe, &root, &built.kernel.release, segments, draft.dir(), progress)?;
-            Some(pack::root(&tools, draft.dir(), request, time_unix, progress)?)
+            pack::modules(recipe, &root, release, segments, draft.dir(), progress)?;
+            Some(pack::root(&tools, release, draft.dir(), request, time_unix, progress)?)
         }
     };
     let manifest = Manifest {

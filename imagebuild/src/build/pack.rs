@@ -6,7 +6,7 @@ use std::path::Path;
 use bootspec::manifest::{BootMode, Root, RootArchive, RootFileSystem};
 
 use super::{BuildError, Request};
-use crate::archive::{self, PackOptions};
+use crate::archive::{self, Entry, PackError, PackOptions, scan, with_xattr};
 use crate::file_error::failed;
 use crate::file_system::{self, FileSystemOptions};
 use crate::initramfs::{MODULES, MODULES_FETCHED, SegmentCompression, modules_segment};
@@ -62,16 +62,19 @@ fn needed_by(root: RootKind) -> ModuleSpec {
     }
 }
 
-/// Packs the root of `tools` into a file in `dir`.
+/// Packs the root of `tools`, for the kernel of this release, into a file in `dir`.
 pub fn root(
     tools: &Tools,
+    release: &str,
     dir: &Path,
     request: &Request<'_>,
     time_unix: i64,
     progress: &Progress,
 ) -> Result<Root, BuildError> {
     Ok(match request.recipe.boot.root {
-        RootKind::Tmpfs => Root::Archive(root_archive(tools.sandbox().root(), dir, request, progress)?),
+        RootKind::Tmpfs => {
+            Root::Archive(root_archive(tools.sandbox().root(), release, dir, request, progress)?)
+        }
         RootKind::FileSystem(format) => {
             let compression = request.compression;
             let options = FileSystemOptions { format, compression, jobs: request.jobs, time_unix };
@@ -82,6 +85,7 @@ pub fn root(
 
 fn root_archive(
     root: &Path,
+    release: &str,
     dir: &Path,
     request: &Request<'_>,
     progress: &Progress,
@@ -94,6 +98,10 @@ fn root_archive(
         chunk_bytes: spec.chunk_bytes,
         jobs: request.jobs,
     };
+    let entries = scan(root).map_err(|error| BuildError::Pack(PackError::Scan(error)))?;
+    if let Some(warning) = lost_user_attributes(&entries, release) {
+        step.note(&warning);
+    }
     let archive = archive::pack(root, dir, options, &step).map_err(BuildError::Pack)?;
     let (unpacked, packed) = (human(archive.unpacked_bytes), human(archive.compressed_bytes()));
     step.done(&format!("{unpacked} -> {packed} in {} chunks", archive.chunks.len()));
@@ -110,4 +118,52 @@ fn root_file_system(
     let packed = file_system::pack(tools, dir, options, &step)?;
     step.done(&format!("{} in {} blocks", human(packed.size_bytes), packed.blocks.len()));
     Ok(packed)
+}
+
+/// What to say of `user.*` attributes that the node's tmpfs does not keep, with a kernel of this release.
+fn lost_user_attributes(entries: &[Entry], release: &str) -> Option<String> {
+    if has_user_attributes_in_tmpfs(release) {
+        return None;
+    }
+    let lost = with_xattr(entries, "user.");
+    let (first, count) = (lost.first()?, lost.len());
+    Some(format!(
+        "warning: a tmpfs of Linux {release} keeps no user.* attributes (6.6 and later do): they are lost on {} ({count} in all)",
+        first.display()
+    ))
+}
+
+/// Since Linux 6.6 (tmpfs(5)). Of a release that cannot be read nothing is known.
+fn has_user_attributes_in_tmpfs(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 6),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::XattrFlags;
+
+    #[test]
+    fn user_attributes_that_the_nodes_tmpfs_loses_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = |name: &str, attribute: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, "").unwrap();
+            rustix::fs::lsetxattr(&path, attribute, b"x", XattrFlags::empty()).unwrap();
+        };
+        let warn = |release| lost_user_attributes(&scan(dir.path()).unwrap(), release);
+        fs::write(dir.path().join("plain"), "").unwrap();
+        assert_eq!(warn("6.1.0-56-amd64"), None);
+        set("b", "user.note");
+        set("c", "user.note");
+        let warning = warn("6.1.0-56-amd64").unwrap();
+        assert!(warning.contains("Linux 6.1.0-56-amd64") && warning.contains("/b (2 in all)"), "{warning}");
+        assert_eq!(warn("6.6.0"), None);
+        assert_eq!(warn("7.0-rc1"), None);
+        assert!(warn("5.14.0-427.el9.x86_64").is_some() && warn("odd").is_some());
+    }
 }

@@ -6,14 +6,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use bootspec::Sha256Digest;
 use bootspec::manifest::{Compression, FileSystemFormat, RootFileSystem};
 use bootspec::store::ArtifactName;
 
-use crate::archive::{ScanError, scan};
+use crate::archive::{ScanError, scan, with_xattr};
 use crate::digest::digest;
 use crate::file_error::{FileError, failed};
 use crate::kernel::Config;
@@ -164,13 +164,7 @@ fn mkfs_erofs(root: &Path, image: &Path) -> Command {
 
 /// squashfs holds attributes of the namespaces `user`, `trusted` and `security`, and ACLs are in `system`.
 fn note_lost_acls(root: &Path, step: &Step) -> Result<(), FileSystemError> {
-    let is_acl = |(name, _): &(std::ffi::OsString, Vec<u8>)| name.as_encoded_bytes().starts_with(b"system.");
-    let entries = scan(root)?;
-    let lost: Vec<PathBuf> = entries
-        .into_iter()
-        .filter(|entry| entry.xattrs.iter().any(is_acl))
-        .map(|entry| Path::new("/").join(entry.path))
-        .collect();
+    let lost = with_xattr(&scan(root)?, "system.");
     if let Some(first) = lost.first() {
         let count = lost.len();
         step.note(&format!("squashfs holds no ACLs: they are lost on {} ({count} in all)", first.display()));
