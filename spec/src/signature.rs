@@ -1,7 +1,7 @@
 //! Signatures of manifests: Ed25519 in the format of minisign(1), so that keys and signatures can be made and checked with
 //! that program too.
 
-use minisign_verify::{PublicKey, Signature};
+use minisign_verify::{Error, PublicKey, Signature};
 
 /// A public key that signs what may boot.
 #[derive(Clone, Debug)]
@@ -10,7 +10,7 @@ pub struct TrustedKey(PublicKey);
 /// The text is not a public key.
 #[derive(Debug, thiserror::Error)]
 #[error("it is not a public key of minisign: {0}")]
-pub struct KeyError(minisign_verify::Error);
+pub struct KeyError(Error);
 
 impl TrustedKey {
     /// Reads a public key file: an untrusted comment, then the key in base64.
@@ -23,7 +23,9 @@ impl TrustedKey {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// There is no signature, and a key asks for one.
-    #[error("it is not signed, and this initramfs boots only what one of its {keys} keys has signed")]
+    #[error(
+        "it is not signed, and only what one of the trusted keys has signed is accepted (there are {keys})"
+    )]
     Missing {
         /// How many keys there are.
         keys: usize,
@@ -31,8 +33,11 @@ pub enum SignatureError {
     /// The text is not a signature.
     #[error("its signature is malformed")]
     Malformed,
+    /// It is by a trusted key, and not of the document's hash.
+    #[error("its signature is in minisign's legacy format, which is not accepted: sign it again, without -l")]
+    Legacy,
     /// No key has made the signature, or not of this document.
-    #[error("its signature is by none of the {keys} keys of this initramfs, or of another document")]
+    #[error("its signature is by none of the trusted keys (there are {keys}), or of another document")]
     Wrong {
         /// How many keys there are.
         keys: usize,
@@ -46,9 +51,16 @@ pub fn verify(document: &[u8], signature: Option<&str>, keys: &[TrustedKey]) -> 
     }
     let text = signature.ok_or(SignatureError::Missing { keys: keys.len() })?;
     let signature = Signature::decode(text.trim_end()).map_err(|_| SignatureError::Malformed)?;
-    // Signatures of the whole document instead of its hash are what minisign made before 2020: none of ours.
-    let is_by = |key: &TrustedKey| key.0.verify(document, &signature, false).is_ok();
-    if keys.iter().any(is_by) { Ok(()) } else { Err(SignatureError::Wrong { keys: keys.len() }) }
+    let mut problem = SignatureError::Wrong { keys: keys.len() };
+    for key in keys {
+        match key.0.verify(document, &signature, false) {
+            Ok(()) => return Ok(()),
+            // Of the whole document instead of its hash: what minisign made before 2020, and none of ours.
+            Err(Error::UnexpectedAlgorithm) => problem = SignatureError::Legacy,
+            Err(_) => {}
+        }
+    }
+    Err(problem)
 }
 
 #[cfg(test)]
@@ -89,6 +101,23 @@ mod tests {
         assert_eq!(verify(b"x", None, &keys), Err(SignatureError::Missing { keys: 1 }));
         assert_eq!(verify(b"x", Some("junk"), &keys), Err(SignatureError::Malformed));
         assert_eq!(verify(b"x", None, &[]), Ok(()));
+    }
+
+    /// The key and the legacy signature of `test` with which minisign-verify tests itself.
+    const KEY: &str = "untrusted comment: a key\nRWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    const LEGACY: &str = "untrusted comment: signature from minisign secret key
+RWQf6LRCGA9i59SLOFxz6NxvASXDJeRtuZykwQepbDEGt87ig1BNpWaVWuNrm73YiIiJbq71Wi+dP9eKL8OC351vwIasSSbXxwA=
+trusted comment: timestamp:1555779966\tfile:test
+QtKMXWyYcwdpZAlPF7tE2ENJkRd1ujvKjlj1m9RtHTBnZPa5WKU5uWRs5GoP5M/VqE81QFuMKI5k/SfNQUaOAA==";
+
+    #[test]
+    fn a_legacy_signature_is_called_so_where_its_key_is_trusted() {
+        let (key, other) =
+            (TrustedKey::parse(KEY).unwrap(), trusted(&KeyPair::generate_unencrypted_keypair().unwrap()));
+        let verify = |keys: &[TrustedKey]| verify(b"test", Some(LEGACY), keys);
+        assert_eq!(verify(&[key.clone()]), Err(SignatureError::Legacy));
+        assert_eq!(verify(&[key, other.clone()]), Err(SignatureError::Legacy));
+        assert_eq!(verify(&[other]), Err(SignatureError::Wrong { keys: 1 }));
     }
 
     proptest! {

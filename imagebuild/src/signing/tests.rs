@@ -75,6 +75,17 @@ fn init_trusts_what_minisign_signs_with_our_key() {
 }
 
 #[test]
+fn a_legacy_signature_of_minisign_is_called_so() {
+    let (dir, files) = pair(None);
+    fs::write(dir.path().join("manifest.json"), "{}").unwrap();
+    let signed = minisign(dir.path(), &["-S", "-l", "-s", "bootnode.key", "-m", "manifest.json"], "");
+    assert!(signed.status.success(), "{signed:?}");
+    let signature = fs::read_to_string(dir.path().join("manifest.json.minisig")).unwrap();
+    let trust = Trust::read(&[files.public], None).unwrap();
+    assert_eq!(verify(b"{}", Some(&signature), &trust.trusted_keys()), Err(SignatureError::Legacy));
+}
+
+#[test]
 fn we_sign_with_keys_that_minisign_made() {
     let dir = tempfile::tempdir().unwrap();
     let generate = |arguments: &[&str], input| {
