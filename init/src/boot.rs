@@ -78,7 +78,7 @@ fn boot_carried(manifest: &Manifest, params: &BootParams, trust: &Trust) -> Boot
     complete_root(node_overlay, params)?;
     report::phase(Phase::SwitchRoot);
     report::save();
-    switch_root(Path::new(NEW_ROOT), params)
+    Ok(switch_root(Path::new(NEW_ROOT), params)?)
 }
 
 /// Fetches the image over the network, and boots it.
@@ -99,7 +99,7 @@ fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
     report::phase(Phase::SwitchRoot);
     report::save();
     leave_network(&network);
-    switch_root(Path::new(NEW_ROOT), params)
+    Ok(switch_root(Path::new(NEW_ROOT), params)?)
 }
 
 /// Where the root comes from.

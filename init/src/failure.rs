@@ -338,6 +338,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_root_does_not_let_in_is_no_failure_to_mount() {
+        let failed = |action| MountError {
+            action,
+            target: "/run".into(),
+            source: std::io::Error::other("Not a directory"),
+        };
+        check(failed("mount"), Code::Mount, "devtmpfs, proc and sysfs built in");
+        check(SwitchRootError::Move(failed("move")), Code::SwitchRoot, "build the image again");
+    }
+
+    #[test]
     fn a_full_root_is_told_from_an_archive_that_cannot_be_unpacked() {
         let unpack = |source| {
             let source = ExtractError::Io { action: "write", path: "usr".into(), source };

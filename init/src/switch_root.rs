@@ -3,6 +3,7 @@
 //! pivot_root(2) does not work on the initramfs (before Linux 7.0), so its contents are deleted, the root is moved over
 //! `/`, and chroot(2) follows (kernel: Documentation/filesystems/ramfs-rootfs-initramfs.rst).
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,8 +20,8 @@ use rustix::mount::mount_move;
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use crate::failure::BootResult;
-use crate::{kmsg, mounts};
+use crate::kmsg;
+use crate::mounts::{self, MountError};
 
 /// Magic numbers of the two file systems that an initramfs can be (linux/magic.h).
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
@@ -44,6 +45,9 @@ pub enum SwitchRootError {
     /// Deleting the contents of `/` would not be deleting an initramfs.
     #[error("refusing to empty /: {0}")]
     NotInitramfs(&'static str),
+    /// What init mounted cannot be moved below the root.
+    #[error(transparent)]
+    Move(MountError),
     /// A system call failed.
     #[error("cannot {action} {path}")]
     Io {
@@ -58,16 +62,16 @@ pub enum SwitchRootError {
 }
 
 /// Makes `root` the root of the file system tree and executes its init with the arguments that the kernel gave us.
-pub fn switch_root(root: &Path, params: &BootParams) -> BootResult {
+pub fn switch_root(root: &Path, params: &BootParams) -> Result<Infallible, SwitchRootError> {
     let program = params.init_path();
     check_initramfs(root)?;
-    mounts::move_early(root)?;
+    mounts::move_early(root).map_err(SwitchRootError::Move)?;
     empty_initramfs(root)?;
     enter(root)?;
     reopen_console();
     kmsg::info(&format!("exec {program}"));
     let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
-    Err(failed("execute", Path::new(program))(error).into())
+    Err(failed("execute", Path::new(program))(error))
 }
 
 /// Checks that there is a `program` to execute in `root`.
