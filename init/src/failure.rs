@@ -2,7 +2,9 @@
 //! and then the machine reboots, opens a shell, or halts (`bootnode.on_failure=`).
 
 use std::convert::Infallible;
+use std::fmt;
 use std::thread::sleep;
+use std::time::Duration;
 
 use bootspec::ImageRef;
 use bootspec::cmdline::{BootParams, OnFailure};
@@ -14,6 +16,7 @@ use crate::code::Code;
 use crate::discover::DiscoverError;
 use crate::fetch::FetchError;
 use crate::image::ImageError;
+use crate::jitter::{jitter, spread};
 use crate::memory::TooLittle;
 use crate::modules::ModulesError;
 use crate::mounts::MountError;
@@ -244,32 +247,59 @@ fn is_full(error: &std::io::Error) -> bool {
 
 /// Ends a boot that failed: says why, then does what `params` ask for. Never returns.
 pub fn give_up(error: &BootError, params: &BootParams) -> ! {
-    say(error.code(), &explain(error), error.remedy(), params);
-    act(params)
+    let end = End::of(params, jitter());
+    say(error.code(), &explain(error), error.remedy(), end);
+    act(end)
 }
 
 /// The same for a defect of init itself.
 pub fn give_up_on_panic(panic: &str, params: &BootParams) -> ! {
     let remedy = "report this with the lines above, and boot the version before";
-    say(Code::Panic, &format!("init has a defect: {panic}"), remedy, params);
-    act(params)
+    let end = End::of(params, jitter());
+    say(Code::Panic, &format!("init has a defect: {panic}"), remedy, end);
+    act(end)
 }
 
-fn act(params: &BootParams) -> ! {
-    match params.on_failure {
-        OnFailure::Reboot => restart(params),
-        OnFailure::Halt => request(RebootCommand::Halt),
-        OnFailure::Shell => {
-            let Err(error) = failsafe::run();
-            kmsg::error(&format!("cannot open a shell: {}", explain(&error)));
-            restart(params)
+/// What becomes of the machine.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    policy: OnFailure,
+    /// Before a reboot.
+    delay: Duration,
+}
+
+impl End {
+    /// As `params` ask for. The delay is [`BootParams::retry_delay`], spread by `jitter`: nodes that failed together, because
+    /// the boot server was away, are not to come back together.
+    fn of(params: &BootParams, jitter: f64) -> Self {
+        Self { policy: params.on_failure, delay: spread(params.retry_delay(), jitter) }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.policy {
+            OnFailure::Reboot => write!(f, "rebooting in {:.0} s", self.delay.as_secs_f64()),
+            OnFailure::Shell => f.write_str("opening a shell"),
+            OnFailure::Halt => f.write_str("halting"),
         }
     }
 }
 
-/// Waits as [`BootParams::retry_delay`] says, then reboots.
-fn restart(params: &BootParams) -> ! {
-    sleep(params.retry_delay());
+fn act(end: End) -> ! {
+    match end.policy {
+        OnFailure::Reboot => restart(end.delay),
+        OnFailure::Halt => request(RebootCommand::Halt),
+        OnFailure::Shell => {
+            let Err(error) = failsafe::run();
+            kmsg::error(&format!("cannot open a shell: {}", explain(&error)));
+            restart(end.delay)
+        }
+    }
+}
+
+fn restart(delay: Duration) -> ! {
+    sleep(delay);
     request(RebootCommand::Restart)
 }
 
@@ -279,19 +309,14 @@ pub(crate) fn request(command: RebootCommand) -> ! {
         if let Err(errno) = reboot(command) {
             kmsg::error(&format!("the kernel refuses to reboot: {errno}"));
         }
-        sleep(std::time::Duration::from_secs(10));
+        sleep(Duration::from_secs(10));
     }
 }
 
 /// bootserve is told first, since what is said last stays on the screen.
-fn say(code: Code, reason: &str, remedy: &str, params: &BootParams) {
+fn say(code: Code, reason: &str, remedy: &str, end: End) {
     report::failed(code, reason);
-    let next = match params.on_failure {
-        OnFailure::Reboot => format!("rebooting in {} s", params.retry_delay().as_secs()),
-        OnFailure::Shell => "opening a shell".to_owned(),
-        OnFailure::Halt => "halting".to_owned(),
-    };
-    kmsg::error(&format!("FAILED [{code}]: {reason}; {next}"));
+    kmsg::error(&format!("FAILED [{code}]: {reason}; {end}"));
     kmsg::error(&format!("remedy: {remedy}"));
 }
 
@@ -315,6 +340,16 @@ mod tests {
 
     fn unsigned() -> TrustError {
         TrustError::Signature { what: "it", source: SignatureError::Missing { keys: 1 } }
+    }
+
+    #[test]
+    fn nodes_that_failed_together_reboot_at_different_times() {
+        let end = |line: &str, jitter| End::of(&BootParams::parse(line).0, jitter).to_string();
+        let reboots =
+            [0.0, 0.5, 1.0].map(|jitter| end("bootnode.failure_delay=10 bootnode.attempt=2", jitter));
+        assert_eq!(reboots, ["rebooting in 20 s", "rebooting in 40 s", "rebooting in 60 s"]);
+        assert_eq!(end("bootnode.failure_delay=0", 1.0), "rebooting in 0 s");
+        assert_eq!(end("bootnode.on_failure=halt", 1.0), "halting");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod failure;
 pub mod fetch;
 pub mod http;
 pub mod image;
+pub mod jitter;
 pub mod kmsg;
 pub mod memory;
 pub mod modules;

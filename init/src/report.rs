@@ -18,6 +18,7 @@ use bootspec::initramfs::BOOT_REPORT;
 use crate::clock::uptime_ms;
 use crate::code::Code;
 use crate::http::{self, HttpError, Request, Timeouts, Url};
+use crate::jitter::{jitter, spread};
 use crate::kmsg;
 
 /// The network may come up after the system, and the head node may be away: tries never end, and the pause between them
@@ -175,16 +176,17 @@ pub fn send_ready() -> Result<(), SendError> {
 }
 
 fn post_until_taken(url: &Url, report: &mut Report) -> Result<(), SendError> {
-    let mut pause = FIRST_PAUSE;
+    let mut longer = FIRST_PAUSE;
     loop {
+        let pause = spread(longer, jitter());
         match post(url, report, TIMEOUTS) {
             Ok(status @ 400..500) => return Err(SendError::Refused { url: url.to_string(), status }),
             Ok(200..300) => return Ok(()),
-            Ok(status) => println!("bootnode-report: {url}: HTTP status {status}; next try in {pause:?}"),
-            Err(error) => println!("bootnode-report: {url}: {}; next try in {pause:?}", explain(&error)),
+            Ok(status) => println!("bootnode-report: {url}: HTTP status {status}; next try in {pause:.1?}"),
+            Err(error) => println!("bootnode-report: {url}: {}; next try in {pause:.1?}", explain(&error)),
         }
         sleep(pause);
-        pause = (pause * 2).min(MAX_PAUSE);
+        longer = (longer * 2).min(MAX_PAUSE);
     }
 }
 

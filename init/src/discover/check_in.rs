@@ -7,8 +7,8 @@ use bootspec::diagnosis::explain;
 use bootspec::facts::{CheckInAnswer, DEFAULT_WAIT, Facts, MAX_ANSWER_BYTES};
 
 use super::facts::label;
-use crate::fetch::jitter;
 use crate::http::{self, HttpError, Request, Response, Timeouts, Url};
+use crate::jitter::jitter;
 use crate::kmsg;
 
 /// The pause after the first failure. It doubles with each further one.

@@ -8,7 +8,6 @@
 mod blocks;
 mod retry;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use bootspec::manifest::Piece;
 use sha2::{Digest, Sha256};
 
 use crate::http::{self, HttpError, Request, Response, Timeouts, Url};
+use crate::jitter::jitter;
 use crate::kmsg;
 
 pub use blocks::Blocks;
@@ -308,11 +308,6 @@ impl<'a> Download<'a> {
             }
         }
     }
-}
-
-/// From 0 to 1, at random: the standard library seeds each of its hashers with random keys.
-pub(crate) fn jitter() -> f64 {
-    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

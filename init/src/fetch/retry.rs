@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::jitter::spread;
+
 /// How patient a download is.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -75,7 +77,7 @@ impl Retry {
                 (message, Duration::ZERO)
             }
             Failure::Disturbed(message, retry_after) => {
-                let pause = backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0));
+                let pause = spread(backoff, jitter);
                 (message, retry_after.map_or(pause, |after| after.min(self.patience.max_pause) + pause))
             }
         };

@@ -133,7 +133,7 @@ impl BootParams {
     }
 
     /// How long to wait before the reboot that follows a failure: the configured delay, doubled for each failed boot
-    /// before this one, at most ten minutes (or the configured delay, if that is longer).
+    /// before this one, at most ten minutes (or the configured delay, if that is longer). init spreads it around this.
     pub fn retry_delay(&self) -> Duration {
         let first = self.failure_delay.unwrap_or(DEFAULT_FAILURE_DELAY);
         let doubled = first.saturating_mul(1 << self.attempt.min(16));

@@ -5,7 +5,6 @@ pub mod client;
 #[doc(hidden)]
 pub mod wire;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use bootspec::mac::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::jitter::random;
 use crate::kmsg;
 use client::Client;
 pub use client::Lease;
@@ -111,9 +111,4 @@ fn send(socket: &UdpSocket, message: &[u8]) {
 fn is_timeout(error: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     matches!(error.kind(), WouldBlock | TimedOut | Interrupted)
-}
-
-/// The standard library seeds each of its hashers with random keys.
-fn random() -> u32 {
-    RandomState::new().build_hasher().finish() as u32
 }
