@@ -38,7 +38,8 @@ impl Packed {
         if !description.exists() {
             make_empty(&dir)?;
             let jobs = std::thread::available_parallelism()?;
-            let options = PackOptions { compression, level: 1, chunk_bytes: 16 << 20, jobs };
+            let options =
+                PackOptions { compression, level: 1, chunk_bytes: 16 << 20, jobs, source_date: None };
             let step = Progress::on_stderr().step(format!("pack with {compression}"));
             let archive = pack(&root, &dir, options, &step)?;
             fs::write(&description, serde_json::to_vec(&archive)?)?;

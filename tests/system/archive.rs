@@ -181,7 +181,7 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn options(compression: Compression, jobs: usize) -> PackOptions {
     let jobs = NonZeroUsize::new(jobs).unwrap();
-    PackOptions { compression, level: 1, chunk_bytes: 1 << 20, jobs }
+    PackOptions { compression, level: 1, chunk_bytes: 1 << 20, jobs, source_date: None }
 }
 
 fn pack_gauntlet(root: &Path, out: &Path, options: PackOptions) -> RootArchive {

@@ -31,6 +31,8 @@ pub struct PackOptions {
     pub chunk_bytes: u64,
     /// Chunks compressed at once. Each xz encoder at level 6 takes 95 MiB.
     pub jobs: NonZeroUsize,
+    /// SOURCE_DATE_EPOCH: modification times after it are set back to it.
+    pub source_date: Option<i64>,
 }
 
 /// The archive cannot be made.
@@ -65,7 +67,10 @@ pub enum PackError {
 /// Packs the tree at `root` into `dir`/`rootfs.tar.*` and describes the archive. Chunks are held in anonymous files in
 /// `dir` until they are complete, so memory does not grow with the tree.
 pub fn pack(root: &Path, dir: &Path, options: PackOptions, step: &Step) -> Result<RootArchive, PackError> {
-    let entries = scan(root)?;
+    let mut entries = scan(root)?;
+    if let Some(latest) = options.source_date {
+        entries.iter_mut().for_each(|entry| entry.clamp_mtime(latest));
+    }
     step.set_total(entries.iter().map(apparent_bytes).sum());
     let chunks = plan(&entries, options.chunk_bytes);
     let packer = Packer { root, dir, options, step, chunks: &chunks };
@@ -177,4 +182,59 @@ fn concatenate(path: &Path, plans: &[ChunkPlan<'_>], packed: &[PackedChunk]) -> 
         offset_bytes += encoded.output_bytes;
     }
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Progress;
+    use std::fs;
+    use std::time::{Duration, SystemTime};
+
+    /// The names and times in an archive of `root`.
+    fn packed_times(root: &Path, source_date: Option<i64>) -> Vec<(String, u64)> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = PackOptions {
+            compression: Compression::Zstd,
+            level: 1,
+            chunk_bytes: 1 << 20,
+            jobs: NonZeroUsize::MIN,
+            source_date,
+        };
+        let archive = pack(root, dir.path(), options, &Progress::quiet().step("pack")).unwrap();
+        let file = File::open(dir.path().join(archive.file.as_str())).unwrap();
+        let mut tar = tar::Archive::new(zstd::Decoder::new(file).unwrap());
+        let entries = tar.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let has_fraction = entry.pax_extensions().unwrap().is_some();
+            assert!(source_date.is_none() || !has_fraction, "a time between two seconds is left");
+            let path = entry.path().unwrap().display().to_string();
+            (path, entry.header().mtime().unwrap())
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn times_after_the_source_date_are_set_back_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let set_time = |name: &str, time: Duration| {
+            let file = File::create(root.path().join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + time).unwrap();
+        };
+        set_time("old", Duration::from_secs(1_400_000_000));
+        set_time("same", Duration::new(1_500_000_000, 7));
+        fs::write(root.path().join("new"), "").unwrap();
+        let times = packed_times(root.path(), Some(1_500_000_000));
+        // The root comes twice: at the end with its time.
+        let expected = [
+            ("./", 1_500_000_000),
+            ("new", 1_500_000_000),
+            ("old", 1_400_000_000),
+            ("same", 1_500_000_000),
+            ("./", 1_500_000_000),
+        ];
+        assert_eq!(times, expected.map(|(name, time)| (name.to_owned(), time)));
+        let unchanged = packed_times(root.path(), None);
+        assert!(unchanged.iter().any(|(name, time)| name == "new" && *time > 1_500_000_000), "{unchanged:?}");
+    }
 }

@@ -32,6 +32,15 @@ pub struct Entry {
     pub xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
+impl Entry {
+    /// Sets a modification time after `latest`, in seconds since the epoch, back to it.
+    pub fn clamp_mtime(&mut self, latest: i64) {
+        if self.mtime_seconds >= latest {
+            (self.mtime_seconds, self.mtime_nanos) = (latest, 0);
+        }
+    }
+}
+
 /// What an [`Entry`] is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {

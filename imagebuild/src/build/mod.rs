@@ -28,7 +28,7 @@ use crate::signing::{Signing, SigningError};
 use crate::store::{Store, StoreError};
 
 pub use origin::build_time;
-use origin::{host_name, inputs_digest, time_version, tool};
+use origin::{host_name, inputs_digest, source_date, time_version, tool};
 pub use repack::{check_repack, repack};
 
 /// What to build, and with what.
@@ -174,7 +174,8 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
                 file_system::require_kernel(release, config, format, request.compression.format)?;
             }
             pack::modules(recipe, &root, release, segments, draft.dir(), progress)?;
-            Some(pack::root(&tools, release, draft.dir(), request, time_unix, progress)?)
+            let times = pack::Times { build_unix: time_unix, source_date: source_date()? };
+            Some(pack::root(&tools, release, draft.dir(), request, times, progress)?)
         }
     };
     let manifest = Manifest {

@@ -37,12 +37,15 @@ pub fn inputs_digest(
     Ok(Sha256Digest::new(digest.finalize().into()))
 }
 
-/// Now, or what SOURCE_DATE_EPOCH says (<https://reproducible-builds.org/specs/source-date-epoch/>).
+/// What SOURCE_DATE_EPOCH says (<https://reproducible-builds.org/specs/source-date-epoch/>), if it is set.
+pub fn source_date() -> Result<Option<i64>, BuildError> {
+    let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| BuildError::SourceDateEpoch(text))
+}
+
+/// Now, or what SOURCE_DATE_EPOCH says.
 pub fn build_time() -> Result<i64, BuildError> {
-    match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text.parse().map_err(|_| BuildError::SourceDateEpoch(text)),
-        Err(_) => Ok(jiff::Timestamp::now().as_second()),
-    }
+    Ok(source_date()?.unwrap_or_else(|| jiff::Timestamp::now().as_second()))
 }
 
 /// A version named after its time in UTC: `20261122T061457Z`.

@@ -62,22 +62,33 @@ fn needed_by(root: RootKind) -> ModuleSpec {
     }
 }
 
+/// The times of a build, in seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// When it was made.
+    pub build_unix: i64,
+    /// SOURCE_DATE_EPOCH, if it is set: nothing in the root is younger.
+    pub source_date: Option<i64>,
+}
+
 /// Packs the root of `tools`, for the kernel of this release, into a file in `dir`.
 pub fn root(
     tools: &Tools,
     release: &str,
     dir: &Path,
     request: &Request<'_>,
-    time_unix: i64,
+    times: Times,
     progress: &Progress,
 ) -> Result<Root, BuildError> {
     Ok(match request.recipe.boot.root {
         RootKind::Tmpfs => {
-            Root::Archive(root_archive(tools.sandbox().root(), release, dir, request, progress)?)
+            Root::Archive(root_archive(tools.sandbox().root(), release, dir, request, times, progress)?)
         }
         RootKind::FileSystem(format) => {
             let compression = request.compression;
-            let options = FileSystemOptions { format, compression, jobs: request.jobs, time_unix };
+            let Times { build_unix: time_unix, source_date } = times;
+            let options =
+                FileSystemOptions { format, compression, jobs: request.jobs, time_unix, source_date };
             Root::FileSystem(root_file_system(tools, dir, options, progress)?)
         }
     })
@@ -88,6 +99,7 @@ fn root_archive(
     release: &str,
     dir: &Path,
     request: &Request<'_>,
+    times: Times,
     progress: &Progress,
 ) -> Result<RootArchive, BuildError> {
     let spec = request.compression;
@@ -97,6 +109,7 @@ fn root_archive(
         level: spec.level,
         chunk_bytes: spec.chunk_bytes,
         jobs: request.jobs,
+        source_date: times.source_date,
     };
     let entries = scan(root).map_err(|error| BuildError::Pack(PackError::Scan(error)))?;
     if let Some(warning) = lost_user_attributes(&entries, release) {

@@ -29,6 +29,9 @@ const EROFS_CLUSTER: &str = "-C65536";
 /// The same tree is to give the same image, and nobody looks for the root by its UUID.
 const EROFS_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
+/// The variable that mksquashfs and mkfs.erofs read too.
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// How a file system image is made.
 #[derive(Clone, Copy, Debug)]
 pub struct FileSystemOptions {
@@ -38,8 +41,10 @@ pub struct FileSystemOptions {
     pub compression: CompressionSpec,
     /// Threads that compress.
     pub jobs: NonZeroUsize,
-    /// When the image was made, in seconds since 1970, unless SOURCE_DATE_EPOCH says that.
+    /// When the image was made, in seconds since 1970.
     pub time_unix: i64,
+    /// SOURCE_DATE_EPOCH: modification times after it are set back to it.
+    pub source_date: Option<i64>,
 }
 
 /// The image cannot be made.
@@ -126,12 +131,17 @@ pub fn pack(
     let file: ArtifactName = format!("rootfs.{format}").parse().expect("the formats are plain names");
     let path = dir.join(file.as_str());
     let path = std::path::absolute(&path).map_err(failed("find", &path))?;
-    let (what, command) = match format {
+    let (what, mut command) = match format {
         FileSystemFormat::Squashfs => {
             note_lost_acls(root, step)?;
             ("packing the root with mksquashfs", mksquashfs(root, &path, options))
         }
         FileSystemFormat::Erofs => ("packing the root with mkfs.erofs", mkfs_erofs(root, &path)),
+    };
+    // Both programs do with it what we do with an archive. Another one of the environment has been read into the options.
+    match options.source_date {
+        Some(time) => command.env(SOURCE_DATE_EPOCH, time.to_string()),
+        None => command.env_remove(SOURCE_DATE_EPOCH),
     };
     tools.run(what, View::Host, command, step)?;
     let (size_bytes, blocks) = digest_blocks(&path)?;
@@ -150,7 +160,7 @@ fn mksquashfs(root: &Path, image: &Path, options: FileSystemOptions) -> Command 
         command.arg("-Xcompression-level").arg(level.to_string());
     }
     // mksquashfs takes the time from the environment or from the argument, and refuses both.
-    if std::env::var_os("SOURCE_DATE_EPOCH").is_none() {
+    if options.source_date.is_none() {
         command.arg("-mkfs-time").arg(options.time_unix.to_string());
     }
     command

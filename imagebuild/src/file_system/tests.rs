@@ -32,7 +32,13 @@ fn is_root() -> bool {
 
 fn options(format: FileSystemFormat, compression: Compression, level: u32) -> FileSystemOptions {
     let compression = CompressionSpec::new(compression, Some(level), 1).unwrap();
-    FileSystemOptions { format, compression, jobs: NonZeroUsize::MIN, time_unix: 1_700_000_000 }
+    FileSystemOptions {
+        format,
+        compression,
+        jobs: NonZeroUsize::MIN,
+        time_unix: 1_700_000_000,
+        source_date: None,
+    }
 }
 
 fn pack_tree(root: &Path, dir: &Path, options: FileSystemOptions) -> Result<RootFileSystem, FileSystemError> {
@@ -162,6 +168,26 @@ fn check_file(format: FileSystemFormat, change: impl Fn(&Path), check: impl Fn(&
     let packed = pack_tree(root.path(), out.path(), options(format, Compression::Zstd, 1)).unwrap();
     let mounted = Mounted::new(&out.path().join(packed.file.as_str()), format);
     check(&scan(mounted.0.path()).unwrap()[1]);
+}
+
+#[test]
+fn times_after_the_source_date_are_set_back_to_it() {
+    if !is_root() {
+        return;
+    }
+    let (root, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(root.path().join("new"), "").unwrap();
+    fs::write(root.path().join("old"), "").unwrap();
+    set_mtime(&root.path().join("old"), 1_400_000_000, 0);
+    for format in [Squashfs, Erofs] {
+        let options =
+            FileSystemOptions { source_date: Some(1_500_000_000), ..options(format, Compression::Zstd, 1) };
+        let packed = pack_tree(root.path(), out.path(), options).unwrap();
+        let mounted = Mounted::new(&out.path().join(packed.file.as_str()), format);
+        let entries = scan(mounted.0.path()).unwrap();
+        let times: Vec<_> = entries.iter().map(|entry| (entry.mtime_seconds, entry.mtime_nanos)).collect();
+        assert_eq!(times, [(1_500_000_000, 0), (1_500_000_000, 0), (1_400_000_000, 0)], "{format}");
+    }
 }
 
 #[test]
