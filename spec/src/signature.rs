@@ -115,7 +115,7 @@ QtKMXWyYcwdpZAlPF7tE2ENJkRd1ujvKjlj1m9RtHTBnZPa5WKU5uWRs5GoP5M/VqE81QFuMKI5k/SfN
         let (key, other) =
             (TrustedKey::parse(KEY).unwrap(), trusted(&KeyPair::generate_unencrypted_keypair().unwrap()));
         let verify = |keys: &[TrustedKey]| verify(b"test", Some(LEGACY), keys);
-        assert_eq!(verify(&[key.clone()]), Err(SignatureError::Legacy));
+        assert_eq!(verify(std::slice::from_ref(&key)), Err(SignatureError::Legacy));
         assert_eq!(verify(&[key, other.clone()]), Err(SignatureError::Legacy));
         assert_eq!(verify(&[other]), Err(SignatureError::Wrong { keys: 1 }));
     }
