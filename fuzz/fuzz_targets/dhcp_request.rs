@@ -31,7 +31,8 @@ fuzz_target!(|data: &[u8]| {
         );
         check(packet, &actions);
         leases.follow(now, packet, &actions);
-        now += Duration::from_secs(u64::from(*packet.last().unwrap_or(&0)) * 60);
+        // Most packets end with 255: some of them still come within one lease.
+        now += Duration::from_secs(u64::from(*packet.last().unwrap_or(&0)) * 4);
     }
 });
 

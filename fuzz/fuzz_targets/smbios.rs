@@ -2,6 +2,9 @@
 //! what comes before is read alike. What is read goes through JSON as facts do.
 #![no_main]
 
+use std::path::Path;
+use std::sync::OnceLock;
+
 use bootspec::MacAddr;
 use bootspec::facts::Facts;
 use init::discover::facts::{gather, smbios};
@@ -21,9 +24,15 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(bmc, Some(first));
     }
 
-    let nowhere = std::path::Path::new("/nonexistent");
-    let mut facts = Facts { memory_modules: modules, bmc, ..gather(nowhere, nowhere, MacAddr::new([2; 6])) };
+    let mut facts = Facts { memory_modules: modules, bmc, ..nothing().clone() };
     facts.cut_to_limits();
     let json = serde_json::to_vec(&facts).expect("facts are JSON");
     assert_eq!(Facts::parse(&json).expect("bootserve takes what init sends"), facts);
 });
+
+/// The facts of a machine without anything.
+fn nothing() -> &'static Facts {
+    static FACTS: OnceLock<Facts> = OnceLock::new();
+    let nowhere = Path::new("/nonexistent");
+    FACTS.get_or_init(|| gather(nowhere, nowhere, MacAddr::new([2; 6])))
+}
