@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bootlab::bootserve::overlays_dir;
 use bootlab::deadline::within;
+use bootlab::firmware::Firmware;
 use bootlab::lab::{Lab, Node};
 use bootlab::places::{shell_store_dir, store_dir};
 use bootlab::qemu::NodeSpec;
@@ -140,6 +141,18 @@ fn nothing_of_init_is_left_in_an_unpacked_root() -> Result<()> {
     assert_eq!(network, ["down", "0"]);
     let programs = lines_of(&node, "echo programs $(readlink /proc/[0-9]*/exe | sort -u)")?;
     ensure!(programs[0].contains("/bin/") && !programs[0].contains("/init"), "{programs:?}");
+    Ok(())
+}
+
+#[test]
+fn a_uefi_node_fetches_its_root() -> Result<()> {
+    let image = images::shell("shell-tmpfs", "tmpfs", &[])?;
+    let spec = NodeSpec { firmware: Firmware::Uefi, ..with_shell(fetched(6, &image)) };
+    let (_lab, node) = boot_to_shell("fetched-uefi", &spec)?;
+    let found = lines_of(&node, "ls -d /sys/firmware/efi; grep -o 'bootnode.image=[^ ]*' /proc/cmdline")?;
+    assert_eq!(found, ["/sys/firmware/efi".to_owned(), format!("bootnode.image={image}")]);
+    let mounts = mounts(&node)?;
+    ensure!(mounts.iter().any(|(_, place, kind)| place == "/" && kind == "tmpfs"), "{mounts:?}");
     Ok(())
 }
 

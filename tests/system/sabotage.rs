@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bootlab::bootserve::overlays_dir;
 use bootlab::deadline::within;
 use bootlab::lab::{Lab, Node};
 use bootlab::places::{lab_dir, lock, program, shell_store_dir, store_dir};
@@ -20,6 +21,9 @@ use bootspec::store::{INITRAMFS, MANIFEST, MANIFEST_SIGNATURE};
 
 /// From power-on to the end of unpacking, on an idle machine without KVM.
 const IDLE_BOOT: Duration = Duration::from_secs(60);
+
+/// An answer of the shell on the console.
+const ANSWER: Duration = Duration::from_secs(10);
 
 const COMPUTE: &str = "debian-12-compute";
 /// The first thing that systemd prints.
@@ -213,6 +217,56 @@ fn a_signed_image_boots_carried_and_fetched() -> Result<()> {
         lab.boot(&spec)?.console().wait_for("bootnode: exec /bin/sh", within(IDLE_BOOT))?;
     }
     Ok(())
+}
+
+/// A tar with one file of this node alone, which holds `content`, where bootserve looks for it. Signed by our key.
+fn signed_overlay(node: u8, content: &str) -> Result<PathBuf> {
+    let dir = overlays_dir(&shell_store_dir());
+    fs::create_dir_all(&dir)?;
+    let files = tempfile::tempdir()?;
+    fs::create_dir(files.path().join("etc"))?;
+    fs::write(files.path().join("etc/own-key"), content)?;
+    let tar = dir.join(format!("{}.tar", NodeSpec::classic(node, "").name));
+    let made = Command::new("tar").arg("-C").arg(files.path()).arg("-cf").arg(&tar).arg("etc").status()?;
+    ensure!(made.success(), "tar: {made}");
+    let key = keys()?.join("bootnode.key");
+    let signed = Command::new(program("imagebuild")?).arg("sign").arg(&tar).arg("--key").arg(key).status()?;
+    ensure!(signed.success(), "imagebuild sign: {signed}");
+    Ok(tar)
+}
+
+#[test]
+fn a_signed_overlay_is_laid_over_the_root_in_both_modes() -> Result<()> {
+    let image = signed_image()?.to_string();
+    signed_overlay(21, "this node's own")?;
+    for mode in ["carried", "fetched"] {
+        let settings = toml::toml! { init = "/bin/sh" mode = mode };
+        let spec = NodeSpec { settings, ..NodeSpec::classic(21, &image) };
+        let lab = Lab::start("signed-overlay", &shell_store_dir(), std::slice::from_ref(&spec))?;
+        let node = lab.boot(&spec)?;
+        node.console().wait_for("bootnode: exec /bin/sh", within(IDLE_BOOT))?;
+        node.console().ask("cat /etc/own-key", "this node's own", within(ANSWER))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_overlay_that_was_changed_after_signing_is_refused() -> Result<()> {
+    let tar = signed_overlay(22, "this node's own")?;
+    let text = fs::read(&tar)?;
+    let at = text.windows(4).position(|window| window == b"this").context("the file is not in the tar")?;
+    File::options().write(true).open(&tar)?.write_all_at(b"that", at.try_into()?)?;
+    let texts =
+        ["cannot trust the node's overlay", "or of another document", "remedy: sign the node's overlay"];
+    check_fetch_fails(
+        "signed-overlay-changed",
+        &shell_store_dir(),
+        22,
+        &signed_image()?,
+        |_| {},
+        "E-SIGNATURE",
+        &texts,
+    )
 }
 
 #[test]
