@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use bootspec::cmdline::{BaseUrl, BootParams, Sources};
 use bootspec::initramfs::{MAX_OVERLAY_BYTES, OVERLAY, OVERLAY_SIGNATURE};
 use bootspec::store::{MAX_SIGNATURE_BYTES, SIGNATURE_SUFFIX};
-use tar::{Archive, EntryType};
+use tar::EntryType;
 
 use crate::fetch::{FetchError, Fetcher};
 use crate::kmsg;
 use crate::memory::Addition;
 use crate::trust::{Trust, TrustError};
+use crate::unpack::blocks::{next_header, padding_bytes, skip};
 use crate::unpack::{self, UnpackError};
 
 /// The overlay cannot be applied.
@@ -91,13 +92,18 @@ impl NodeOverlay {
 
     /// What it adds to the root at most. Of a tar that is damaged, what lies before the damage: extracting it says the rest.
     pub fn addition(&self) -> Addition {
-        let mut addition = Addition::default();
-        let mut archive = Archive::new(&*self.tar);
-        for entry in archive.entries().into_iter().flat_map(|entries| entries.raw(true)).map_while(Result::ok)
-        {
-            match entry.header().entry_type() {
-                EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink => {}
-                _ => addition.add(entry.size()),
+        let (mut addition, mut tar) = (Addition::default(), &*self.tar);
+        while let Ok(Some(header)) = next_header(&mut tar) {
+            let Ok(size_bytes) = header.entry_size() else { break };
+            if skip(&mut tar, size_bytes).and_then(|()| skip(&mut tar, padding_bytes(size_bytes))).is_err() {
+                break;
+            }
+            match header.entry_type() {
+                EntryType::XHeader
+                | EntryType::XGlobalHeader
+                | EntryType::GNULongName
+                | EntryType::GNULongLink => {}
+                _ => addition.add(size_bytes),
             }
         }
         addition

@@ -187,6 +187,20 @@ fn too_little_memory_is_refused_before_fetching() -> Result<()> {
     check_fetch_fails("fetched-memory", &shell_store_dir(), 15, &image, small, "E-MEMORY", &texts)
 }
 
+#[test]
+fn an_image_that_was_not_asked_for_is_refused() -> Result<()> {
+    let image = images::shell("shell-tmpfs", "tmpfs", &[])?;
+    let mut spec = NodeSpec::classic(23, &image.to_string());
+    // bootserve says which image it means in fetched mode; here somebody else does.
+    spec.kernel_args.push("bootnode.image=other/1".to_owned());
+    let (_lab, node) = boot_to_failure("other-image", &shell_store_dir(), &spec)?;
+    let found =
+        format!("found the image {image}, and the kernel command line asks for bootnode.image=other/1");
+    check_refused(&node, &["FAILED [E-OTHERIMAGE]", &found])?;
+    ensure!(!node.console().text().contains("bootnode: unpacking"), "it began to unpack");
+    Ok(())
+}
+
 /// A pair of keys, made once for all tests.
 fn keys() -> Result<PathBuf> {
     let dir = lab_dir().join("keys");

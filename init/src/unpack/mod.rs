@@ -7,7 +7,7 @@
 //! the root, and decoded no further than the manifest says. Memory beside the root: a decoder and two buffers a thread,
 //! and what [`source`] holds.
 
-mod blocks;
+pub(crate) mod blocks;
 mod extract;
 mod limit;
 mod metadata;
