@@ -61,6 +61,24 @@ fn images_are_built_listed_repacked_verified_and_reused() -> Result<()> {
 }
 
 #[test]
+fn keys_are_never_overwritten_and_no_password_is_asked_for_in_vain() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let keygen = |arguments: &[&str]| -> Result<Output> {
+        let mut command = Command::new(program("imagebuild")?);
+        command.args(["keygen", "--out"]).arg(dir.path()).args(arguments).stdin(Stdio::null());
+        Ok(command.output()?)
+    };
+    ensure!(keygen(&[])?.status.success());
+    let public = fs::read(dir.path().join("bootnode.pub"))?;
+    let again = keygen(&["--password"])?;
+    let message = String::from_utf8(again.stderr)?;
+    ensure!(again.status.code() == Some(1) && message.contains("bootnode.key exists already"), "{message}");
+    ensure!(message.contains("\nhint: keys are never overwritten"), "{message}");
+    ensure!(fs::read(dir.path().join("bootnode.pub"))? == public, "the key was overwritten");
+    Ok(())
+}
+
+#[test]
 fn damage_is_found_by_name_and_fails() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let image = text(&json(dir.path(), &["build", "failsafe"])?["image"])?;

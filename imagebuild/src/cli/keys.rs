@@ -33,6 +33,8 @@ pub struct SignArgs {
 }
 
 pub fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
+    // Nobody is asked for a password of keys that will not be made.
+    signing::check_no_keys(&args.out)?;
     let password = args.password.then(ask_new_password).transpose()?;
     let made = signing::keygen(&args.out, password)?;
     if args.json {

@@ -29,8 +29,8 @@ pub struct KeyFiles {
 
 /// Makes a pair in `dir`, which is made if need be. Existing keys are never overwritten.
 pub fn keygen(dir: &Path, password: Option<String>) -> Result<KeyFiles, SigningError> {
+    check_no_keys(dir)?;
     let (public, secret) = (dir.join(PUBLIC), dir.join(SECRET));
-    refuse_existing(&[&secret, &public], &public)?;
     let crypto = |source| SigningError::Crypto { what: "a pair of keys", source };
     let pair = match password {
         Some(password) => KeyPair::generate_encrypted_keypair(Some(password)),
@@ -51,14 +51,16 @@ pub fn keygen(dir: &Path, password: Option<String>) -> Result<KeyFiles, SigningE
     Ok(KeyFiles { id, public, secret })
 }
 
-/// Refuses to go on where one of `paths` exists. The key in `public` is named, if there is one.
-fn refuse_existing(paths: &[&Path], public: &Path) -> Result<(), SigningError> {
-    let Some(path) = paths.iter().find(|path| path.symlink_metadata().is_ok()) else { return Ok(()) };
-    let found = match read_key(public) {
+/// Checks that there are no keys in `dir`. The one that is there is named, if it can be read.
+pub fn check_no_keys(dir: &Path) -> Result<(), SigningError> {
+    let (public, secret) = (dir.join(PUBLIC), dir.join(SECRET));
+    let existing = [&secret, &public].into_iter().find(|path| path.symlink_metadata().is_ok()).cloned();
+    let Some(path) = existing else { return Ok(()) };
+    let found = match read_key(&public) {
         Ok((id, _)) => format!("key {id}"),
         Err(_) => "no public key that could be read".to_owned(),
     };
-    Err(SigningError::KeyExists { path: path.to_path_buf(), public: public.to_owned(), found })
+    Err(SigningError::KeyExists { path, public, found })
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), FileError> {

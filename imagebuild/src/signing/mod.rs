@@ -16,7 +16,7 @@ use bootspec::store::SIGNATURE_SUFFIX;
 
 use crate::file_error::{FileError, failed};
 
-pub use keygen::{KeyFiles, keygen};
+pub use keygen::{KeyFiles, check_no_keys, keygen};
 pub use signer::{Signer, ask_new_password, ask_password};
 pub use trust::Trust;
 
