@@ -16,6 +16,7 @@ pub mod progress;
 pub mod recipe;
 pub mod root;
 pub mod sandbox;
+pub mod selinux;
 pub mod signing;
 pub mod source;
 pub mod store;

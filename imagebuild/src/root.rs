@@ -10,6 +10,7 @@ use crate::kernel::{self, Kernel, KernelError};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::sandbox::Sandbox;
+use crate::selinux::{self, SelinuxError};
 use crate::source::{self, SourceError};
 use crate::tool::{ToolError, Tools};
 
@@ -45,6 +46,9 @@ pub enum RootError {
     /// What the recipe adds to the packages cannot be added.
     #[error(transparent)]
     Customise(#[from] CustomiseError),
+    /// It cannot be labelled.
+    #[error(transparent)]
+    Selinux(#[from] SelinuxError),
     /// There is no kernel to boot.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -81,6 +85,13 @@ pub fn build_root(
     let step = progress.step(format!("find the kernel: {}", recipe.name));
     let kernel = kernel::find(&recipe.kernel, &tools, &step)?;
     step.done(&kernel.release);
+
+    if let Some(policy) = &recipe.selinux_policy {
+        // Last: what comes into the root later has no label.
+        let step = progress.step(format!("label for SELinux: {}", recipe.name));
+        selinux::label(policy, &tools, &step)?;
+        step.done(policy);
+    }
     let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
     Ok((BuiltRoot { kernel, architecture, packages }, tools))
 }

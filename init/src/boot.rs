@@ -20,7 +20,7 @@ use crate::node_overlay::{self, NodeOverlay};
 use crate::switch_root::{check_init, switch_root};
 use crate::trust::Trust;
 use crate::unpack::{Carried, Fetched, unpack};
-use crate::{discover, failsafe, image, kmsg, mounts, overlay_root, report};
+use crate::{discover, failsafe, image, kmsg, mounts, overlay_root, report, selinux};
 
 const CMDLINE: &str = "/proc/cmdline";
 /// The root of the initramfs.
@@ -128,6 +128,7 @@ fn make_root(
     params: &BootParams,
     modules: &mut Modules,
 ) -> Result<(), BootError> {
+    selinux::load_policy(Path::new(INITRAMFS))?;
     let memory = memory::read().map_err(|error| BootError::Proc("/proc/meminfo", error))?;
     match &manifest.root {
         None => Err(BootError::NoRoot(manifest.image.clone())),

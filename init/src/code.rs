@@ -51,6 +51,8 @@ codes! {
     Address = "E-ADDRESS",
     /// Something cannot be fetched.
     Fetch = "E-FETCH",
+    /// The image's SELinux policy cannot be loaded.
+    Selinux = "E-SELINUX",
     /// The image does not fit into memory.
     Memory = "E-MEMORY",
     /// A piece of the root is not what the manifest says.

@@ -23,6 +23,7 @@ use crate::mounts::MountError;
 use crate::network::NetworkError;
 use crate::node_overlay::NodeOverlayError;
 use crate::overlay_root::OverlayError;
+use crate::selinux::SelinuxError;
 use crate::switch_root::SwitchRootError;
 use crate::trust::TrustError;
 use crate::unpack::{ChunkError, ExtractError, UnpackError};
@@ -58,6 +59,9 @@ pub enum BootError {
     /// The network does not come up.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The image's SELinux policy cannot be loaded.
+    #[error(transparent)]
+    Selinux(#[from] SelinuxError),
     /// The image does not fit into memory.
     #[error(transparent)]
     Memory(#[from] TooLittle),
@@ -145,6 +149,10 @@ impl BootError {
             Self::NoSource => (IMAGE.0, "let bootserve write the command line, or add bootnode.source="),
             Self::Modules(_) => IMAGE,
             Self::Network(error) => (error.code(), error.remedy()),
+            Self::Selinux(_) => (
+                Code::Selinux,
+                "build the image again: policy and kernel have to be of one distribution; or boot with selinux=0",
+            ),
             Self::Memory(_) => (Code::Memory, "give the node more memory, or build a smaller image"),
             Self::Unpack(error) => unpack_kind(error),
             Self::Overlay(error) => overlay_kind(error),

@@ -24,6 +24,7 @@ pub mod network;
 pub mod node_overlay;
 pub mod overlay_root;
 pub mod report;
+pub mod selinux;
 pub mod switch_root;
 mod sys;
 pub mod threads;

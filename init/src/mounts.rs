@@ -95,6 +95,11 @@ pub fn mount_read_only(device: &Path, target: &Path, file_system: &str) -> Resul
     mount_at(device, target, file_system, MountFlags::RDONLY, "")
 }
 
+/// Mounts SELinux's own file system.
+pub fn mount_selinuxfs(target: &Path) -> Result<(), MountError> {
+    mount_at(Path::new("selinuxfs"), target, "selinuxfs", MountFlags::NOSUID | MountFlags::NOEXEC, "")
+}
+
 /// Mounts an overlay of the two layers; `work` lies on the file system of `upper`.
 pub fn mount_overlay(lower: &Path, upper: &Path, work: &Path, target: &Path) -> Result<(), MountError> {
     let (lower, upper, work) = (lower.display(), upper.display(), work.display());

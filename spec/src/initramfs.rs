@@ -40,6 +40,9 @@ pub const MODULES_ALIAS: &str = "bootnode/modules/modules.alias";
 /// Where drivers look for the firmware of their devices.
 pub const FIRMWARE_DIR: &str = "lib/firmware";
 
+/// The SELinux policy, as the kernel takes it, that is loaded before the root is unpacked.
+pub const SELINUX_POLICY: &str = "bootnode/selinux-policy";
+
 /// Path of the chunk at `index` of the manifest's chunk table: `bootnode/chunks/00007.tar.xz`.
 pub fn chunk_path(index: usize, compression: Compression) -> String {
     format!("{CHUNKS_DIR}/{index:05}.{}", compression.tar_suffix())

@@ -24,6 +24,7 @@ use crate::modules::ModulesError;
 use crate::progress::Progress;
 use crate::recipe::{CompressionSpec, Recipe, RecipeError, RootKind};
 use crate::root::{RootError, build_root};
+use crate::selinux::SelinuxError;
 use crate::signing::{Signing, SigningError};
 use crate::store::{Store, StoreError};
 
@@ -77,6 +78,9 @@ pub enum BuildError {
     /// The root could not be made into a file system image.
     #[error(transparent)]
     FileSystem(#[from] FileSystemError),
+    /// The SELinux policy cannot be read.
+    #[error(transparent)]
+    Selinux(#[from] SelinuxError),
     /// The kernel modules for the initramfs could not be collected.
     #[error(transparent)]
     Modules(#[from] ModulesError),
@@ -165,7 +169,7 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
     let packed = match recipe.mode() {
         BootMode::Failsafe => None,
         BootMode::Discover => {
-            pack::modules(recipe, &root, &built.kernel.release, segments, draft.dir(), progress)?;
+            pack::modules(recipe, &tools, &built.kernel.release, segments, draft.dir(), progress)?;
             None
         }
         BootMode::Carried | BootMode::Fetched => {
@@ -173,7 +177,7 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
             if let (RootKind::FileSystem(format), Some(config)) = (recipe.boot.root, &config) {
                 file_system::require_kernel(release, config, format, request.compression.format)?;
             }
-            pack::modules(recipe, &root, release, segments, draft.dir(), progress)?;
+            pack::modules(recipe, &tools, release, segments, draft.dir(), progress)?;
             let times = pack::Times { build_unix: time_unix, source_date: source_date()? };
             Some(pack::root(&tools, release, draft.dir(), request, times, progress)?)
         }

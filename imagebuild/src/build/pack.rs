@@ -13,20 +13,24 @@ use crate::initramfs::{MODULES, MODULES_FETCHED, SegmentCompression, modules_seg
 use crate::modules::{self, ModuleSpec};
 use crate::progress::{Progress, human};
 use crate::recipe::{Recipe, RootKind};
+use crate::selinux;
 use crate::tool::Tools;
 
-/// Writes the modules' segment of each initramfs that has one into `dir`.
+/// Writes the modules' segment of each initramfs that has one into `dir`. The SELinux policy rides along.
 pub fn modules(
     recipe: &Recipe,
-    root: &Path,
+    tools: &Tools,
     release: &str,
     compression: SegmentCompression,
     dir: &Path,
     progress: &Progress,
 ) -> Result<(), BuildError> {
+    let root = tools.sandbox().root();
+    let policy = recipe.selinux_policy.as_ref().map(|policy| selinux::member(policy, tools)).transpose()?;
     for (name, wanted) in wanted(recipe) {
         let step = progress.step(format!("collect kernel modules: {name}"));
-        let set = modules::select(root, release, &wanted)?;
+        let mut set = modules::select(root, release, &wanted)?;
+        set.files.extend(policy.clone());
         let segment = modules_segment(&set, compression).map_err(BuildError::Initramfs)?;
         let path = dir.join(name);
         fs::write(&path, &segment).map_err(failed("write", &path))?;
@@ -48,7 +52,9 @@ fn wanted(recipe: &Recipe) -> Vec<(&'static str, ModuleSpec)> {
     match recipe.mode() {
         BootMode::Failsafe => vec![],
         BootMode::Discover => vec![(MODULES, recipe.modules.clone())],
-        BootMode::Carried if !for_root.is_empty() => vec![(MODULES, for_root.clone()), for_fetching()],
+        BootMode::Carried if !for_root.is_empty() || recipe.selinux_policy.is_some() => {
+            vec![(MODULES, for_root.clone()), for_fetching()]
+        }
         BootMode::Carried | BootMode::Fetched => vec![for_fetching()],
     }
 }

@@ -20,6 +20,7 @@ const DEFAULT_FILE_MODE: u32 = 0o644;
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 const MAX_CHUNK_BYTES: u64 = 1 << 30;
 const NO_ROOT: &str = "has no meaning for a busybox source, whose image has no root file system";
+const NOT_ON_OVERLAYS: &str = "works with boot.root = \"tmpfs\" alone: under an overlay, policies forbid services the files that init has opened";
 const DISCOVER_SOURCE: &str = "is discover, whose image has no root file system\nhint: make it from a source of type busybox, or boot this image with the node's mode set to discover";
 /// useradd(8) refuses longer names.
 const MAX_USER_NAME_BYTES: usize = 32;
@@ -109,6 +110,7 @@ impl At<'_> {
             compression: self.compression(wire.compression, boot.root)?,
             boot,
             modules,
+            selinux_policy: self.selinux(wire.selinux, boot)?,
             dir: self.dir.to_owned(),
             text,
         };
@@ -335,6 +337,23 @@ impl At<'_> {
             BootMode::Discover => &[COMMON_NICS_WORD, COMMON_STORAGE_WORD],
         };
         Ok(wire.modules.unwrap_or_else(|| ModuleSpec::new(common).expect("the words are defined")))
+    }
+
+    fn selinux(&self, wire: wire::Selinux, boot: BootSpec) -> Result<Option<String>, RecipeError> {
+        let Some(policy) = wire.policy else { return Ok(None) };
+        let refused = |problem: &str| Err(self.error("selinux.policy", problem));
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if !boot.mode.has_root() {
+            refused(NO_ROOT)
+        } else if boot.root != RootKind::Tmpfs {
+            refused(NOT_ON_OVERLAYS)
+        } else if policy.is_empty() || !policy.bytes().all(is_name) {
+            refused(&format!(
+                "'{policy}' is not the name of a policy: expected a directory of /etc/selinux, such as targeted"
+            ))
+        } else {
+            Ok(Some(policy))
+        }
     }
 
     /// What would have no effect must not look as if it had one.
@@ -603,5 +622,15 @@ mod tests {
             let _ = parse(&text);
             let _ = parse(&format!("{MINIMAL}{text}"));
         }
+    }
+
+    #[test]
+    fn a_selinux_policy_is_for_roots_in_a_tmpfs() {
+        let policy = |rest: &str| parse(&format!("{MINIMAL}{rest}")).unwrap().selinux_policy;
+        assert_eq!(policy(""), None);
+        assert_eq!(policy("[selinux]\npolicy = 'targeted'").as_deref(), Some("targeted"));
+        check_rejected("[selinux]\npolicy = '../x'", "not the name of a policy");
+        check_rejected("[boot]\nroot = 'erofs'\n[selinux]\npolicy = 'targeted'", "tmpfs");
+        check_rejected("[selinux]\nmode = 'enforcing'", "unknown field `mode`");
     }
 }

@@ -55,6 +55,8 @@ pub struct Recipe {
     pub boot: BootSpec,
     /// Kernel modules that a node needs to fetch its root, or to find out what it is made of.
     pub modules: ModuleSpec,
+    /// The SELinux policy that nodes load and by which the root is labelled: `targeted`.
+    pub selinux_policy: Option<String>,
     /// The directory of the recipe file. Relative paths in the recipe start here.
     pub dir: PathBuf,
     /// The text of the recipe file.

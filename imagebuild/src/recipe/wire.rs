@@ -77,6 +77,8 @@ pub struct Recipe<S> {
     pub boot: Boot,
     #[serde(default)]
     pub initramfs: Initramfs,
+    #[serde(default)]
+    pub selinux: Selinux,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +202,12 @@ pub struct Boot {
 #[serde(deny_unknown_fields)]
 pub struct Initramfs {
     pub modules: Option<ModuleSpec>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selinux {
+    pub policy: Option<String>,
 }
 
 /// The modes that a recipe chooses from. An image of a busybox source is failsafe unless it is for discovery.
