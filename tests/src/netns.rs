@@ -86,6 +86,20 @@ impl NetNs {
         Ok(tap)
     }
 
+    /// Takes all nodes off the bridge while `work` goes on: their packets are lost, and nobody answers in place of a server
+    /// that is away.
+    pub fn unplugged<T>(&self, work: impl FnOnce() -> T) -> Result<T, Error> {
+        let taps = || (0..self.taps.load(Ordering::Relaxed)).map(|number| format!("tap{number}"));
+        for tap in taps() {
+            self.ip(["link", "set", &tap, "nomaster"])?;
+        }
+        let done = work();
+        for tap in taps() {
+            self.ip(["link", "set", &tap, "master", BRIDGE])?;
+        }
+        Ok(done)
+    }
+
     /// A command that will run inside the namespace. The process started is `program` itself, not a wrapper.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
