@@ -44,10 +44,11 @@ struct Bench {
     run: fn(Rounds) -> Result<Vec<Measurement>>,
 }
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 11] = [
     Bench { name: "unpack-xz", run: unpack::xz },
     Bench { name: "unpack-zstd", run: unpack::zstd },
     Bench { name: "unpack-cpu", run: unpack::cpu },
+    Bench { name: "verification", run: unpack::verification },
     Bench { name: "unpack-scaling", run: unpack::scaling },
     Bench { name: "unpack-balance", run: unpack::balance },
     Bench { name: "create", run: create::run },

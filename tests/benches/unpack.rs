@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use bootlab::balance::Balance;
 use bootspec::manifest::{Chunk, Compression, Stage};
-use init::unpack::{Carried, unpack, unpacking_order};
+use init::unpack::{Carried, ChunkSource, unpack, unpacking_order};
 use serde_json::{Value, json};
 
 use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu};
@@ -54,6 +54,18 @@ pub fn cpu(rounds: Rounds) -> Result<Vec<Measurement>> {
     Ok(vec![measurement.with_details(details(&packed, GNU_XZ, &ours, &peers))])
 }
 
+/// How much of unpacking is verification.
+pub fn verification(rounds: Rounds) -> Result<Vec<Measurement>> {
+    let measure = |name, compression| -> Result<Measurement> {
+        let packed = Packed::with(compression)?;
+        let [verifying, unpacking] =
+            rounds.in_turn(name, [&mut || verify_ours(&packed), &mut || unpack_ours(&packed, 1)])?;
+        let (verifying, unpacking) = (median_cpu(&verifying), median_cpu(&unpacking));
+        Ok(Measurement::new(name, verifying, unpacking, "cpu-seconds", Goal::AtMost(0.10)))
+    };
+    Ok(vec![measure("verification-xz", Compression::Xz)?, measure("verification-zstd", Compression::Zstd)?])
+}
+
 /// Two threads against one, both ours. The ratio is the speed-up.
 pub fn scaling(rounds: Rounds) -> Result<Vec<Measurement>> {
     let (name, packed) = ("unpack-scaling", Packed::with(Compression::Xz)?);
@@ -96,20 +108,45 @@ fn details(packed: &Packed, peer: Script, ours: &[Cost], peers: &[Cost]) -> Valu
     })
 }
 
-/// init's unpacking, with the chunks as files on a tmpfs, as the initramfs has them.
+/// init's unpacking.
 fn unpack_ours(packed: &Packed, workers: usize) -> Result<Cost> {
-    let (chunks, target) = (Tmpfs::mount()?, Tmpfs::mount()?);
-    let bytes = fs::read(&packed.file)?;
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for (index, piece) in packed.archive.pieces().enumerate() {
-        let path = chunks.path().join(index.to_string());
-        let start = usize::try_from(piece.offset_bytes)?;
-        fs::write(&path, &bytes[start..start + usize::try_from(piece.size_bytes)?])?;
-        paths.push(path);
-    }
+    let (chunks, target) = (CarriedChunks::of(packed)?, Tmpfs::mount()?);
     let workers = NonZeroUsize::new(workers).context("there is a worker")?;
-    let source = Carried::new(&paths, &packed.archive);
+    let source = Carried::new(&chunks.paths, &packed.archive);
     Cost::of(|| Ok(unpack(&source, &packed.archive, target.path(), workers)?))
+}
+
+/// What init does before it unpacks a chunk, for all of them: hand it out verified.
+fn verify_ours(packed: &Packed) -> Result<Cost> {
+    let chunks = CarriedChunks::of(packed)?;
+    let source = Carried::new(&chunks.paths, &packed.archive);
+    Cost::of(|| {
+        for _ in &chunks.paths {
+            source.next()?;
+        }
+        Ok(())
+    })
+}
+
+/// The chunks as files on a tmpfs, as the initramfs has them.
+struct CarriedChunks {
+    paths: Vec<PathBuf>,
+    _tmpfs: Tmpfs,
+}
+
+impl CarriedChunks {
+    fn of(packed: &Packed) -> Result<Self> {
+        let tmpfs = Tmpfs::mount()?;
+        let bytes = fs::read(&packed.file)?;
+        let mut paths = Vec::new();
+        for (index, piece) in packed.archive.pieces().enumerate() {
+            let path = tmpfs.path().join(index.to_string());
+            let start = usize::try_from(piece.offset_bytes)?;
+            fs::write(&path, &bytes[start..start + usize::try_from(piece.size_bytes)?])?;
+            paths.push(path);
+        }
+        Ok(Self { paths, _tmpfs: tmpfs })
+    }
 }
 
 fn unpack_peer(packed: &Packed, script: Script) -> Result<Cost> {
