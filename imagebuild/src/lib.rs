@@ -21,5 +21,7 @@ pub mod signing;
 pub mod source;
 pub mod store;
 mod sys;
+#[cfg(test)]
+mod testing;
 pub mod tool;
 pub mod verify;

@@ -293,15 +293,7 @@ fn has_input(output: &PipeReader) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Namespaces are root's to make. Returns false, and says so, for anybody else.
-    fn is_root() -> bool {
-        let is_root = rustix::process::geteuid().is_root();
-        if !is_root {
-            eprintln!("skipped: needs root");
-        }
-        is_root
-    }
+    use crate::testing::is_root;
 
     /// A root that holds a static busybox, and nothing else.
     fn busybox_root() -> tempfile::TempDir {

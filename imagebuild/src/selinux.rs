@@ -91,6 +91,7 @@ mod tests {
     use super::*;
     use crate::progress::Progress;
     use crate::sandbox::Sandbox;
+    use crate::testing::is_root;
     use std::fs;
 
     fn tools(root: &Path) -> Tools {
@@ -99,8 +100,7 @@ mod tests {
 
     #[test]
     fn the_newest_policy_of_the_root_rides_in_the_initramfs() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let root = tempfile::tempdir().unwrap();
@@ -115,8 +115,7 @@ mod tests {
 
     #[test]
     fn a_root_that_cannot_be_labelled_says_what_it_lacks() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let root = tempfile::tempdir().unwrap();

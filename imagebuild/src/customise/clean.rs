@@ -129,6 +129,7 @@ fn forget_machine_id(keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError>
 mod tests {
     use super::*;
     use crate::sandbox::Sandbox;
+    use crate::testing::is_root;
 
     const MINIMAL: &str = "name = 'x'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
 
@@ -150,8 +151,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_a_node_or_to_the_build_is_removed_and_the_rest_stays() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let removed = [
@@ -170,8 +170,7 @@ mod tests {
 
     #[test]
     fn a_path_that_the_recipe_sets_stays() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let rest = "[[file]]\npath = '/etc/resolv.conf'\ncontent = 'nameserver 192.168.0.1'\n";

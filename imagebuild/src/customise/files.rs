@@ -80,6 +80,7 @@ mod tests {
 
     use super::*;
     use crate::sandbox::Sandbox;
+    use crate::testing::is_root;
 
     fn spec(path: &str, content: Content, owner: &str) -> FileSpec {
         FileSpec { path: path.into(), content, owner: owner.into(), group: "root".into() }
@@ -91,8 +92,7 @@ mod tests {
 
     #[test]
     fn files_replace_what_is_there_with_the_owner_and_mode_asked_for() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -107,6 +107,7 @@ mod tests {
     use super::*;
     use crate::progress::Progress;
     use crate::sandbox::Sandbox;
+    use crate::testing::is_root;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -140,8 +141,7 @@ mod tests {
 
     #[test]
     fn scripts_see_all_that_the_image_will_have() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -156,8 +156,7 @@ mod tests {
 
     #[test]
     fn a_script_may_bring_systemd() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ use super::*;
 use crate::archive::{Entry, Kind};
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
+use crate::testing::is_root;
 
 /// user:1000 may read, in the kernel's form: version 2, then tag, permissions and id of each entry.
 const ACL: &[u8] =
@@ -20,15 +21,6 @@ const ACL: &[u8] =
                      \x10\0\x04\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
 /// cap_net_raw=ep, in the kernel's form.
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-
-/// Owners, devices and mounts are root's. Returns false, and says so, for anybody else.
-fn is_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        eprintln!("skipped: needs root");
-    }
-    is_root
-}
 
 fn options(format: FileSystemFormat, compression: Compression, level: u32) -> FileSystemOptions {
     let compression = CompressionSpec::new(compression, Some(level), 1).unwrap();
