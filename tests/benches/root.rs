@@ -10,7 +10,7 @@ use bootlab::images;
 use bootlab::places::{lab_dir, store_dir};
 use bootspec::manifest::{Compression, Manifest, RootArchive};
 use bootspec::store::MANIFEST;
-use imagebuild::archive::{PackOptions, pack};
+use imagebuild::archive::{PackOptions, pack, scan};
 use imagebuild::progress::Progress;
 
 use crate::measure::run;
@@ -47,7 +47,7 @@ impl Packed {
                 source_date: None,
             };
             let step = Progress::on_stderr().step(format!("pack with {compression}"));
-            let archive = pack(&root, &dir, options, &step)?;
+            let archive = pack(&root, scan(&root)?, &dir, options, &step)?;
             fs::write(&description, serde_json::to_vec(&archive)?)?;
         }
         let archive: RootArchive = serde_json::from_slice(&fs::read(&description)?)?;

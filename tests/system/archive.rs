@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bootspec::manifest::{Chunk, Compression, RootArchive, Stage};
-use imagebuild::archive::{PackOptions, pack};
+use imagebuild::archive::{PackOptions, pack, scan};
 use imagebuild::progress::Progress;
 use rustix::fs::{CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev, mknodat, utimensat};
 
@@ -186,7 +186,7 @@ fn options(compression: Compression, jobs: usize) -> PackOptions {
 
 fn pack_gauntlet(root: &Path, out: &Path, options: PackOptions) -> RootArchive {
     fs::create_dir_all(out).unwrap();
-    pack(root, out, options, &Progress::quiet().step("pack")).unwrap()
+    pack(root, scan(root).unwrap(), out, options, &Progress::quiet().step("pack")).unwrap()
 }
 
 /// Packs the gauntlet and what `extra` adds to it, has `extract` unpack the archive file into an empty directory, and

@@ -12,7 +12,7 @@ use bootspec::store::ArtifactName;
 
 use super::encoder::{Encoded, Encoder, decoder_bytes};
 use super::plan::{ChunkPlan, plan};
-use super::scan::{Entry, Kind, ScanError, scan};
+use super::scan::{Entry, Kind, ScanError};
 use super::tar_entry::{END_OF_ARCHIVE, write_entry};
 use crate::interrupt;
 use crate::progress::Step;
@@ -64,10 +64,15 @@ pub enum PackError {
     Interrupted,
 }
 
-/// Packs the tree at `root` into `dir`/`rootfs.tar.*` and describes the archive. Chunks are held in anonymous files in
+/// Packs the tree at `root`, of which `entries` is the scan, into `dir`/`rootfs.tar.*` and describes the archive. Chunks are held in anonymous files in
 /// `dir` until they are complete, so memory does not grow with the tree.
-pub fn pack(root: &Path, dir: &Path, options: PackOptions, step: &Step) -> Result<RootArchive, PackError> {
-    let mut entries = scan(root)?;
+pub fn pack(
+    root: &Path,
+    mut entries: Vec<Entry>,
+    dir: &Path,
+    options: PackOptions,
+    step: &Step,
+) -> Result<RootArchive, PackError> {
     if let Some(latest) = options.source_date {
         entries.iter_mut().for_each(|entry| entry.clamp_mtime(latest));
     }
@@ -187,6 +192,7 @@ fn concatenate(path: &Path, plans: &[ChunkPlan<'_>], packed: &[PackedChunk]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::scan;
     use crate::progress::Progress;
     use std::fs;
     use std::time::{Duration, SystemTime};
@@ -201,7 +207,8 @@ mod tests {
             jobs: NonZeroUsize::MIN,
             source_date,
         };
-        let archive = pack(root, dir.path(), options, &Progress::quiet().step("pack")).unwrap();
+        let archive =
+            pack(root, scan(root).unwrap(), dir.path(), options, &Progress::quiet().step("pack")).unwrap();
         let file = File::open(dir.path().join(archive.file.as_str())).unwrap();
         let mut tar = tar::Archive::new(zstd::Decoder::new(file).unwrap());
         let entries = tar.entries().unwrap().map(|entry| {

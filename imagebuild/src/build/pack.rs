@@ -121,7 +121,7 @@ fn root_archive(
     if let Some(warning) = lost_user_attributes(&entries, release) {
         step.note(&warning);
     }
-    let archive = archive::pack(root, dir, options, &step).map_err(BuildError::Pack)?;
+    let archive = archive::pack(root, entries, dir, options, &step).map_err(BuildError::Pack)?;
     let (unpacked, packed) = (human(archive.unpacked_bytes), human(archive.compressed_bytes()));
     step.done(&format!("{unpacked} -> {packed} in {} chunks", archive.chunks.len()));
     Ok(archive)
