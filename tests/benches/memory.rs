@@ -34,6 +34,8 @@ const CPUS: u8 = 2;
 const ON_FAILURE: &str = "bootnode.on_failure=halt";
 
 const REFUSED: &str = "FAILED [E-MEMORY]";
+/// What init prints after the line that says why it gives up.
+const LAST_WORDS: &str = "bootnode: remedy:";
 
 /// How a boot ended.
 #[derive(Clone, Debug, Serialize)]
@@ -86,9 +88,7 @@ fn end_of(node: &Node) -> Result<End> {
     // The line that ends with the unit is whole.
     let total = || memory_total(console);
     let refused = || console.text().contains(REFUSED);
-    wait_until(IDLE_BOOT, || {
-        total().is_some() || refused() || console.text().contains("FAILED [") || console.ended()
-    });
+    wait_until(IDLE_BOOT, || total().is_some() || console.text().contains(LAST_WORDS) || console.ended());
     Ok(match total() {
         Some(total_bytes) => End::Boots { total_bytes },
         None if refused() => End::Refuses,

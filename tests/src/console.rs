@@ -147,7 +147,14 @@ impl Console {
 
     /// Waits until `pattern` has been printed, at whatever time since power-on.
     pub fn wait_for(&self, pattern: &str, limit: Duration) -> Result<(), Error> {
-        self.wait_for_after(0, pattern, limit)
+        self.wait_until(pattern, limit, |output| output.text.contains(pattern))
+    }
+
+    /// The same until the line with `pattern` has ended, so that all of it and of what stands before it can be looked at.
+    pub fn wait_for_line(&self, pattern: &str, limit: Duration) -> Result<(), Error> {
+        self.wait_until(pattern, limit, |output| {
+            output.text.find(pattern).is_some_and(|start| output.text[start..].contains('\n'))
+        })
     }
 
     /// Types `line` and waits for `answer`, which must be no part of the line: the line itself is echoed.
@@ -159,7 +166,8 @@ impl Console {
         loop {
             self.send(line)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.wait_for_after(start, answer, left.min(RETYPE_AFTER)) {
+            let answered = |output: &Output| output.text[start..].contains(answer);
+            match self.wait_until(answer, left.min(RETYPE_AFTER), answered) {
                 Err(Error::TimedOut { .. }) if left > RETYPE_AFTER => {}
                 result => return result,
             }
@@ -182,18 +190,23 @@ impl Console {
         wait.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
-    fn wait_for_after(&self, start: usize, pattern: &str, limit: Duration) -> Result<(), Error> {
-        let missing = |output: &Output| !output.text[start..].contains(pattern);
+    /// Waits until what was printed is `complete`, which takes `pattern`.
+    fn wait_until(
+        &self,
+        pattern: &str,
+        limit: Duration,
+        complete: impl Fn(&Output) -> bool,
+    ) -> Result<(), Error> {
         let wait = self
             .screen
             .changed
-            .wait_timeout_while(self.screen.lock(), limit, |output| missing(output) && !output.ended);
+            .wait_timeout_while(self.screen.lock(), limit, |output| !complete(output) && !output.ended);
         let (output, _) = wait.unwrap_or_else(PoisonError::into_inner);
         let pattern = pattern.to_owned();
-        match missing(&output) {
-            false => Ok(()),
-            true if output.ended => Err(Error::Ended { pattern, tail: self.tail_of(&output) }),
-            true => Err(Error::TimedOut { pattern, limit, tail: self.tail_of(&output) }),
+        match complete(&output) {
+            true => Ok(()),
+            false if output.ended => Err(Error::Ended { pattern, tail: self.tail_of(&output) }),
+            false => Err(Error::TimedOut { pattern, limit, tail: self.tail_of(&output) }),
         }
     }
 
@@ -295,6 +308,17 @@ mod tests {
         let error = console.wait_for("ready", SOON).unwrap_err().to_string();
         assert!(error.contains("line 60\n") && !error.contains("line 59\n"), "{error}");
         assert!(error.contains("console.log"), "{error}");
+    }
+
+    #[test]
+    fn a_line_that_is_awaited_is_awaited_to_its_end() {
+        let (console, mut machine, _dir) = console();
+        machine.write_all(b"first line\nremedy: ").unwrap();
+        console.wait_for("remedy: ", LATE).unwrap();
+        assert!(matches!(console.wait_for_line("remedy: ", SOON), Err(Error::TimedOut { .. })));
+        machine.write_all(b"reboot\n").unwrap();
+        console.wait_for_line("remedy: ", LATE).unwrap();
+        assert!(console.text().ends_with("remedy: reboot\n"));
     }
 
     #[test]

@@ -263,7 +263,7 @@ impl Lab {
             }
             _ if timeline.reached(Phase::Failed).is_some() => {
                 // The remedy is init's last line. Without it the error just shows less.
-                let _ = node.console.wait_for("bootnode: remedy", FAILURE_LINES);
+                let _ = node.console.wait_for_line("bootnode: remedy", FAILURE_LINES);
                 return Err(Problem::Failed);
             }
             _ if off => return Err(Problem::Off),

@@ -34,7 +34,8 @@ fn boot_to_failure(name: &str, store: &Path, spec: &NodeSpec) -> Result<(Lab, No
     let lab = Lab::start(name, store, std::slice::from_ref(spec))?;
     let node = lab.boot(spec)?;
     lab.wait_for_phase(&node, Phase::Init, IDLE_BOOT)?;
-    node.console().wait_for("bootnode: remedy:", within(IDLE_BOOT))?;
+    // init's last line.
+    node.console().wait_for_line("bootnode: remedy:", within(IDLE_BOOT))?;
     Ok((lab, node))
 }
 
