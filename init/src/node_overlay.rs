@@ -14,7 +14,7 @@ use crate::fetch::{FetchError, Fetcher};
 use crate::kmsg;
 use crate::memory::Addition;
 use crate::trust::{Trust, TrustError};
-use crate::unpack::blocks::{next_header, padding_bytes, skip};
+use crate::unpack::blocks::each_entry;
 use crate::unpack::{self, UnpackError};
 
 /// The overlay cannot be applied.
@@ -90,22 +90,24 @@ impl NodeOverlay {
         Ok(Self { tar })
     }
 
-    /// What it adds to the root at most. Of a tar that is damaged, what lies before the damage: extracting it says the rest.
+    /// What it adds to the root at most. Of a tar that is damaged, what lies before the damage.
     pub fn addition(&self) -> Addition {
-        let (mut addition, mut tar) = (Addition::default(), &*self.tar);
-        while let Ok(Some(header)) = next_header(&mut tar) {
-            let Ok(size_bytes) = header.entry_size() else { break };
-            if skip(&mut tar, size_bytes).and_then(|()| skip(&mut tar, padding_bytes(size_bytes))).is_err() {
-                break;
-            }
-            match header.entry_type() {
-                EntryType::XHeader
-                | EntryType::XGlobalHeader
-                | EntryType::GNULongName
-                | EntryType::GNULongLink => {}
-                _ => addition.add(size_bytes),
-            }
-        }
+        let mut addition = Addition::default();
+        // Extracting it says what is wrong with it.
+        let _: io::Result<()> = each_entry(
+            &mut &*self.tar,
+            |error| error,
+            |header, contents| {
+                match header.entry_type() {
+                    EntryType::XHeader
+                    | EntryType::XGlobalHeader
+                    | EntryType::GNULongName
+                    | EntryType::GNULongLink => {}
+                    _ => addition.add(contents.limit()),
+                }
+                Ok(())
+            },
+        );
         addition
     }
 

@@ -10,8 +10,26 @@ const BLOCK_BYTES: usize = 512;
 /// The contents of an entry, as far as they are not read yet.
 pub type Contents<'a> = io::Take<&'a mut dyn BufRead>;
 
+/// Calls `visit` with the header and the contents of each entry of `tar`, and reads what it leaves of them. An error of the
+/// stream itself becomes the caller's by `unreadable`.
+pub fn each_entry<E>(
+    tar: &mut dyn BufRead,
+    unreadable: impl Fn(io::Error) -> E,
+    mut visit: impl FnMut(&Header, &mut Contents<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    while let Some(header) = next_header(tar).map_err(&unreadable)? {
+        // Of the header alone: imagebuild writes lengths of any size there.
+        let size_bytes = header.entry_size().map_err(&unreadable)?;
+        let mut contents = contents(tar, size_bytes);
+        visit(&header, &mut contents)?;
+        let unread_bytes = contents.limit();
+        skip(tar, unread_bytes).and_then(|()| skip(tar, padding_bytes(size_bytes))).map_err(&unreadable)?;
+    }
+    Ok(())
+}
+
 /// The header that `tar` is at, `None` behind the last entry.
-pub fn next_header(tar: &mut dyn BufRead) -> io::Result<Option<Header>> {
+fn next_header(tar: &mut dyn BufRead) -> io::Result<Option<Header>> {
     let mut header = Header::new_old();
     if tar.fill_buf()?.is_empty() {
         return Ok(None);
@@ -29,17 +47,17 @@ pub fn next_header(tar: &mut dyn BufRead) -> io::Result<Option<Header>> {
 }
 
 /// The next `size_bytes` of `tar`.
-pub fn contents<'a>(tar: &'a mut dyn BufRead, size_bytes: u64) -> Contents<'a> {
+fn contents<'a>(tar: &'a mut dyn BufRead, size_bytes: u64) -> Contents<'a> {
     tar.take(size_bytes)
 }
 
 /// What stands between contents of so many bytes and the next header.
-pub fn padding_bytes(contents_bytes: u64) -> u64 {
+fn padding_bytes(contents_bytes: u64) -> u64 {
     contents_bytes.wrapping_neg() % BLOCK_BYTES as u64
 }
 
 /// Reads `count` bytes of `tar` for nothing.
-pub fn skip(tar: &mut dyn BufRead, count: u64) -> io::Result<()> {
+fn skip(tar: &mut dyn BufRead, count: u64) -> io::Result<()> {
     let skipped = io::copy(&mut tar.take(count), &mut io::sink())?;
     if skipped == count { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
@@ -79,6 +97,24 @@ mod tests {
         assert!(error.to_string().contains("checksum"), "{error}");
         let error = next_header(&mut &header().as_bytes()[..511]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn contents_are_visited_whether_they_are_read_or_not() {
+        let mut block = [0; 512];
+        block[..3].copy_from_slice(b"abc");
+        let tar = [&header().as_bytes()[..], &block, header().as_bytes(), &block].concat();
+        for read in [false, true] {
+            let mut sizes = Vec::new();
+            let visit = |header: &Header, contents: &mut Contents<'_>| {
+                sizes.push(header.entry_size()?);
+                if read { io::copy(contents, &mut io::sink()).map(|_| ()) } else { Ok(()) }
+            };
+            each_entry(&mut &tar[..], |error| error, visit).unwrap();
+            assert_eq!(sizes, [3, 3]);
+        }
+        let cut = each_entry(&mut &tar[..1600], |error| error, |_, _| Ok(())).unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

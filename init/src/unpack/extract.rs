@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 use tar::{EntryType, Header};
 
-use super::blocks::{Contents, contents, next_header, padding_bytes, skip};
+use super::blocks::{Contents, each_entry};
 use super::metadata::{self, Creator, Metadata};
 use super::parents::{Parents, open_directory};
 use super::pax::{Extensions, Record};
@@ -74,27 +74,20 @@ pub fn extract(tar: &mut dyn BufRead, root: &OwnedFd, existing: Existing) -> Res
     let creator = Creator { uid: geteuid(), gid: getegid() };
     let mut extractor = Extractor { root, parents: Parents::new(root.as_fd()), creator, existing };
     let mut extensions = Extensions::default();
-    while let Some(header) = next_header(tar).map_err(ExtractError::Archive)? {
-        // Of the header alone: imagebuild writes lengths of any size there.
-        let size_bytes = header.entry_size().map_err(ExtractError::Archive)?;
-        let padding_bytes = padding_bytes(size_bytes);
-        let mut contents = contents(tar, size_bytes);
+    each_entry(tar, ExtractError::Archive, |header, contents| {
         let read = match header.entry_type() {
-            EntryType::XHeader => extensions.read_records(&mut contents),
-            EntryType::GNULongName => extensions.read_long_name("path", &mut contents),
-            EntryType::GNULongLink => extensions.read_long_name("linkpath", &mut contents),
+            EntryType::XHeader => extensions.read_records(contents),
+            EntryType::GNULongName => extensions.read_long_name("path", contents),
+            EntryType::GNULongLink => extensions.read_long_name("linkpath", contents),
             // Comments on the archive as a whole.
             EntryType::XGlobalHeader => Ok(()),
             _ => {
                 let records = std::mem::take(&mut extensions).into_records();
-                extractor.create(&header, records, &mut contents)?;
-                Ok(())
+                return extractor.create(header, records, contents);
             }
         };
-        read.map_err(ExtractError::Archive)?;
-        let unread_bytes = contents.limit();
-        skip(tar, unread_bytes).and_then(|()| skip(tar, padding_bytes)).map_err(ExtractError::Archive)?;
-    }
+        read.map_err(ExtractError::Archive)
+    })?;
     io::copy(tar, &mut io::sink()).map_err(ExtractError::Archive)?;
     Ok(())
 }
