@@ -1,9 +1,9 @@
 //! A verified piece in memory, given back block by block as it is read.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
-/// Large enough that the allocator gives each back to the kernel on its own.
+/// Large enough that the allocator gives each back to the kernel on its own ([`crate::sys::give_back_large_blocks`]).
 const BLOCK_BYTES: usize = 256 * 1024;
 
 /// The contents of a piece. Reading consumes them: what was read takes no memory any more, so that even a file larger than
@@ -26,20 +26,47 @@ impl Blocks {
     }
 }
 
+impl BufRead for Blocks {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.blocks.front().is_some_and(|first| first.len() == self.position) {
+            self.blocks.pop_front();
+            self.position = 0;
+        }
+        Ok(self.blocks.front().map_or(&[], |first| &first[self.position..]))
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.position += length;
+    }
+}
+
 impl Read for Blocks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let Some(first) = self.blocks.front() else { return Ok(0) };
-            let rest = &first[self.position..];
-            if rest.is_empty() {
-                self.blocks.pop_front();
-                self.position = 0;
-                continue;
-            }
-            let length = rest.len().min(buffer.len());
-            buffer[..length].copy_from_slice(&rest[..length]);
-            self.position += length;
-            return Ok(length);
+        let length = self.fill_buf()?.read(buffer)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_read_in_order_and_are_gone_then() {
+        let mut blocks = Blocks::default();
+        for block in [&b"abc"[..], b"", b"de"] {
+            blocks.push(block.to_vec());
         }
+        assert_eq!(blocks.fill_buf().unwrap(), b"abc");
+        blocks.consume(2);
+        assert_eq!(blocks.fill_buf().unwrap(), b"c");
+        blocks.consume(1);
+        assert_eq!(blocks.fill_buf().unwrap(), b"de");
+        assert_eq!(blocks.blocks.len(), 1);
+        let mut rest = Vec::new();
+        blocks.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"de");
+        assert!(blocks.fill_buf().unwrap().is_empty() && blocks.blocks.is_empty());
     }
 }

@@ -4,8 +4,8 @@
 //! directories (one chunk)  ->  entries (all threads)  ->  finish (one chunk)
 //! ```
 //! A chunk is verified as a whole before the first byte of it is decoded, so no byte of a damaged chunk becomes visible in
-//! the root, and decoded no further than the manifest says. Memory beside the root: a decoder and two buffers a thread,
-//! and what [`source`] holds.
+//! the root, and decoded no further than the manifest says. Memory beside the root: a decoder and a buffer a thread, and
+//! what [`source`] holds.
 
 pub(crate) mod blocks;
 mod extract;
@@ -16,7 +16,7 @@ mod pax;
 mod source;
 mod sparse;
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,6 @@ use crate::fetch::FetchError;
 use crate::kmsg;
 use crate::threads::run_on;
 
-const READ_BYTES: usize = 256 * 1024;
 /// Files are written in parts of at most this size. More falls out of the processor's caches.
 const TAR_BYTES: usize = 128 * 1024;
 /// A decoder that asks for more is refused: the largest dictionary that any xz preset uses is half of it.
@@ -148,10 +147,9 @@ fn first_cause(one: Result<(), UnpackError>, other: Result<(), UnpackError>) -> 
 /// Hands the decompressed `chunk` to `extract`.
 fn decode(
     compression: Compression,
-    chunk: impl Read,
+    chunk: impl BufRead,
     extract: impl FnOnce(&mut dyn Read) -> Result<(), ExtractError>,
 ) -> Result<(), ExtractError> {
-    let chunk = BufReader::with_capacity(READ_BYTES, chunk);
     match compression {
         Compression::Xz => {
             let stream = Stream::new_stream_decoder(XZ_MEMORY_LIMIT_BYTES, 0)

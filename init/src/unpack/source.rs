@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
@@ -13,14 +13,15 @@ use std::sync::{Mutex, PoisonError};
 
 use bootspec::Sha256Digest;
 use bootspec::manifest::{Chunk, RootArchive};
+use memmap2::Mmap;
 use rustix::fs::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
 
 use crate::fetch::{Blocks, FetchError};
+use crate::sys::map;
 
-const READ_BYTES: usize = 256 * 1024;
 /// How much of a chunk's file is read before its memory is given back.
-const FREE_BYTES: u64 = 4 << 20;
+const FREE_BYTES: usize = 4 << 20;
 
 /// There is no chunk to unpack.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +53,7 @@ pub enum ChunkError {
 /// Hands out the chunks of an archive, each once, to several threads.
 pub trait ChunkSource: Sync {
     /// A verified chunk, still compressed.
-    type Chunk: Read;
+    type Chunk: BufRead;
 
     /// The next chunk and its place in the manifest's table. Asked as often as there are chunks.
     fn next(&self) -> Result<(usize, Self::Chunk), ChunkError>;
@@ -90,47 +91,49 @@ impl ChunkSource for Carried<'_> {
         let index = self.order[self.next.fetch_add(1, Ordering::Relaxed)];
         let (path, expected) = (&self.paths[index], self.archive.chunks[index].sha256);
         let unreadable = |source| ChunkError::Read { path: path.clone(), source };
-        let mut file = File::options().read(true).write(true).open(path).map_err(unreadable)?;
-        let found = hash(&mut file).map_err(unreadable)?;
+        let file = File::options().read(true).write(true).open(path).map_err(unreadable)?;
+        let bytes = map(&file).map_err(unreadable)?;
+        let found = Sha256Digest::new(Sha256::digest(&bytes).into());
         if found != expected {
             return Err(ChunkError::Damaged { path: path.clone(), expected, found });
         }
-        file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
-        // The open file is the last that holds it.
+        // The open file and its mapping are the last that hold it.
         fs::remove_file(path).map_err(unreadable)?;
-        Ok((index, Consumed { file, read_bytes: 0, freed_bytes: 0 }))
-    }
-}
-
-fn hash(file: &mut File) -> io::Result<Sha256Digest> {
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Sha256Digest::new(digest.finalize().into())),
-            length => digest.update(&buffer[..length]),
-        }
+        Ok((index, Consumed { file, bytes, read_bytes: 0, freed_bytes: 0 }))
     }
 }
 
 /// A file whose memory is given back as it is read, so that a large one is not in memory twice.
 pub struct Consumed {
     file: File,
-    read_bytes: u64,
-    freed_bytes: u64,
+    bytes: Mmap,
+    read_bytes: usize,
+    freed_bytes: usize,
+}
+
+impl BufRead for Consumed {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        // No more than what is freed at a time: a decoder may take all that it is shown at once.
+        let end = self.bytes.len().min(self.read_bytes + FREE_BYTES);
+        Ok(&self.bytes[self.read_bytes..end])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.read_bytes += length;
+        let unfreed_bytes = self.read_bytes - self.freed_bytes;
+        if unfreed_bytes >= FREE_BYTES {
+            // What is mapped of it is never looked at again. A ramfs has no holes: there, the memory is given back with the file.
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let _ = fallocate(&self.file, flags, self.freed_bytes as u64, unfreed_bytes as u64);
+            self.freed_bytes = self.read_bytes;
+        }
+    }
 }
 
 impl Read for Consumed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.file.read(buffer)?;
-        self.read_bytes += length as u64;
-        let unfreed_bytes = self.read_bytes - self.freed_bytes;
-        if unfreed_bytes >= FREE_BYTES {
-            // A ramfs has no holes. There, the memory is given back with the file.
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let _ = fallocate(&self.file, flags, self.freed_bytes, unfreed_bytes);
-            self.freed_bytes = self.read_bytes;
-        }
+        let length = self.fill_buf()?.read(buffer)?;
+        self.consume(length);
         Ok(length)
     }
 }
