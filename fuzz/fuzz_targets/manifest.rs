@@ -9,7 +9,7 @@ use bootspec::manifest::{Manifest, Piece, Root};
 use init::memory::{Addition, Memory, Supply, plan, plan_overlay};
 use libfuzzer_sys::fuzz_target;
 
-const MACHINE: Memory = Memory { total_bytes: 1 << 40, available_bytes: 1 << 39 };
+const MACHINE: Memory = Memory { total_bytes: 1 << 40, available_bytes: 1 << 39, initramfs_bytes: 1 << 20 };
 
 fuzz_target!(|data: &[u8]| {
     let Ok(manifest) = Manifest::parse(data) else { return };

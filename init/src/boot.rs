@@ -18,6 +18,7 @@ use crate::modules::Modules;
 use crate::network::{self, Network};
 use crate::node_overlay::{self, NodeOverlay};
 use crate::switch_root::{check_init, switch_root};
+use crate::sys::give_back_large_blocks;
 use crate::trust::Trust;
 use crate::unpack::{Carried, Fetched, unpack};
 use crate::{discover, failsafe, image, kmsg, mounts, overlay_root, report, selinux};
@@ -45,6 +46,7 @@ fn params() -> BootParams {
 }
 
 fn run() -> BootResult {
+    give_back_large_blocks();
     mounts::mount_early()?;
     kmsg::open();
     kmsg::info(concat!("init ", env!("CARGO_PKG_VERSION")));
@@ -73,8 +75,7 @@ fn boot_carried(manifest: &Manifest, params: &BootParams, trust: &Trust) -> Boot
     image::check_kernel(manifest)?;
     let mut modules = Modules::read(Path::new(INITRAMFS))?;
     let node_overlay = node_overlay::take(Path::new(INITRAMFS), trust)?;
-    let addition = node_overlay.as_ref().map(NodeOverlay::addition).unwrap_or_default();
-    make_root(manifest, Origin::Initramfs, addition, params, &mut modules)?;
+    make_root(manifest, Origin::Initramfs, node_overlay.as_ref(), params, &mut modules)?;
     complete_root(node_overlay, params)?;
     report::phase(Phase::SwitchRoot);
     report::save();
@@ -94,8 +95,9 @@ fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
     let manifest = image::fetch_manifest(&fetcher, trust)?;
     kmsg::info(&format!("image {}, fetched", manifest.image));
     image::check_kernel(&manifest)?;
-    make_root(&manifest, Origin::Network(&fetcher), Addition::default(), params, &mut modules)?;
-    complete_root(node_overlay::fetch(params, trust)?, params)?;
+    let node_overlay = node_overlay::fetch(params, trust)?;
+    make_root(&manifest, Origin::Network(&fetcher), node_overlay.as_ref(), params, &mut modules)?;
+    complete_root(node_overlay, params)?;
     report::phase(Phase::SwitchRoot);
     report::save();
     leave_network(&network);
@@ -120,16 +122,18 @@ impl Origin<'_> {
     }
 }
 
-/// Makes the root file system at [`NEW_ROOT`], with room for `addition`.
+/// Makes the root file system at [`NEW_ROOT`], with room for what is to be laid over it.
 fn make_root(
     manifest: &Manifest,
     origin: Origin<'_>,
-    addition: Addition,
+    node_overlay: Option<&NodeOverlay>,
     params: &BootParams,
     modules: &mut Modules,
 ) -> Result<(), BootError> {
     selinux::load_policy(Path::new(INITRAMFS))?;
-    let memory = memory::read().map_err(|error| BootError::Proc("/proc/meminfo", error))?;
+    let memory =
+        memory::read(Path::new(INITRAMFS)).map_err(|error| BootError::Proc("/proc/meminfo", error))?;
+    let addition = node_overlay.map(NodeOverlay::addition).unwrap_or_default();
     match &manifest.root {
         None => Err(BootError::NoRoot(manifest.image.clone())),
         Some(Root::Archive(root)) => unpack_root(root, origin, addition, params, memory),

@@ -153,7 +153,10 @@ impl BootError {
                 Code::Selinux,
                 "build the image again: policy and kernel have to be of one distribution; or boot with selinux=0",
             ),
-            Self::Memory(_) => (Code::Memory, "give the node more memory, or build a smaller image"),
+            Self::Memory(_) => (
+                Code::Memory,
+                "give the node more memory, or build a smaller image; or lower bootnode.reserve=",
+            ),
             Self::Unpack(error) => unpack_kind(error),
             Self::Overlay(error) => overlay_kind(error),
             Self::NodeOverlay(error) => node_overlay_kind(error),

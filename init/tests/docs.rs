@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use bootspec::cmdline::{BootParams, OnFailure, RootSize, tokenize};
+use bootspec::cmdline::{BootParams, ByteSize, OnFailure, RootSize, tokenize};
 use bootspec::event::BootId;
 use bootspec::manifest::BootMode;
 use init::code::Code;
@@ -77,6 +77,7 @@ fn every_parameter() -> BootParams {
         root_size: Some(RootSize::Percent(50)),
         root_inodes: Some(1),
         root_mpol: Some("interleave".parse().unwrap()),
+        reserve: Some(ByteSize(1)),
         workers: NonZeroU16::new(1),
         on_failure: OnFailure::Shell,
         failure_delay: Some(Duration::from_secs(1)),

@@ -32,6 +32,8 @@ const IDLE_BOOT: Duration = Duration::from_secs(90);
 const CPUS: u8 = 2;
 /// A node that refuses stays on, so that its last line can be read.
 const ON_FAILURE: &str = "bootnode.on_failure=halt";
+/// The first program needs next to nothing, and what is looked for is what unpacking takes.
+const NO_RESERVE: &str = "bootnode.reserve=0";
 
 const REFUSED: &str = "FAILED [E-MEMORY]";
 /// What init prints after the line that says why it gives up.
@@ -57,7 +59,7 @@ pub fn carried(_: Rounds) -> Result<Vec<Measurement>> {
             name: "node-000".parse()?,
             kernel: image.dir.join(VMLINUZ),
             initramfs: image.dir.join(INITRAMFS),
-            kernel_args: format!("{EXEC_ARG} {ON_FAILURE}"),
+            kernel_args: format!("{EXEC_ARG} {ON_FAILURE} {NO_RESERVE}"),
             memory_mib,
             cpus: CPUS,
         };
@@ -70,7 +72,7 @@ pub fn fetched(_: Rounds) -> Result<Vec<Measurement>> {
     let image = ARCHIVE.build()?;
     let boot = |memory_mib| {
         let spec = NodeSpec {
-            settings: toml::toml! { mode = "fetched" on_failure = "halt" },
+            settings: toml::toml! { mode = "fetched" on_failure = "halt" reserve = "0" },
             kernel_args: vec![EXEC_ARG.to_owned()],
             memory_mib,
             cpus: CPUS,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bootspec::MacAddr;
-use bootspec::cmdline::{BaseUrl, BootParams, InitPath, KernelArg, Mpol, OnFailure, RootSize};
+use bootspec::cmdline::{BaseUrl, BootParams, ByteSize, InitPath, KernelArg, Mpol, OnFailure, RootSize};
 use bootspec::manifest::BootMode;
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
@@ -136,6 +136,8 @@ struct Node {
     root_inodes: Option<u64>,
     #[serde(default, deserialize_with = "parsed_option")]
     root_mpol: Option<Mpol>,
+    #[serde(default, deserialize_with = "parsed_option")]
+    reserve: Option<ByteSize>,
     workers: Option<NonZeroU16>,
     #[serde(default, deserialize_with = "parsed_option")]
     on_failure: Option<OnFailure>,
@@ -269,6 +271,7 @@ impl From<Node> for super::Node {
             root_size: wire.root_size,
             root_inodes: wire.root_inodes,
             root_mpol: wire.root_mpol,
+            reserve: wire.reserve,
             workers: wire.workers,
             on_failure: wire.on_failure.unwrap_or_default(),
             failure_delay: wire.failure_delay_seconds.map(|seconds| Duration::from_secs(seconds.into())),

@@ -19,7 +19,7 @@ use crate::manifest::BootMode;
 use crate::store::{ImageRef, NodeName};
 
 pub use kernel_arg::{KernelArg, ParseKernelArgError};
-pub use values::{BaseUrl, InitPath, InterfaceAddress, Mpol, OnFailure, RootSize, Sources};
+pub use values::{BaseUrl, ByteSize, InitPath, InterfaceAddress, Mpol, OnFailure, RootSize, Sources};
 pub use words::{Param, tokenize};
 
 /// The `bootnode.*` parameters and `init=`.
@@ -55,6 +55,8 @@ pub struct BootParams {
     pub root_inodes: Option<u64>,
     /// `bootnode.root_mpol=POLICY`: NUMA policy of the root's tmpfs, as tmpfs' `mpol=` takes it.
     pub root_mpol: Option<Mpol>,
+    /// `bootnode.reserve=SIZE`: memory that must be left beside the root for what runs in it.
+    pub reserve: Option<ByteSize>,
     /// `bootnode.workers=N`: threads that unpack.
     pub workers: Option<NonZeroU16>,
     /// `bootnode.on_failure=reboot|shell|halt`.
@@ -123,6 +125,7 @@ impl BootParams {
             "root_size" => self.root_size = Some(parse(value)?),
             "root_inodes" => self.root_inodes = Some(parse(value)?),
             "root_mpol" => self.root_mpol = Some(parse(value)?),
+            "reserve" => self.reserve = Some(parse(value)?),
             "workers" => self.workers = Some(parse(value)?),
             "on_failure" => self.on_failure = parse(value)?,
             "failure_delay" => self.failure_delay = Some(Duration::from_secs(parse::<u32>(value)?.into())),
@@ -169,6 +172,7 @@ impl fmt::Display for BootParams {
         out.option("bootnode.root_size", &self.root_size)?;
         out.option("bootnode.root_inodes", &self.root_inodes)?;
         out.option("bootnode.root_mpol", &self.root_mpol)?;
+        out.option("bootnode.reserve", &self.reserve)?;
         out.option("bootnode.workers", &self.workers)?;
         out.option(
             "bootnode.on_failure",
@@ -205,12 +209,13 @@ mod tests {
              bootnode.boot=0000000000000001 bootnode.report=http://192.168.0.1 \
              bootnode.image=c/1 bootnode.source=http://192.168.0.1/images/c/1,http://10.0.0.1 bootnode.address=192.168.0.11/24 \
              bootnode.gateway=192.168.0.254 bootnode.min_rollback_index=3 bootnode.root_size=4096M \
-             bootnode.root_inodes=100 bootnode.root_mpol=bind:0-1 bootnode.workers=3 bootnode.on-failure=shell \
+             bootnode.root_inodes=100 bootnode.root_mpol=bind:0-1 bootnode.reserve=8G bootnode.workers=3 bootnode.on-failure=shell \
              bootnode.failure_delay=5 bootnode.attempt=2 init=/bin/sh -- ignored",
         );
         assert_eq!(errors, []);
         assert_eq!(params.mode, Some(BootMode::Failsafe));
         assert_eq!(params.root_size, Some(RootSize::Bytes(4096 << 20)));
+        assert_eq!(params.reserve, Some(ByteSize(8 << 30)));
         assert_eq!(params.image, "c/1".parse().ok());
         assert_eq!(params.source.as_ref().unwrap().urls().len(), 2);
         assert_eq!(params.address.unwrap().netmask(), Ipv4Addr::new(255, 255, 255, 0));
@@ -264,6 +269,7 @@ mod tests {
                 root_size: percent.map(RootSize::Percent),
                 root_inodes: inodes,
                 root_mpol: inodes.map(|_| "interleave:0-3".parse().unwrap()),
+                reserve: boot.map(ByteSize),
                 workers,
                 on_failure: if shell { OnFailure::Shell } else { OnFailure::Reboot },
                 failure_delay: delay.map(|d| Duration::from_secs(d.into())),

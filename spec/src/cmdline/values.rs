@@ -16,6 +16,10 @@ pub enum OnFailure {
     Halt,
 }
 
+/// A number of bytes: `48M`, `8G`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
 /// The most memory that the root's tmpfs may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootSize {
@@ -59,6 +63,18 @@ impl FromStr for RootSize {
                 _ => Err(error()),
             };
         }
+        match s.parse() {
+            Ok(ByteSize(bytes)) if bytes > 0 => Ok(Self::Bytes(bytes)),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let error = || "expected bytes with an optional K, M, G or T".to_owned();
         let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let shift = match s[digits.len()..].to_ascii_uppercase().as_str() {
             "" => 0,
@@ -69,10 +85,13 @@ impl FromStr for RootSize {
             _ => return Err(error()),
         };
         let number: u64 = digits.parse().map_err(|_| error())?;
-        match number.checked_mul(1 << shift) {
-            Some(bytes) if bytes > 0 => Ok(Self::Bytes(bytes)),
-            _ => Err(error()),
-        }
+        number.checked_mul(1 << shift).map(Self).ok_or_else(error)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
