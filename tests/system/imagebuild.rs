@@ -61,6 +61,41 @@ fn images_are_built_listed_repacked_verified_and_reused() -> Result<()> {
 }
 
 #[test]
+fn a_recipe_that_extends_another_is_shown_checked_and_built() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let recipe = dir.path().join("recipe.toml");
+    fs::write(
+        &recipe,
+        "name = \"rescue\"\nextends = \"failsafe\"\n[variables]\nconsole = \"ttyS0\"\n\
+         [variant.quiet]\nkernel.args = { add = [\"quiet\", \"console=@{console}\"] }\n",
+    )?;
+    let recipe = recipe.to_string_lossy().into_owned();
+    let run = |arguments: &[&str]| -> Result<(bool, String)> {
+        let output = Command::new(program("imagebuild")?).arg("recipe").args(arguments).output()?;
+        Ok((output.status.success(), String::from_utf8(output.stdout)?))
+    };
+    let (_, shown) = run(&["show", &recipe])?;
+    ensure!(shown.contains("failsafe/recipe.toml:"), "{shown}");
+    let (right, checked) = run(&["check", &recipe])?;
+    ensure!(right && checked.contains("--variant quiet: right, makes the image rescue-quiet"), "{checked}");
+    let (right, checked) = run(&["check", &recipe, "failsafe", "nosuch"])?;
+    ensure!(!right && checked.contains("nosuch: there is no recipe 'nosuch'"), "{checked}");
+
+    let store = dir.path().join("store");
+    let chosen = ["build", &recipe, "--variant", "quiet", "--set", "console=ttyS1,9600"];
+    let image = text(&json(&store, &chosen)?["image"])?;
+    ensure!(image.starts_with("rescue-quiet/"), "{image}");
+    let arguments = &json(&store, &["show", &image])?["kernel_args"];
+    let arguments: Vec<_> = arguments.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    ensure!(arguments.ends_with(&["quiet", "console=ttyS1,9600"]), "{arguments:?}");
+    let reused = json(&store, &[&chosen[..], &["--if-changed"]].concat())?;
+    ensure!(reused["reused"] == true, "{reused}");
+    let other = json(&store, &["build", &recipe, "--variant", "quiet", "--if-changed"])?;
+    ensure!(other["reused"] == false, "another value of a variable is another image: {other}");
+    Ok(())
+}
+
+#[test]
 fn keys_are_never_overwritten_and_no_password_is_asked_for_in_vain() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let keygen = |arguments: &[&str]| -> Result<Output> {

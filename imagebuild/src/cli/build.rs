@@ -9,6 +9,7 @@ use bootspec::manifest::{Compression, FileSystemFormat};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::recipe::SelectionArgs;
 use super::{ProgramArgs, SigningArgs, StoreArgs, print};
 use crate::build::{self, Outcome, Plan, Request};
 use crate::initramfs::Programs;
@@ -21,6 +22,8 @@ use crate::store::Store;
 pub struct BuildArgs {
     /// Path of a recipe, or the name of a shipped one
     recipe: String,
+    #[command(flatten)]
+    selection: SelectionArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -69,8 +72,9 @@ pub struct RepackArgs {
 }
 
 pub fn build(args: &BuildArgs, progress: &Progress) -> anyhow::Result<()> {
-    let path = Recipe::find(&args.recipe, &shipped_recipes())?;
-    let recipe = Recipe::read(&path)?;
+    let selection = args.selection.read();
+    let path = Recipe::find(&args.recipe, &selection.shipped_dirs)?;
+    let recipe = Recipe::read(&path, &selection)?;
     let always_lz4hc = recipe.boot.root == RootKind::FileSystem(FileSystemFormat::Erofs);
     if always_lz4hc && (args.compression.is_some() || args.level.is_some()) {
         bail!(
@@ -190,13 +194,6 @@ fn print_plan(plan: &[(&'static str, Value)], as_json: bool) -> anyhow::Result<(
         print(&format!("{name:12}  {text}"))?;
     }
     Ok(())
-}
-
-/// Where recipes lie when installed (`share/bootnode/recipes`) and in the source tree (above `target/debug`).
-fn shipped_recipes() -> Vec<PathBuf> {
-    let program = std::env::current_exe().unwrap_or_default();
-    let above = |levels| program.ancestors().nth(levels).unwrap_or(Path::new("/")).to_owned();
-    vec![above(2).join("share/bootnode/recipes"), above(3).join("rootfs-recipes")]
 }
 
 fn all_cores() -> NonZeroUsize {

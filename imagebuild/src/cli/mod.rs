@@ -3,6 +3,7 @@
 mod build;
 mod images;
 mod keys;
+mod recipe;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -36,6 +37,9 @@ enum Command {
     Repack(build::RepackArgs),
     /// Make a pair of keys: bootnode.key signs images, bootnode.pub goes into initramfs
     Keygen(keys::KeygenArgs),
+    /// List, show and check recipes
+    #[command(subcommand)]
+    Recipe(recipe::RecipeCommand),
     /// Sign files that were made elsewhere, such as nodes' overlays
     Sign(keys::SignArgs),
 }
@@ -90,6 +94,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(args) => images::verify(&args, &progress),
         Command::Repack(args) => build::repack(&args, &progress),
         Command::Keygen(args) => keys::keygen(&args),
+        Command::Recipe(command) => recipe::run(&command),
         Command::Sign(args) => keys::sign(&args),
     }
 }

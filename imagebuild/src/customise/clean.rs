@@ -128,6 +128,7 @@ fn forget_machine_id(keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::Selection;
     use crate::sandbox::Sandbox;
     use crate::testing::is_root;
 
@@ -145,7 +146,7 @@ mod tests {
         let recipe = dir.path().join("recipe.toml");
         fs::write(&recipe, format!("{MINIMAL}{rest}")).unwrap();
         let tools = Tools::new(Sandbox::new(&root), &dir.path().join("log")).unwrap();
-        clean(&Recipe::read(&recipe).unwrap(), &tools).unwrap();
+        clean(&Recipe::read(&recipe, &Selection::default()).unwrap(), &tools).unwrap();
         paths.iter().filter(|path| root.join(path).exists()).map(|path| (*path).to_owned()).collect()
     }
 

@@ -106,6 +106,7 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 mod tests {
     use super::*;
     use crate::progress::Progress;
+    use crate::recipe::Selection;
     use crate::sandbox::Sandbox;
     use crate::testing::is_root;
     use std::fs;
@@ -136,7 +137,13 @@ mod tests {
         fs::write(&init, "init").unwrap();
         let tools = Tools::new(Sandbox::new(root), &dir.path().join("log")).unwrap();
         let progress = Progress::quiet();
-        apply(&Recipe::read(&recipe).unwrap(), &tools, &init, &progress.step("customise")).unwrap();
+        apply(
+            &Recipe::read(&recipe, &Selection::default()).unwrap(),
+            &tools,
+            &init,
+            &progress.step("customise"),
+        )
+        .unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From [`wire::Recipe`] to [`Recipe`]: what a type cannot say by itself is checked here.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 
 use bootspec::cmdline::{KernelArg, ParseKernelArgError};
 use bootspec::manifest::{BootMode, Compression, FileSystemFormat};
@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use crate::modules::{COMMON_NICS_WORD, COMMON_STORAGE_WORD, ModuleSpec};
 
 use super::compression::DEFAULT_CHUNK_BYTES;
+use super::effective::Effective;
+use super::source_map::{Origin, Place};
 use super::wire::{self, PackageSourceType, SourceType};
 use super::{
     BootSpec, CompressionSpec, Content, Dnf, FileSpec, KernelSpec, Location, Mmdebstrap, PackageSource,
@@ -26,72 +28,63 @@ const DISCOVER_SOURCE: &str = "is discover, whose image has no root file system\
 const MAX_USER_NAME_BYTES: usize = 32;
 
 impl Recipe {
-    /// Parses and checks the text of the recipe file at `path`, which is absolute.
-    pub(super) fn parse(path: &Path, text: String) -> Result<Self, RecipeError> {
+    /// Checks an effective recipe.
+    pub(super) fn check(effective: &Effective<'_>) -> Result<Self, RecipeError> {
         use wire::{Busybox, Dnf, Mmdebstrap};
-        let head: wire::Head = from_toml(path, &text)?;
+        let at = At { effective };
+        let head: wire::Head = effective.read()?;
         match (head.source.kind, head.source.from) {
-            (SourceType::Mmdebstrap, _) => Self::parse_as::<Mmdebstrap>(path, text),
-            (SourceType::Dnf, _) => Self::parse_as::<Dnf>(path, text),
+            (SourceType::Mmdebstrap, _) => at.recipe::<Mmdebstrap>(effective.read()?),
+            (SourceType::Dnf, _) => at.recipe::<Dnf>(effective.read()?),
             (SourceType::Busybox, Some(from)) => match from.kind {
-                PackageSourceType::Mmdebstrap => Self::parse_as::<Busybox<Mmdebstrap>>(path, text),
-                PackageSourceType::Dnf => Self::parse_as::<Busybox<Dnf>>(path, text),
+                PackageSourceType::Mmdebstrap => at.recipe::<Busybox<Mmdebstrap>>(effective.read()?),
+                PackageSourceType::Dnf => at.recipe::<Busybox<Dnf>>(effective.read()?),
             },
-            (SourceType::Busybox, None) => Err(At { path, dir: path }
-                .error("source.from", "is missing: the kernel needs a source of packages")),
+            (SourceType::Busybox, None) => {
+                Err(at.error("source.from", "is missing: the kernel needs a source of packages"))
+            }
         }
     }
-
-    fn parse_as<S: WireSource>(path: &Path, text: String) -> Result<Self, RecipeError> {
-        let recipe: wire::Recipe<S> = from_toml(path, &text)?;
-        let dir = path.parent().expect("an absolute path of a file has a parent");
-        At { path, dir }.recipe(recipe, text)
-    }
-}
-
-fn from_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, RecipeError> {
-    toml::from_str(text).map_err(|source| RecipeError::Toml { path: path.to_owned(), source })
 }
 
 /// The keys of one type of source.
 trait WireSource: DeserializeOwned {
-    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError>;
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError>;
 }
 
 impl WireSource for wire::Mmdebstrap {
-    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
         Ok(Source::Mmdebstrap(at.mmdebstrap(self, key)?))
     }
 }
 
 impl WireSource for wire::Dnf {
-    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
         Ok(Source::Dnf(at.dnf(self, key)?))
     }
 }
 
 impl WireSource for wire::Busybox<wire::Mmdebstrap> {
-    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
         let from = at.mmdebstrap(self.from, &format!("{key}.from"))?;
         Ok(Source::Busybox(PackageSource::Mmdebstrap(from)))
     }
 }
 
 impl WireSource for wire::Busybox<wire::Dnf> {
-    fn check(self, at: &At, key: &str) -> Result<Source, RecipeError> {
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
         let from = at.dnf(self.from, &format!("{key}.from"))?;
         Ok(Source::Busybox(PackageSource::Dnf(from)))
     }
 }
 
 /// The recipe that is being checked.
-struct At<'a> {
-    path: &'a Path,
-    dir: &'a Path,
+struct At<'a, 'i> {
+    effective: &'a Effective<'i>,
 }
 
-impl At<'_> {
-    fn recipe<S: WireSource>(&self, wire: wire::Recipe<S>, text: String) -> Result<Recipe, RecipeError> {
+impl At<'_, '_> {
+    fn recipe<S: WireSource>(&self, wire: wire::Recipe<S>) -> Result<Recipe, RecipeError> {
         let source = wire.source.check(self, "source")?;
         let boot = self.boot(wire.boot, &source)?;
         let modules = self.modules(wire.initramfs, boot.mode)?;
@@ -111,8 +104,8 @@ impl At<'_> {
             boot,
             modules,
             selinux_policy: self.selinux(wire.selinux, boot)?,
-            dir: self.dir.to_owned(),
-            text,
+            variants: self.effective.known_variants().clone(),
+            inputs: self.effective.inputs(),
         };
         self.check_busybox(&recipe)?;
         self.check_files_exist(&recipe)?;
@@ -162,7 +155,7 @@ impl At<'_> {
             suite: wire.suite,
             mirrors: self.all(&format!("{key}.mirrors"), wire.mirrors, check_line)?,
             components: self.all(&format!("{key}.components"), wire.components, check_word)?,
-            keyrings: wire.keyrings.iter().map(|path| self.dir.join(path)).collect(),
+            keyrings: self.paths(&format!("{key}.keyrings"), &wire.keyrings),
             variant,
         })
     }
@@ -203,15 +196,29 @@ impl At<'_> {
         Ok(Repository {
             name: wire.name,
             location,
-            gpgkeys: gpgkeys.iter().map(|key| self.key_url(key)).collect(),
+            gpgkeys: gpgkeys
+                .iter()
+                .enumerate()
+                .map(|(n, url)| self.key_url(&format!("{key}.gpgkeys[{n}]"), url))
+                .collect(),
             gpgcheck: wire.gpgcheck,
             repo_gpgcheck: wire.repo_gpgcheck,
         })
     }
 
-    /// A key is a URL, or a path that starts at the recipe's directory.
-    fn key_url(&self, key: &str) -> String {
-        if key.contains("://") { key.to_owned() } else { format!("file://{}", self.dir.join(key).display()) }
+    /// The keys of a repository are URLs, or paths.
+    fn key_url(&self, key: &str, url: &str) -> String {
+        if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("file://{}", self.effective.dir(key).join(url).display())
+        }
+    }
+
+    /// Paths start at the directory of the file that they stand in.
+    fn paths(&self, key: &str, paths: &[PathBuf]) -> Vec<PathBuf> {
+        let absolute = |(n, path)| self.effective.dir(&format!("{key}[{n}]")).join(path);
+        paths.iter().enumerate().map(absolute).collect()
     }
 
     fn kernel(&self, package: Option<String>, release: Option<String>) -> Result<KernelSpec, RecipeError> {
@@ -232,7 +239,9 @@ impl At<'_> {
         };
         let content = match (wire.content, wire.from, wire.symlink) {
             (Some(text), None, None) => Content::Text { text, mode },
-            (None, Some(from), None) => Content::Copy { from: self.dir.join(from), mode },
+            (None, Some(from), None) => {
+                Content::Copy { from: self.effective.dir(&format!("{key}.from")).join(from), mode }
+            }
             (None, None, Some(target)) if wire.mode.is_none() => Content::Symlink(target),
             (None, None, Some(_)) => return Err(self.error(key, "a symbolic link has no mode of its own")),
             _ => return Err(self.error(key, "expected exactly one of content, from and symlink")),
@@ -290,7 +299,7 @@ impl At<'_> {
         let text = match (wire.run, wire.path) {
             (Some(text), None) => text,
             (None, Some(path)) => {
-                let path = self.dir.join(path);
+                let path = self.effective.dir(&format!("{key}.path")).join(path);
                 fs::read_to_string(&path).map_err(|source| RecipeError::Read { path, source })?
             }
             _ => return Err(self.error(key, "expected exactly one of run and path")),
@@ -400,7 +409,9 @@ impl At<'_> {
     }
 
     fn error(&self, key: &str, problem: &str) -> RecipeError {
-        RecipeError::Value { path: self.path.to_owned(), key: key.to_owned(), problem: problem.to_owned() }
+        let whole = || Place { origin: Origin::File(self.effective.path().to_owned()), line: 1, column: 1 };
+        let place = self.effective.place(key).unwrap_or_else(whole);
+        RecipeError::Value { place, key: key.to_owned(), problem: problem.to_owned() }
     }
 }
 
@@ -465,13 +476,16 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Selection;
+    use super::super::layers::Layers;
     use super::*;
     use proptest::prelude::*;
 
     const MINIMAL: &str = "name = 'compute'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
 
     fn parse(text: &str) -> Result<Recipe, RecipeError> {
-        Recipe::parse(Path::new("/recipes/compute/recipe.toml"), text.to_owned())
+        let layers = Layers::of("/recipes/compute/recipe.toml".into(), text.to_owned(), &[])?;
+        Recipe::check(&Effective::of(&layers, &Selection::default())?)
     }
 
     /// Parses the minimal recipe followed by `rest`, and returns the whole chain of the error.
@@ -489,7 +503,6 @@ mod tests {
         assert_eq!((source.variant.as_str(), source.mirrors.len()), ("minbase", 0));
         let expected = CompressionSpec { format: Compression::Xz, level: 6, chunk_bytes: 16 << 20 };
         assert_eq!(recipe.compression, expected);
-        assert_eq!(recipe.dir, Path::new("/recipes/compute"));
     }
 
     #[test]

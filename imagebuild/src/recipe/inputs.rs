@@ -11,11 +11,13 @@ use crate::digest::digest as digest_of;
 use super::{Content, Dnf, Mmdebstrap, PackageSource, Recipe, RecipeError, Source};
 
 impl Recipe {
-    /// Digest of the recipe's text, of its scripts and of the files it names, in the order in which it names them.
+    /// Digest of the texts of the recipe and of those that it extends, of what was chosen, of its scripts and of the files it names, in the order in which it names them.
     /// What lies behind URLs and in package repositories is left out.
     pub fn input_digest(&self) -> Result<Sha256Digest, RecipeError> {
         let mut digest = Sha256::new();
-        add(&mut digest, self.text.as_bytes());
+        for text in &self.inputs {
+            add(&mut digest, text.as_bytes());
+        }
         for script in &self.scripts {
             add(&mut digest, script.text.as_bytes());
         }

@@ -1,12 +1,22 @@
 //! Recipes: what an image is made of, in the words of the person who asks for it.
 //!
-//! A recipe is a TOML file, described key by key in `docs/recipes.md`. [`Recipe::read`] gives a checked one: names fit
-//! where they will be used, choices exclude each other, the files it names exist. Whether the packages exist is for
-//! the package manager to say.
+//! A recipe is a TOML file, described key by key in `docs/recipes.md`, which may extend others. [`Recipe::read`] gives a
+//! checked one: names fit where they will be used, choices exclude each other, the files it names exist. Whether the
+//! packages exist is for the package manager to say.
+//!
+//! ```text
+//! files  ->  layers, base first  ->  merged, with variants and variables  ->  wire::Recipe  ->  Recipe
+//!            (layers)                (effective, merge, variables)            (wire)            (check)
+//! ```
 
 mod check;
 mod compression;
+mod effective;
 mod inputs;
+mod layers;
+mod merge;
+mod source_map;
+mod variables;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -19,7 +29,12 @@ use bootspec::store::ImageName;
 
 use crate::modules::ModuleSpec;
 
+use effective::Effective;
+use layers::Layers;
+
 pub use compression::{CompressionSpec, LevelError};
+pub use effective::Entry;
+pub use source_map::{Origin, Place};
 
 /// File name of a recipe inside its own directory.
 pub const FILE_NAME: &str = "recipe.toml";
@@ -57,10 +72,21 @@ pub struct Recipe {
     pub modules: ModuleSpec,
     /// The SELinux policy that nodes load and by which the root is labelled: `targeted`.
     pub selinux_policy: Option<String>,
-    /// The directory of the recipe file. Relative paths in the recipe start here.
-    pub dir: PathBuf,
-    /// The text of the recipe file.
-    text: String,
+    /// The variants that may be chosen.
+    pub variants: BTreeSet<String>,
+    /// The texts of its files, and what was chosen.
+    inputs: Vec<String>,
+}
+
+/// What is chosen of a recipe.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Variants, applied in this order.
+    pub variants: Vec<String>,
+    /// Values of variables, in place of those that the recipe has.
+    pub variables: Vec<(String, String)>,
+    /// Where recipes are looked for by name.
+    pub shipped_dirs: Vec<PathBuf>,
 }
 
 /// Where a root file system comes from.
@@ -255,7 +281,7 @@ pub enum RecipeError {
         #[source]
         source: io::Error,
     },
-    /// It is not TOML, or a key is unknown, missing or of the wrong type.
+    /// It is not TOML.
     #[error("recipe {} is not valid", path.display())]
     Toml {
         /// Which recipe.
@@ -264,11 +290,31 @@ pub enum RecipeError {
         #[source]
         source: toml::de::Error,
     },
-    /// A value cannot be right.
-    #[error("recipe {}: {key}: {problem}", path.display())]
-    Value {
+    /// A key is unknown, missing or of the wrong type.
+    #[error("recipe {place} is not valid: {problem} (line {}, column {}: {})", .place.line, .place.column, .line.trim())]
+    Shape {
+        /// Where.
+        place: Place,
+        /// The line.
+        line: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A variant is chosen that there is not.
+    #[error("recipe {} has no variant '{name}'\nhint: it has {}", path.display(), listed(.known))]
+    NoVariant {
         /// Which recipe.
         path: PathBuf,
+        /// What was asked for.
+        name: String,
+        /// The variants that there are.
+        known: BTreeSet<String>,
+    },
+    /// A value cannot be right.
+    #[error("recipe {place}: {key}: {problem}")]
+    Value {
+        /// Where it stands.
+        place: Place,
         /// The key, in the way TOML writes it.
         key: String,
         /// What is wrong with it.
@@ -277,34 +323,52 @@ pub enum RecipeError {
     /// No file and no shipped recipe has this name.
     #[error(
         "there is no recipe '{name}'\nhint: give the path of a recipe.toml or of its directory, or the name of a shipped recipe: {}",
-        if shipped.is_empty() { "none was found".to_owned() } else { shipped.join(", ") }
+        listed(.shipped)
     )]
     NotFound {
         /// What was asked for.
         name: String,
         /// The recipes that are there.
-        shipped: Vec<String>,
+        shipped: BTreeSet<String>,
     },
 }
 
+fn listed(names: &BTreeSet<String>) -> String {
+    match names.len() {
+        0 => "none".to_owned(),
+        _ => names.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+    }
+}
+
 impl Recipe {
-    /// Reads and checks a recipe file.
-    pub fn read(path: &Path) -> Result<Self, RecipeError> {
-        let read_error = |source| RecipeError::Read { path: path.to_owned(), source };
-        let text = std::fs::read_to_string(path).map_err(read_error)?;
-        let path = std::path::absolute(path).map_err(read_error)?;
-        Self::parse(&path, text)
+    /// Reads and checks a recipe file, what it extends, and what is chosen of it.
+    pub fn read(path: &Path, selection: &Selection) -> Result<Self, RecipeError> {
+        let layers = Layers::read(path, &selection.shipped_dirs)?;
+        Self::check(&Effective::of(&layers, selection)?)
+    }
+
+    /// Reads and checks a recipe as [`Recipe::read`] does, and tells every value of it with its place.
+    pub fn explain(path: &Path, selection: &Selection) -> Result<(Self, Vec<Entry>), RecipeError> {
+        let layers = Layers::read(path, &selection.shipped_dirs)?;
+        let effective = Effective::of(&layers, selection)?;
+        Ok((Self::check(&effective)?, effective.entries()))
     }
 
     /// The path of the recipe called `name_or_path`: a file, a directory with a `recipe.toml`, or the name of a
     /// directory in one of `shipped_dirs`.
     pub fn find(name_or_path: &str, shipped_dirs: &[PathBuf]) -> Result<PathBuf, RecipeError> {
-        let given = Path::new(name_or_path);
+        Self::find_from(Path::new(""), name_or_path, shipped_dirs)
+    }
+
+    /// The same with relative paths that start at `dir`.
+    fn find_from(dir: &Path, name_or_path: &str, shipped_dirs: &[PathBuf]) -> Result<PathBuf, RecipeError> {
+        let given = dir.join(name_or_path);
         if given.is_file() {
-            return Ok(given.to_owned());
+            return Ok(given);
         }
         let is_name = name_or_path.parse::<ImageName>().is_ok();
-        let shipped = shipped_dirs.iter().filter(|_| is_name).map(|dir| dir.join(given).join(FILE_NAME));
+        let shipped =
+            shipped_dirs.iter().filter(|_| is_name).map(|dir| dir.join(name_or_path).join(FILE_NAME));
         std::iter::once(given.join(FILE_NAME)).chain(shipped).find(|path| path.is_file()).ok_or_else(|| {
             RecipeError::NotFound { name: name_or_path.to_owned(), shipped: shipped_names(shipped_dirs) }
         })
@@ -316,12 +380,11 @@ impl Recipe {
     }
 }
 
-/// The names of the recipes in `dirs`, sorted. A directory that cannot be read has none.
-fn shipped_names(dirs: &[PathBuf]) -> Vec<String> {
+/// The names of the recipes in `dirs`. A directory that cannot be read has none.
+pub fn shipped_names(dirs: &[PathBuf]) -> BTreeSet<String> {
     let entries = dirs.iter().filter_map(|dir| dir.read_dir().ok()).flatten().flatten();
     let recipes = entries.filter(|entry| entry.path().join(FILE_NAME).is_file());
-    let names: BTreeSet<_> = recipes.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.into_iter().collect()
+    recipes.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -335,12 +398,18 @@ mod tests {
     #[test]
     fn every_shipped_recipe_is_valid_and_named_like_its_directory() {
         let names = shipped_names(&[shipped_dir()]);
-        assert_eq!(
-            names,
-            ["debian-12-compute", "discover", "failsafe", "rocky-8-compute", "rocky-9-compute"]
-        );
+        let expected = [
+            "debian-12-compute",
+            "debian-12-hpc",
+            "discover",
+            "failsafe",
+            "rocky-8-compute",
+            "rocky-9-compute",
+        ];
+        assert_eq!(names, expected.map(str::to_owned).into());
         for name in names {
-            let recipe = Recipe::read(&Recipe::find(&name, &[shipped_dir()]).unwrap()).unwrap();
+            let selection = Selection { shipped_dirs: vec![shipped_dir()], ..Selection::default() };
+            let recipe = Recipe::read(&Recipe::find(&name, &[shipped_dir()]).unwrap(), &selection).unwrap();
             assert_eq!(recipe.name.as_str(), name);
             recipe.input_digest().unwrap();
         }
@@ -349,14 +418,17 @@ mod tests {
     #[test]
     fn an_unknown_recipe_is_refused_with_the_names_there_are() {
         let error = Recipe::find("compute", &[shipped_dir()]).unwrap_err();
-        assert!(error.to_string().contains("debian-12-compute, discover, failsafe"), "{error}");
+        assert!(
+            error.to_string().contains("debian-12-compute, debian-12-hpc, discover, failsafe"),
+            "{error}"
+        );
     }
 
     #[test]
     fn the_digest_changes_with_the_recipe_and_with_the_files_it_names() {
         let dir = tempfile::tempdir().unwrap();
         let recipe = dir.path().join(FILE_NAME);
-        let digest = || Recipe::read(&recipe).unwrap().input_digest().unwrap();
+        let digest = || Recipe::read(&recipe, &Selection::default()).unwrap().input_digest().unwrap();
         let text = "name = 'x'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n\
                     [[file]]\npath = '/etc/motd'\nfrom = 'motd'\n\
                     [[script]]\nname = 'tune'\npath = 'tune.sh'\n";
@@ -369,5 +441,146 @@ mod tests {
             seen.insert(digest());
         }
         assert_eq!(seen.len(), 4);
+    }
+
+    /// Writes the recipes `files` (directory, text) and reads the last of them.
+    fn read_layers(
+        files: &[(&str, &str)],
+        selection: &Selection,
+    ) -> (tempfile::TempDir, Result<(Recipe, Vec<Entry>), RecipeError>) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join(FILE_NAME), text).unwrap();
+        }
+        let (last, _) = files.last().unwrap();
+        let selection = Selection { shipped_dirs: vec![dir.path().to_owned()], ..selection.clone() };
+        let explained = Recipe::explain(&dir.path().join(last).join(FILE_NAME), &selection);
+        (dir, explained)
+    }
+
+    fn check_layers_refused(files: &[(&str, &str)], selection: &Selection, expected: &str) {
+        let (_dir, read) = read_layers(files, selection);
+        let error = bootspec::diagnosis::explain(&read.unwrap_err());
+        assert!(error.contains(expected), "{error}");
+    }
+
+    const BASE: (&str, &str) = (
+        "base",
+        "name = 'base'\npackages = ['vim', 'ssh']\n[source]\ntype = 'mmdebstrap'\nsuite = '@{suite}'\n\
+         [variables]\nsuite = 'bookworm'\n[[file]]\npath = '/etc/motd'\nfrom = 'motd'\n\
+         [variant.gpu]\npackages = { add = ['nvidia'] }\n",
+    );
+
+    #[test]
+    fn a_recipe_extends_others_and_each_value_knows_its_place() {
+        let slurm = ("slurm", "packages = { add = ['slurmd'] }");
+        let site = (
+            "site",
+            "name = 'site'\nextends = ['../base', 'slurm', 'base']\npackages = { remove = ['vim'] }\n\
+             [kernel]\nargs = ['quiet']\n",
+        );
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("motd"), "").unwrap();
+        let base = ("base", BASE.1.replace("'motd'", &format!("'{}/motd'", dir.path().display())));
+        let files = [(base.0, &*base.1), slurm, site];
+        let (recipes, read) = read_layers(&files, &Selection::default());
+        let (recipe, entries) = read.unwrap();
+        assert_eq!(
+            (recipe.name.as_str(), &recipe.packages[..]),
+            ("site", &["ssh".to_owned(), "slurmd".to_owned()][..])
+        );
+        let Source::Mmdebstrap(source) = &recipe.source else { panic!("{:?}", recipe.source) };
+        assert_eq!(source.suite, "bookworm");
+        let place = |key: &str| {
+            let entry = entries.iter().find(|entry| entry.key == key).unwrap();
+            entry.place.to_string().replace(&format!("{}/", recipes.path().display()), "")
+        };
+        assert_eq!(place("name"), "site/recipe.toml:1");
+        assert_eq!(place("packages[0]"), "site/../base/recipe.toml:2");
+        assert_eq!(place("packages[1]"), "slurm/recipe.toml:1");
+        assert_eq!(place("kernel.args[0]"), "site/recipe.toml:5");
+        assert_eq!(place("variables.suite"), "site/../base/recipe.toml:7");
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_file_that_they_stand_in() {
+        let site = ("site", "name = 'site'\nextends = 'base'\n[[script]]\nname = 'tune'\npath = 'tune.sh'");
+        check_layers_refused(&[BASE, site], &Selection::default(), "site/tune.sh");
+        let site = ("site", "name = 'site'\nextends = 'base'");
+        check_layers_refused(&[BASE, site], &Selection::default(), "base/motd");
+    }
+
+    #[test]
+    fn variants_change_the_recipe_and_the_name_of_its_image() {
+        let no_file = "[[file]]\npath = '/etc/motd'\nremove = true\n";
+        let site = format!(
+            "name = 'site'\nextends = 'base'\n{no_file}[variant.gpu]\nkernel.args = ['iommu=pt']\n[variant.own]\nname = 'other'"
+        );
+        let files = [BASE, ("site", &*site)];
+        let read = |variants: &[&str]| {
+            let variants = variants.iter().map(|variant| (*variant).to_owned()).collect();
+            read_layers(&files, &Selection { variants, ..Selection::default() }).1.map(|(recipe, _)| recipe)
+        };
+        assert_eq!(read(&[]).unwrap().name.as_str(), "site");
+        let gpu = read(&["gpu"]).unwrap();
+        assert_eq!((gpu.name.as_str(), gpu.packages.len(), gpu.kernel_args.len()), ("site-gpu", 3, 1));
+        assert_eq!(read(&["gpu", "own"]).unwrap().name.as_str(), "other");
+        assert_eq!(gpu.variants, ["gpu", "own"].map(str::to_owned).into());
+        let child = [BASE, ("site", &*site), ("child", "name = 'child'\nextends = 'site'")];
+        let variants = vec!["own".to_owned()];
+        let (_dir, read_child) = read_layers(&child, &Selection { variants, ..Selection::default() });
+        assert_eq!(read_child.unwrap().0.name.as_str(), "child-own");
+        let error = read(&["cpu"]).unwrap_err().to_string();
+        assert!(error.contains("no variant 'cpu'\nhint: it has gpu, own"), "{error}");
+        let digests =
+            [&[][..], &["gpu"], &["own"]].map(|variants| read(variants).unwrap().input_digest().unwrap());
+        assert_eq!(BTreeSet::from(digests).len(), 3);
+    }
+
+    #[test]
+    fn variables_are_set_from_outside_if_they_are_there() {
+        let site =
+            ("site", "name = 'site'\nextends = 'base'\n[[file]]\npath = '/etc/motd'\ncontent = '@{suite}'");
+        let set = |name: &str| {
+            let variables = vec![(name.to_owned(), "trixie".to_owned())];
+            Selection { variables, ..Selection::default() }
+        };
+        let (recipe, entries) = read_layers(&[BASE, site], &set("suite")).1.unwrap();
+        let Content::Text { text, .. } = &recipe.files[0].content else { panic!("{:?}", recipe.files) };
+        assert_eq!(text, "trixie");
+        assert_eq!(entries[0].place.to_string(), "--set");
+        check_layers_refused(
+            &[BASE, site],
+            &set("siute"),
+            "recipe --set: siute: there is no such variable; [variables] has suite",
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_layer_is_named_with_its_file_and_line() {
+        let refused = |base: &str, site: &str, expected: &str| {
+            let site = format!("name = 'site'\nextends = 'base'\n{site}");
+            check_layers_refused(&[("base", base), ("site", &site)], &Selection::default(), expected);
+        };
+        let source = "[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
+        refused(
+            &format!("colour = 'red'\n{source}"),
+            "",
+            "base/recipe.toml:1 is not valid: unknown field `colour`",
+        );
+        refused(&format!("{source}[kernel]\nargs = ['ok', 'a b']"), "", "base/recipe.toml:5: kernel.args[1]");
+        refused(
+            source,
+            "packages = { remove = ['vim'] }",
+            "site/recipe.toml:3: packages.remove: 'vim' is not in",
+        );
+        refused("x = ", "", "base/recipe.toml is not valid: TOML parse error");
+        refused("", "", "site/recipe.toml:1 is not valid: missing field `source`");
+        refused(source, "[variant]\ngpu = 1", "site/recipe.toml:4: variant.gpu: expected a table");
+        refused(source, "[variables]\nx = 1", "site/recipe.toml:4: variables.x: expected a text");
+        refused("extends = 'site'", "", "base/recipe.toml:1: extends:");
+        refused("extends = ['nosuch']", "", "there is no recipe 'nosuch'");
+        refused("name = 'base'", "name = 'x'", "duplicate key");
     }
 }

@@ -1,13 +1,13 @@
 //! The recipe as it stands in the file: the shape and the spelling of every key, nothing more.
 //!
-//! serde and toml report unknown keys and wrong types with line and column. A source's keys depend on its `type`;
+//! serde and toml report unknown keys and wrong types with their positions. A source's keys depend on its `type`;
 //! so [`SourceType`] is read first, and then the whole recipe with that type's keys, because serde's tagged enums
 //! would lose the position of an error.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use bootspec::cmdline::RootSize;
+use bootspec::cmdline::ByteSize;
 use bootspec::manifest::Compression as Format;
 use bootspec::store::ImageName;
 use serde::Deserialize;
@@ -251,10 +251,8 @@ impl TryFrom<String> for Size {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match text.parse() {
-            Ok(RootSize::Bytes(bytes)) => Ok(Self(bytes)),
-            _ => Err(format!("'{text}' is not a size: expected bytes with an optional K, M, G or T")),
-        }
+        let size = text.parse().map_err(|expected| format!("'{text}' is not a size: {expected}"));
+        size.map(|ByteSize(bytes)| Self(bytes))
     }
 }
 
