@@ -61,6 +61,12 @@ pub struct EventLog {
 }
 
 impl BootEvent {
+    /// When it began, by our clock.
+    pub fn time(&self) -> SystemTime {
+        let since_epoch = Duration::from_millis(self.time_unix_ms.try_into().unwrap_or(0));
+        SystemTime::UNIX_EPOCH + since_epoch
+    }
+
     /// An event of this moment.
     pub fn now(mac: MacAddr, phase: Phase) -> Self {
         let time_unix_ms = unix_ms(SystemTime::now());

@@ -1,7 +1,7 @@
 //! bootserve tells the machines of a private network what to boot, and hands it to them.
 //!
 //! [`policy::decide`] says what a machine boots; [`dhcp`], [`tftp`] and [`http`] render that decision for firmware,
-//! boot programs and iPXE. [`config`] is what the admin wants, [`store`] what imagebuild published, [`overlay`] what single
+//! boot programs and iPXE. [`config`] is what the admin wants, [`store`] what imagebuild published, [`in_use`] what of it must stay, [`overlay`] what single
 //! nodes get besides, [`events`] what
 //! became of it. [`serve`] puts them together. The crate holds no name service, no proxyDHCP and no TLS.
 
@@ -12,6 +12,7 @@ pub mod database;
 pub mod dhcp;
 pub mod events;
 pub mod http;
+pub mod in_use;
 pub mod nbp;
 pub mod overlay;
 pub mod policy;

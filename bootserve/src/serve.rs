@@ -1,9 +1,10 @@
 //! The daemon: from a configuration to running services.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bootspec::event::Phase;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -11,6 +12,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::database::Database;
 use crate::events::EventLog;
+use crate::in_use::{BOOT_LIMIT, InUse};
 use crate::nbp::NbpSet;
 use crate::sockets::Sockets;
 use crate::{dhcp, http, privileges, radv, tftp};
@@ -46,6 +48,8 @@ pub async fn run(
     let database = Database::open(&config.server.state).await?;
     let leases = dhcp::store::read_leases(&database).await?;
     let events = Arc::new(EventLog::new(database.clone(), Arc::clone(&config)));
+    let in_use = InUse::new(config.server.store.clone(), config.pinned_images());
+    hold_running_boots(&in_use, &events).await?;
     announce(&config, &nbps, leases.len());
 
     let dhcp_server = dhcp::server::Server::new(Arc::clone(&config), Arc::clone(&nbps), leases);
@@ -57,7 +61,7 @@ pub async fn run(
     };
     let tftp = tftp_server.run(udp(sockets.tftp)?, shutdown.clone());
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
-    let app = http::App { config, nbps, events };
+    let app = http::App { config, nbps, events, in_use };
     let http = http::run(tcp(sockets.http)?, app, shutdown.clone());
 
     // Where one of them fails, all end: a service manager restarts the whole.
@@ -87,6 +91,20 @@ pub async fn run(
     database.close().await;
     info!("stopped");
     served
+}
+
+/// Boots that began before we were started go on.
+async fn hold_running_boots(in_use: &InUse, events: &EventLog) -> anyhow::Result<()> {
+    for (mac, event) in events.latest().await? {
+        let is_booting = (Phase::Script..Phase::SwitchRoot).contains(&event.phase);
+        let is_recent = event.time().elapsed().is_ok_and(|age| age < BOOT_LIMIT);
+        let Some(image) = event.image.filter(|_| is_booting && is_recent) else { continue };
+        // It counts from now: the limit is there to end some time.
+        if let Err(error) = in_use.begin(mac, &image, Instant::now()) {
+            warn!(%mac, %image, %error, "cannot hold the version that a machine is booting");
+        }
+    }
+    Ok(())
 }
 
 fn announce(config: &Config, nbps: &NbpSet, leases: usize) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bootserve::tftp::wire::{ErrorCode, Packet};
 use bootspec::manifest::BootMode;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use support::process::ServerProcess;
 use support::store::{ROOT_BYTES, ROOT_FILE};
@@ -395,6 +396,41 @@ fn a_boot_is_followed_from_script_to_ready_over_a_restart() {
     assert_eq!((&events[4]["boot"], &events[4]["image"]), (&json!(boot), &json!(IMAGE)));
     assert_eq!(daemon.json("/v1/nodes")[0]["phase"], "ready");
     assert_eq!(daemon.get("/v1/nodes/nobody/events").status, 404);
+}
+
+/// Whether somebody who cleans up the store must leave the version alone.
+fn is_held(daemon: &Daemon, image: &str) -> bool {
+    let dir = std::fs::File::open(daemon.store().join(image)).unwrap();
+    flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+#[test]
+fn a_version_is_held_while_a_node_boots_it_over_a_restart() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.request("HEAD", &format!("/ipxe?mac={NODE_MAC}"), &[]).status, 200);
+    assert!(!is_held(&daemon, IMAGE));
+    let script = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
+    assert!(is_held(&daemon, IMAGE) && !is_held(&daemon, COMPUTE));
+    let daemon = daemon.restart();
+    // Answered when it serves.
+    daemon.get("/healthz");
+    assert!(is_held(&daemon, IMAGE), "a boot goes on while the server restarts");
+    let boot = script.split("?boot=").nth(1).unwrap()[..16].to_owned();
+    let report = json!({
+        "mac": NODE_MAC, "boot": boot, "image": IMAGE, "uptime_ms": 100,
+        "events": [{"phase": "ready", "uptime_ms": 100}],
+    });
+    assert_eq!(daemon.post("/v1/events", report.to_string().as_bytes()).status, 204);
+    assert!(!is_held(&daemon, IMAGE));
+}
+
+#[test]
+fn a_version_that_is_being_removed_is_waited_for() {
+    let daemon = Daemon::start();
+    let dir = std::fs::File::open(daemon.store().join(IMAGE)).unwrap();
+    flock(&dir, FlockOperation::LockExclusive).unwrap();
+    let script = daemon.get(&format!("/ipxe?mac={NODE_MAC}")).text();
+    assert!(script.contains("it is being removed") && !script.contains("vmlinuz"), "{script}");
 }
 
 #[test]

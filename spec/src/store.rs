@@ -4,6 +4,8 @@
 //! STORE/<image>/<version>/manifest.json, manifest.json.minisig, vmlinuz, initramfs*.img, rootfs.*    immutable once published
 //! STORE/<image>/current -> <version>                                              replaced by one rename
 //! ```
+//! Who needs a version for a while holds a shared lock (flock(2)) on its directory, which needs no right to write. Who
+//! removes one takes an exclusive lock first, without waiting.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -57,6 +57,30 @@ fn images_are_built_listed_repacked_verified_and_reused() -> Result<()> {
 
     ensure!(json(store, &["show", &first])?["mode"] == "failsafe");
     ensure!(json(store, &["verify", &second])?["damage"].as_array().is_some_and(Vec::is_empty));
+    check_retention(store, &first, &second)
+}
+
+/// Goes back from `second`, the current version, to `first`, and removes what is not needed.
+fn check_retention(store: &Path, first: &str, second: &str) -> Result<()> {
+    let current = || -> Result<String> { text(&json(store, &["show", "failsafe"])?["image"]) };
+    let refused = imagebuild(store, &["rm", second])?;
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && message.contains("hint: make another version current"), "{message}");
+    ensure!(json(store, &["rollback", "failsafe", "--dry-run"])?["image"] == first && current()? == second);
+    ensure!(json(store, &["rollback", "failsafe"])?["changed"] == true && current()? == first);
+    ensure!(!imagebuild(store, &["rollback", "failsafe"])?.status.success(), "there is none before it");
+
+    let fates = |arguments: &[&str]| -> Result<Vec<(Value, Value)>> {
+        let fates = json(store, &[&["gc"], arguments].concat())?;
+        let fate = |fate: &Value| (fate["kept"].clone(), fate["removed"].clone());
+        Ok(fates.as_array().into_iter().flatten().map(fate).collect())
+    };
+    let [current, recent] = ["current", "recent"].map(|kept| (Value::from(kept), Value::from(false)));
+    ensure!(fates(&["--keep", "1"])? == [current.clone(), recent]);
+    ensure!(fates(&["--keep", "0", "--dry-run"])? == [current.clone(), (Value::Null, false.into())]);
+    ensure!(fates(&["--keep", "0"])? == [current.clone(), (Value::Null, true.into())]);
+    ensure!(fates(&[])? == [current]);
+    ensure!(!imagebuild(store, &["gc", "nosuch"])?.status.success());
     Ok(())
 }
 

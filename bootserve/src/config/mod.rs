@@ -178,6 +178,15 @@ impl Config {
         toml::from_str::<wire::Config>(text)?.try_into()
     }
 
+    /// The versions that nodes are told to boot by name, whatever is current.
+    pub fn pinned_images(&self) -> impl Iterator<Item = &ImageRef> {
+        let selectors = self.nodes.iter().map(|node| &node.image).chain(&self.boot.default_image);
+        selectors.filter_map(|selector| match selector {
+            ImageSelector::Version(image) => Some(image),
+            ImageSelector::Current(_) => None,
+        })
+    }
+
     /// All nodes in the order of the file.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
@@ -50,6 +50,10 @@ pub(super) async fn report(State(app): State<Arc<App>>, body: Body) -> Response 
 async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
     let known = app.events.knows(report.mac).await?;
     if known {
+        // From then on, nothing more is fetched.
+        if report.events.iter().any(|event| matches!(event.phase, Phase::SwitchRoot | Phase::Ready)) {
+            app.in_use.end(report.mac, Instant::now());
+        }
         app.events.record_report(report, SystemTime::now()).await?;
     }
     Ok(known)

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::events::EventLog;
+use crate::in_use::InUse;
 use crate::nbp::NbpSet;
 use crate::overlay;
 
@@ -40,6 +41,8 @@ pub struct App {
     pub nbps: Arc<NbpSet>,
     /// The boot log.
     pub events: Arc<EventLog>,
+    /// The versions that must stay in the store.
+    pub in_use: InUse,
 }
 
 /// URL of the script of the machine with this address.

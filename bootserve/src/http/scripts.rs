@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
@@ -103,6 +103,9 @@ async fn boot_script(
         return cannot_boot(CannotBoot::CommandLine { found: command_line_bytes });
     }
     if method == Method::GET {
+        if let Err(source) = app.in_use.begin(mac, &image.manifest.image, Instant::now()) {
+            return cannot_boot(CannotBoot::Removed { image: image.manifest.image, source });
+        }
         note_boot(app, mac, id, &image.manifest.image).await?;
     }
     Ok(script::boot(client, &boot))
@@ -129,6 +132,8 @@ enum CannotBoot {
     Initramfs(#[from] NoInitramfs),
     #[error(transparent)]
     Overlay(#[from] overlay::OverlayError),
+    #[error("image {image} cannot be held in the store")]
+    Removed { image: ImageRef, source: std::io::Error },
     #[error(
         "its kernel command line has {found} bytes, and kernels read {MAX_COMMAND_LINE_BYTES}\nhint: have fewer kernel_args or mirrors"
     )]
@@ -259,6 +264,7 @@ mod tests {
     use crate::dhcp::leases::Lease;
     use crate::dhcp::store::write_lease;
     use crate::events::EventLog;
+    use crate::in_use::InUse;
     use std::time::Duration;
 
     #[tokio::test]
@@ -277,7 +283,8 @@ mod tests {
             write_lease(&mut connection, &lease).await.unwrap();
         }
         let events = Arc::new(EventLog::new(database, Arc::clone(&config)));
-        let app = App { config: Arc::clone(&config), nbps: Arc::default(), events };
+        let in_use = InUse::new(config.server.store.clone(), []);
+        let app = App { config: Arc::clone(&config), nbps: Arc::default(), events, in_use };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [
             (node.mac, Some(node), Some("192.168.0.101/24")),

@@ -4,6 +4,7 @@ mod build;
 mod images;
 mod keys;
 mod recipe;
+mod retention;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -33,6 +34,12 @@ enum Command {
     Show(images::ImageArgs),
     /// Read every file of an image again and compare it with the manifest
     Verify(images::VerifyArgs),
+    /// Make an older version of an image the current one again
+    Rollback(retention::RollbackArgs),
+    /// Remove versions of images
+    Rm(retention::RmArgs),
+    /// Remove the versions that are neither current nor in use nor among the newest
+    Gc(retention::GcArgs),
     /// Publish a new version with another init, busybox or keys and the same root, kernel and kernel modules
     Repack(build::RepackArgs),
     /// Make a pair of keys: bootnode.key signs images, bootnode.pub goes into initramfs
@@ -92,6 +99,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::List(args) => images::list(&args),
         Command::Show(args) => images::show(&args),
         Command::Verify(args) => images::verify(&args, &progress),
+        Command::Rollback(args) => retention::rollback(&args, &progress),
+        Command::Rm(args) => retention::rm(&args),
+        Command::Gc(args) => retention::gc(&args),
         Command::Repack(args) => build::repack(&args, &progress),
         Command::Keygen(args) => keys::keygen(&args),
         Command::Recipe(command) => recipe::run(&command),

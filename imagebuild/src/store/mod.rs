@@ -5,6 +5,8 @@
 //! drafts whose process died are removed when the next draft of the image begins. Drafts begin, and `current` changes,
 //! under a lock on the image's directory.
 
+mod retention;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -19,6 +21,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::digest::digest;
 use crate::file_error::{FileError, failed};
+
+pub use retention::Fate;
 
 const DRAFT_PREFIX: &str = ".draft-";
 const SCRATCH: &str = "scratch";
@@ -58,6 +62,19 @@ pub enum StoreError {
         "there is no image {0} in the store {1}\nhint: `imagebuild list --store {1}` shows what there is"
     )]
     Unknown(String, PathBuf),
+    /// Nodes boot it by default.
+    #[error(
+        "{0} is what nodes boot by default\nhint: make another version current first: `imagebuild rollback`"
+    )]
+    Current(ImageRef),
+    /// Its directory is locked.
+    #[error(
+        "{0} is in use: a node is booting it, or bootserve's configuration names it\nhint: bootserve lets go of it when the node is up, an hour after its script at the latest"
+    )]
+    InUse(ImageRef),
+    /// There is nothing to go back to.
+    #[error("there is no version older than {0}")]
+    NoOlder(ImageRef),
     /// The text names no image.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -72,15 +89,24 @@ impl Store {
     /// All versions of all images, sorted by name and version. Empty if the store does not exist yet.
     pub fn list(&self) -> Result<Vec<Published>, StoreError> {
         let mut list = Vec::new();
-        for name in names::<ImageName>(&self.root)? {
+        for name in self.names()? {
             let current = self.current(&name)?;
-            for version in names::<ImageVersion>(&image_dir(&self.root, &name))? {
-                let image = ImageRef { name: name.clone(), version };
-                list.push(Published { current: current.as_ref() == Some(&image), image });
-            }
+            let versions = self.versions(&name)?.into_iter();
+            list.extend(versions.map(|image| Published { current: current.as_ref() == Some(&image), image }));
         }
         list.sort_by(|a, b| a.image.cmp(&b.image));
         Ok(list)
+    }
+
+    /// The images that there are.
+    pub fn names(&self) -> Result<Vec<ImageName>, StoreError> {
+        names(&self.root)
+    }
+
+    /// The published versions of `name`.
+    fn versions(&self, name: &ImageName) -> Result<Vec<ImageRef>, StoreError> {
+        let versions = names::<ImageVersion>(&image_dir(&self.root, name))?;
+        Ok(versions.into_iter().map(|version| ImageRef { name: name.clone(), version }).collect())
     }
 
     /// The version of `name` that nodes boot by default, if one was published.
@@ -296,8 +322,8 @@ mod tests {
     use bootspec::manifest::{BootMode, Build, FORMAT};
     use std::collections::BTreeMap;
 
-    fn publish(store: &Store, contents: &str) -> ImageRef {
-        let draft = store.begin(&"failsafe".parse().unwrap(), &"1".parse().unwrap()).unwrap();
+    pub fn publish(store: &Store, version: &str, contents: &str) -> ImageRef {
+        let draft = store.begin(&"failsafe".parse().unwrap(), &version.parse().unwrap()).unwrap();
         let vmlinuz: ArtifactName = "vmlinuz".parse().unwrap();
         fs::write(draft.dir().join("vmlinuz"), contents).unwrap();
         fs::write(draft.scratch().unwrap().join("temporary"), "x").unwrap();
@@ -327,8 +353,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path().join("store"));
         assert!(store.list().unwrap().is_empty());
-        let first = publish(&store, "kernel");
-        let second = publish(&store, "kernel");
+        let first = publish(&store, "1", "kernel");
+        let second = publish(&store, "1", "kernel");
         assert_eq!(second.to_string(), "failsafe/1-2");
         let list = store.list().unwrap();
         assert_eq!(list.iter().map(|p| p.current).collect::<Vec<_>>(), [false, true]);
