@@ -4,6 +4,7 @@ pub mod archive;
 pub mod build;
 pub mod cli;
 pub mod customise;
+pub mod diff;
 pub mod digest;
 pub mod file_error;
 pub mod file_system;

@@ -56,6 +56,8 @@ fn images_are_built_listed_repacked_verified_and_reused() -> Result<()> {
     ensure!(kernel(&first)? == kernel(&second)?, "the kernel was copied");
 
     ensure!(json(store, &["show", &first])?["mode"] == "failsafe");
+    let same = json(store, &["diff", &first, &second])?;
+    ensure!(same["packages"] == Value::Array(vec![]) && same["files"] == Value::Array(vec![]), "{same}");
     ensure!(json(store, &["verify", &second])?["damage"].as_array().is_some_and(Vec::is_empty));
     check_retention(store, &first, &second)
 }

@@ -1,4 +1,4 @@
-//! `imagebuild list`, `show` and `verify`: what is in the store.
+//! `imagebuild list`, `show`, `diff` and `verify`: what is in the store.
 
 use anyhow::bail;
 use bootspec::cmdline::KernelArg;
@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{StoreArgs, TrustArgs, print};
+use crate::diff::{self, Change};
 use crate::progress::{Progress, human};
 use crate::signing::{Trust, key_id_of};
 use crate::store::{Published, Store};
@@ -24,6 +25,19 @@ pub struct ImageArgs {
     image: String,
     #[command(flatten)]
     store: StoreArgs,
+}
+
+#[derive(Args)]
+pub struct DiffArgs {
+    /// The first version: NAME for the current version, or NAME/VERSION
+    before: String,
+    /// The second version
+    after: String,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Compare the times of files as well, which differ between any two builds
+    #[arg(long)]
+    times: bool,
 }
 
 #[derive(Args)]
@@ -132,6 +146,44 @@ fn describe(manifest: &Manifest, signature: Option<&str>) -> String {
     }
     lines.push(format!("built         by {} on {}", manifest.build.tool, manifest.build.host));
     lines.join("\n")
+}
+
+pub fn diff(args: &DiffArgs, progress: &Progress) -> anyhow::Result<()> {
+    let store = Store::new(&args.store.store);
+    let (before, after) = (store.resolve(&args.before)?, store.resolve(&args.after)?);
+    let step = progress.step(format!("compare {before} with {after}"));
+    let difference = diff::compare(&store, &before, &after, args.times, |bytes| step.advance(bytes))?;
+    if args.store.json {
+        return print(&serde_json::to_string_pretty(&difference)?);
+    }
+    let parts = [
+        ("manifest", Some(&difference.manifest)),
+        ("packages", Some(&difference.packages)),
+        ("files", difference.files.as_ref()),
+    ];
+    for (name, changes) in parts {
+        match changes {
+            Some(changes) if changes.is_empty() => {}
+            Some(changes) => {
+                print(&format!("{name}:"))?;
+                changes.iter().try_for_each(|change| print(&format!("  {}", describe_change(change))))?;
+            }
+            None => print("files: not compared, since a root is a file system image")?,
+        }
+    }
+    if difference.is_empty() {
+        print("nothing differs")?;
+    }
+    Ok(())
+}
+
+fn describe_change(Change { what, before, after }: &Change) -> String {
+    match (before, after) {
+        (Some(before), Some(after)) => format!("~ {what}  {before} -> {after}"),
+        (Some(before), None) => format!("- {what}  {before}"),
+        (None, Some(after)) => format!("+ {what}  {after}"),
+        (None, None) => what.clone(),
+    }
 }
 
 pub fn verify(args: &VerifyArgs, progress: &Progress) -> anyhow::Result<()> {

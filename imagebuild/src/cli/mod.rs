@@ -32,6 +32,8 @@ enum Command {
     List(images::ListArgs),
     /// Describe an image
     Show(images::ImageArgs),
+    /// What differs between two versions: packages, files, how they boot
+    Diff(images::DiffArgs),
     /// Read every file of an image again and compare it with the manifest
     Verify(images::VerifyArgs),
     /// Make an older version of an image the current one again
@@ -98,6 +100,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Build(args) => build::build(&args, &progress),
         Command::List(args) => images::list(&args),
         Command::Show(args) => images::show(&args),
+        Command::Diff(args) => images::diff(&args, &progress),
         Command::Verify(args) => images::verify(&args, &progress),
         Command::Rollback(args) => retention::rollback(&args, &progress),
         Command::Rm(args) => retention::rm(&args),

@@ -1,0 +1,183 @@
+//! What differs between two versions: packages, the files of the root, and the rest of the manifest.
+
+mod listing;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use bootspec::ImageRef;
+use bootspec::cmdline::KernelArg;
+use bootspec::manifest::{Manifest, Package, Root};
+use serde::Serialize;
+
+use crate::file_error::{FileError, failed};
+use crate::store::{Store, StoreError};
+
+pub use listing::Object;
+use listing::read_listing;
+
+/// All differences.
+#[derive(Debug, Serialize)]
+pub struct Difference {
+    /// Keys of the manifest whose values differ, but for those that differ between any two builds.
+    pub manifest: Vec<Change>,
+    /// Packages.
+    pub packages: Vec<Change>,
+    /// Files of the root, by their paths. None if they were not compared: one of the roots is no archive.
+    pub files: Option<Vec<Change>>,
+}
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The key, the package or the path.
+    pub what: String,
+    /// How it is in the first version; none if it is not there.
+    pub before: Option<String>,
+    /// How it is in the second version.
+    pub after: Option<String>,
+}
+
+impl Difference {
+    /// Whether nothing differs that was compared.
+    pub fn is_empty(&self) -> bool {
+        self.manifest.is_empty() && self.packages.is_empty() && self.files.as_ref().is_none_or(Vec::is_empty)
+    }
+}
+
+/// Compares two published versions; of files also the times if `with_times`: they differ between any two builds. `done` is told how many bytes of the roots' files have been read.
+pub fn compare(
+    store: &Store,
+    before: &ImageRef,
+    after: &ImageRef,
+    with_times: bool,
+    mut done: impl FnMut(u64),
+) -> Result<Difference, StoreError> {
+    let (old, new) = (store.manifest(before)?, store.manifest(after)?);
+    let mut read = |image, manifest: &Manifest| read_files(store, image, manifest, &mut done);
+    let files = match (is_archive(&old), is_archive(&new)) {
+        (true, true) => Some(changes(&read(before, &old)?, &read(after, &new)?, |one, other| {
+            differing_fields(one, other, with_times)
+        })),
+        _ => None,
+    };
+    let same = |before: &String, after: &String| (before != after).then(|| (before.clone(), after.clone()));
+    Ok(Difference {
+        manifest: changes(&described(&old), &described(&new), same),
+        packages: changes(&versions(&old.packages), &versions(&new.packages), same),
+        files,
+    })
+}
+
+/// An image without a root has no files, which can be compared with those of any other.
+fn is_archive(manifest: &Manifest) -> bool {
+    !matches!(manifest.root, Some(Root::FileSystem(_)))
+}
+
+fn read_files(
+    store: &Store,
+    image: &ImageRef,
+    manifest: &Manifest,
+    done: &mut impl FnMut(u64),
+) -> Result<BTreeMap<String, Object>, FileError> {
+    let Some(Root::Archive(archive)) = &manifest.root else { return Ok(BTreeMap::new()) };
+    let path: PathBuf = store.dir(image).join(archive.file.as_str());
+    read_listing(&path, archive.compression, done).map_err(failed("read", &path))
+}
+
+/// What of a manifest is compared: what decides how the image boots, and not when and where it was built.
+fn described(manifest: &Manifest) -> BTreeMap<String, String> {
+    let args: Vec<_> = manifest.kernel_args.iter().map(KernelArg::as_str).collect();
+    let mut keys = vec![
+        ("architecture", manifest.architecture.clone()),
+        ("kernel_release", manifest.kernel_release.clone()),
+        ("kernel_args", args.join(" ")),
+        ("mode", manifest.mode.to_string()),
+        ("rollback_index", manifest.rollback_index.to_string()),
+    ];
+    match &manifest.root {
+        Some(Root::Archive(root)) => keys.push(("root", format!("{} archive", root.compression))),
+        Some(Root::FileSystem(root)) => keys.push(("root", root.format.to_string())),
+        None => {}
+    }
+    let digests = manifest
+        .artifacts
+        .iter()
+        .map(|(name, artifact)| (format!("artifact {name}"), artifact.sha256.to_string()));
+    keys.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(digests).collect()
+}
+
+/// The versions of each package. There may be several, of kernels for instance.
+fn versions(packages: &[Package]) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::<String, BTreeSet<&str>>::new();
+    for package in packages {
+        let name = format!("{}.{}", package.name, package.architecture);
+        versions.entry(name).or_default().insert(&package.version);
+    }
+    let joined = |versions: BTreeSet<&str>| versions.into_iter().collect::<Vec<_>>().join(", ");
+    versions.into_iter().map(|(name, versions)| (name, joined(versions))).collect()
+}
+
+/// What is only in one of them, and what `differing` finds to differ.
+fn changes<T: Display>(
+    before: &BTreeMap<String, T>,
+    after: &BTreeMap<String, T>,
+    differing: impl Fn(&T, &T) -> Option<(String, String)>,
+) -> Vec<Change> {
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let change = |name: &String| {
+        let (before, after) = match (before.get(name), after.get(name)) {
+            (Some(before), Some(after)) => {
+                differing(before, after).map(|(before, after)| (Some(before), Some(after)))?
+            }
+            (before, after) => (before.map(ToString::to_string), after.map(ToString::to_string)),
+        };
+        Some(Change { what: name.clone(), before, after })
+    };
+    names.into_iter().filter_map(change).collect()
+}
+
+/// The fields that differ, as they are in each.
+fn differing_fields(before: &Object, after: &Object, with_times: bool) -> Option<(String, String)> {
+    let (before, after) = (before.fields(with_times), after.fields(with_times));
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let differing: Vec<&String> =
+        names.into_iter().filter(|name| before.get(*name) != after.get(*name)).collect();
+    let shown = |fields: &BTreeMap<String, String>| {
+        let field = |name: &&String| format!("{name} {}", fields.get(*name).map_or("none", String::as_str));
+        differing.iter().map(field).collect::<Vec<_>>().join(", ")
+    };
+    (!differing.is_empty()).then(|| (shown(&before), shown(&after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, version: &str) -> Package {
+        Package { name: name.to_owned(), version: version.to_owned(), architecture: "amd64".to_owned() }
+    }
+
+    #[test]
+    fn packages_are_added_removed_and_changed() {
+        let before =
+            [package("bash", "5.1"), package("vim", "9"), package("linux", "6.1"), package("linux", "6.2")];
+        let after =
+            [package("bash", "5.2"), package("nano", "7"), package("linux", "6.2"), package("linux", "6.1")];
+        let same =
+            |before: &String, after: &String| (before != after).then(|| (before.clone(), after.clone()));
+        let changes = changes(&versions(&before), &versions(&after), same);
+        let change = |what: &str, before: Option<&str>, after: Option<&str>| Change {
+            what: format!("{what}.amd64"),
+            before: before.map(str::to_owned),
+            after: after.map(str::to_owned),
+        };
+        let expected = [
+            change("bash", Some("5.1"), Some("5.2")),
+            change("nano", None, Some("7")),
+            change("vim", Some("9"), None),
+        ];
+        assert_eq!(changes, expected);
+    }
+}
