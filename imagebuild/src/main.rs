@@ -5,9 +5,13 @@ use std::process::ExitCode;
 use bootspec::diagnosis::explain;
 use clap::Parser;
 use imagebuild::{cli, interrupt};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
+    // What is in an image does not depend on the caller's, and bootserve reads the store as another user.
+    umask(Mode::WGRP | Mode::WOTH);
     let result = interrupt::listen().map_err(anyhow::Error::from).and_then(|()| cli::run(arguments));
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -193,7 +193,7 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
         root: packed,
         rollback_index: recipe.boot.rollback_index,
         packages: built.packages,
-        build: Build { inputs, tool: tool(), host: host_name(), time_unix },
+        build: Build { inputs, tool: tool(), host: host_name()?, time_unix },
     };
     publish::finish(draft, manifest, segments, request.programs, request.signing, progress)
 }

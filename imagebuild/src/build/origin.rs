@@ -60,9 +60,12 @@ pub fn tool() -> String {
     format!("imagebuild {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// What this machine calls itself.
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+/// What this machine calls itself. Empty with SOURCE_DATE_EPOCH: who sets that wants the same image from every machine.
+pub fn host_name() -> Result<String, BuildError> {
+    Ok(match source_date()? {
+        Some(_) => String::new(),
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -144,7 +144,11 @@ fn describe(manifest: &Manifest, signature: Option<&str>) -> String {
             artifact.sha256
         ));
     }
-    lines.push(format!("built         by {} on {}", manifest.build.tool, manifest.build.host));
+    let on_host = match manifest.build.host.as_str() {
+        "" => String::new(),
+        host => format!(" on {host}"),
+    };
+    lines.push(format!("built         by {}{on_host}", manifest.build.tool));
     lines.join("\n")
 }
 

@@ -129,7 +129,7 @@ pub struct Build {
     pub inputs: Sha256Digest,
     /// The program that built it: `imagebuild 0.1.0`.
     pub tool: String,
-    /// Host name of the machine that built it.
+    /// Host name of the machine that built it; empty if it was built with SOURCE_DATE_EPOCH.
     pub host: String,
     /// When, in seconds since the epoch (SOURCE_DATE_EPOCH if that was set).
     pub time_unix: i64,
