@@ -23,4 +23,5 @@ pub mod netns;
 pub mod places;
 pub mod qemu;
 pub mod report;
+pub mod reproduction;
 pub mod timeline;

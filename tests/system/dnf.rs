@@ -12,6 +12,7 @@ use bootlab::images;
 use bootlab::lab::Lab;
 use bootlab::places::{cache_dir, lab_dir, program};
 use bootlab::qemu::NodeSpec;
+use bootlab::reproduction;
 use bootspec::event::Phase;
 
 /// From power-on to multi-user, on an idle machine without KVM; xz takes most of it.
@@ -76,6 +77,11 @@ fn an_image_made_by_dnf_boots_to_multi_user() -> Result<()> {
     let console = node.console().text();
     ensure!(!console.contains("Failed to start"), "{}", node.console().tail());
     Ok(())
+}
+
+#[test]
+fn two_builds_by_dnf_give_the_same_bytes_in_other_surroundings() -> Result<()> {
+    reproduction::check(&recipe("dnf-twice", &repository()?, r#""image-base""#)?)
 }
 
 /// dnf itself exits with 0 here.

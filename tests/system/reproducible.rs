@@ -1,15 +1,9 @@
-//! The same recipe gives the same image, whoever builds it where.
+//! The same recipe gives the same image, whoever builds it where. That of a dnf source: `dnf.rs`.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use bootlab::places::{cache_dir, program};
-use bootspec::ImageRef;
-use serde_json::Value;
+use anyhow::Result;
+use bootlab::reproduction;
 
 /// It touches what imagebuild makes itself besides the packages: files, directories, users, services, a script.
 const RECIPE: &str = r#"
@@ -44,72 +38,10 @@ format = "zstd"
 level = 1
 "#;
 
-/// A way to call imagebuild.
-struct Surroundings {
-    shell: &'static str,
-    jobs: &'static str,
-}
-
-const ONE: Surroundings = Surroundings { shell: "umask 022; exec \"$@\"", jobs: "2" };
-const OTHER: Surroundings = Surroundings {
-    shell: "umask 077; cd /; hostname elsewhere; export TZ=Pacific/Auckland LC_ALL=C HOME=/nonexistent; exec \"$@\"",
-    jobs: "1",
-};
-
-impl Surroundings {
-    /// Builds the recipe into `store`; returns the version.
-    fn build(&self, recipe: &Path, store: &Path) -> Result<ImageRef> {
-        // The host name is that of a UTS namespace of its own.
-        let mut command = Command::new("unshare");
-        command.args(["--uts", "sh", "-c", self.shell, "sh"]).arg(program("imagebuild")?).arg("build");
-        command.arg(recipe).args(["--json", "--jobs", self.jobs, "--store"]).arg(store);
-        command.arg("--cache").arg(cache_dir()).env("SOURCE_DATE_EPOCH", "1790000000");
-        let output = command.output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let built: Value = serde_json::from_slice(&output.stdout)?;
-        Ok(built["image"].as_str().context("it says what it built")?.parse()?)
-    }
-}
-
-/// The files of a version.
-fn files(store: &Path, image: &ImageRef) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(image.dir(store))? {
-        let entry = entry?;
-        files.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
-    }
-    Ok(files)
-}
-
 #[test]
 fn two_builds_give_the_same_bytes_in_other_surroundings() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let recipe = dir.path().join("recipe.toml");
     fs::write(&recipe, RECIPE)?;
-    let (one, other) = (dir.path().join("one"), dir.path().join("other"));
-    let image = ONE.build(&recipe, &one)?;
-    ensure!(image == OTHER.build(&recipe, &other)?, "the versions have other names");
-    let (built, again) = (files(&one, &image)?, files(&other, &image)?);
-    let differing: Vec<_> = built.iter().filter(|(name, bytes)| again.get(*name) != Some(*bytes)).collect();
-    let names: Vec<_> = differing.into_iter().map(|(name, _)| name).collect();
-    ensure!(
-        names.is_empty() && built.len() == again.len(),
-        "{names:?} differ: {}",
-        difference(&one, &other, &image)?
-    );
-    // bootserve reads the store as another user.
-    let mode = fs::metadata(image.dir(&other))?.permissions().mode() & 0o777;
-    ensure!(mode == 0o755, "the version has mode {mode:o}");
-    Ok(())
-}
-
-/// What `imagebuild diff` says of the two, put into one store.
-fn difference(one: &Path, other: &Path, image: &ImageRef) -> Result<String> {
-    let copy = one.join(image.name.as_str()).join("other");
-    let copied = Command::new("cp").arg("-a").arg(image.dir(other)).arg(&copy).status()?;
-    ensure!(copied.success(), "cp: {copied}");
-    let mut diff = Command::new(program("imagebuild")?);
-    diff.arg("diff").arg("--times").arg(image.to_string()).arg(format!("{}/other", image.name));
-    let output = diff.arg("--store").arg(one).output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    reproduction::check(&recipe)
 }

@@ -18,11 +18,13 @@ const HOST_FILES: [&str; 2] = ["/etc/hostname", "/etc/resolv.conf"];
 const NODE_FILES: [&str; 3] =
     ["/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/dbus/machine-id"];
 /// Caches, package lists and logs of the installation; device nodes, which the running kernel makes.
-const EMPTIED_DIRS: [&str; 8] = [
+const EMPTIED_DIRS: [&str; 9] = [
     "/dev",
     "/tmp",
     "/var/cache/apt",
     "/var/cache/dnf",
+    // ldconfig remembers inode numbers and times there, which differ from build to build.
+    "/var/cache/ldconfig",
     "/var/cache/libdnf5",
     "/var/lib/apt/lists",
     "/var/log/apt",
