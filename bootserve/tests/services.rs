@@ -425,6 +425,14 @@ fn a_version_is_held_while_a_node_boots_it_over_a_restart() {
 }
 
 #[test]
+fn who_never_had_an_address_holds_nothing() {
+    let daemon =
+        Daemon::start_with(|config| config.replace("[boot]\n", "[boot]\ndefault_image = 'failsafe'\n"));
+    let script = daemon.get("/ipxe?mac=02:00:00:00:00:77").text();
+    assert!(script.contains("vmlinuz") && !is_held(&daemon, IMAGE), "{script}");
+}
+
+#[test]
 fn a_version_that_is_being_removed_is_waited_for() {
     let daemon = Daemon::start();
     let dir = std::fs::File::open(daemon.store().join(IMAGE)).unwrap();

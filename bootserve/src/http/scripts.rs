@@ -102,11 +102,14 @@ async fn boot_script(
     if command_line_bytes > MAX_COMMAND_LINE_BYTES {
         return cannot_boot(CannotBoot::CommandLine { found: command_line_bytes });
     }
-    if method == Method::GET {
+    // Who only says that it is a machine takes no room in our memory.
+    if method == Method::GET && app.events.knows(mac).await? {
         if let Err(source) = app.in_use.begin(mac, &image.manifest.image, Instant::now()) {
             return cannot_boot(CannotBoot::Removed { image: image.manifest.image, source });
         }
-        note_boot(app, mac, id, &image.manifest.image).await?;
+        let event = BootEvent::now(mac, Phase::Script);
+        let image = Some(image.manifest.image.clone());
+        app.events.note(BootEvent { boot: Some(id), image, ..event }).await;
     }
     Ok(script::boot(client, &boot))
 }
@@ -227,14 +230,6 @@ async fn address(
 
 fn report_url(config: &Config) -> Option<BaseUrl> {
     config.base_url().parse().ok()
-}
-
-async fn note_boot(app: &App, mac: MacAddr, id: BootId, image: &ImageRef) -> Result<(), DatabaseError> {
-    if app.events.knows(mac).await? {
-        let event = BootEvent::now(mac, Phase::Script);
-        app.events.note(BootEvent { boot: Some(id), image: Some(image.clone()), ..event }).await;
-    }
-    Ok(())
 }
 
 /// `GET /nbp/NAME`: a network boot program for UEFI HTTP Boot, which sends HEAD before GET.
