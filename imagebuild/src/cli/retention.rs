@@ -26,6 +26,9 @@ pub struct RmArgs {
     images: Vec<ImageRef>,
     #[command(flatten)]
     store: StoreArgs,
+    /// Say whether they would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Args)]
@@ -85,13 +88,13 @@ pub fn rm(args: &RmArgs) -> anyhow::Result<()> {
     let mut fates = Vec::new();
     for image in &args.images {
         let image = store.resolve(&image.to_string())?;
-        let fate = store.remove(&image)?;
+        let fate = store.remove(&image, args.dry_run)?;
         if !args.store.json {
-            print(&describe(&image, fate, false))?;
+            print(&describe(&image, fate, args.dry_run))?;
         }
         fates.push((image, fate));
     }
-    print_json(&fates, args.store.json, false)
+    print_json(&fates, args.store.json, args.dry_run)
 }
 
 pub fn gc(args: &GcArgs) -> anyhow::Result<()> {

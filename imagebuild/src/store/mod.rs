@@ -98,9 +98,11 @@ impl Store {
         Ok(list)
     }
 
-    /// The images that there are.
+    /// The images that there are, sorted.
     pub fn names(&self) -> Result<Vec<ImageName>, StoreError> {
-        names(&self.root)
+        let mut names = names(&self.root)?;
+        names.sort();
+        Ok(names)
     }
 
     /// The published versions of `name`.

@@ -44,9 +44,9 @@ impl Store {
         older.ok_or(StoreError::NoOlder(current))
     }
 
-    /// Removes a published version.
-    pub fn remove(&self, image: &ImageRef) -> Result<Fate, StoreError> {
-        match self.fate(image, false)? {
+    /// Removes a published version, or with `dry_run` says whether it may be.
+    pub fn remove(&self, image: &ImageRef, dry_run: bool) -> Result<Fate, StoreError> {
+        match self.fate(image, dry_run)? {
             Fate::Current => Err(StoreError::Current(image.clone())),
             Fate::InUse => Err(StoreError::InUse(image.clone())),
             fate => Ok(fate),
@@ -157,10 +157,13 @@ mod tests {
             assert_eq!(fates, expected);
             assert_eq!(is_there(&store, &images[2]), dry_run);
         }
-        assert!(matches!(store.remove(&images[0]), Err(StoreError::Current(_))));
-        assert!(matches!(store.remove(&images[1]), Err(StoreError::InUse(_))));
+        assert!(matches!(store.remove(&images[0], false), Err(StoreError::Current(_))));
+        assert!(matches!(store.remove(&images[1], true), Err(StoreError::InUse(_))));
         drop(user);
-        assert!(matches!(store.remove(&images[1]), Ok(Fate::Removed { .. })));
+        for dry_run in [true, false] {
+            assert!(is_there(&store, &images[1]));
+            assert!(matches!(store.remove(&images[1], dry_run), Ok(Fate::Removed { .. })));
+        }
         assert_eq!(store.list().unwrap().len(), 2);
         let left: Vec<_> = fs::read_dir(store.root.join("failsafe")).unwrap().collect();
         assert_eq!(left.len(), 3, "{left:?}");
