@@ -30,6 +30,7 @@ pub fn verify(
     keys: &[TrustedKey],
     mut done: impl FnMut(u64),
 ) -> Result<Vec<Damage>, StoreError> {
+    let _held = store.hold(image)?;
     let manifest = store.manifest(image)?;
     let dir = store.dir(image);
     let mut damage: Vec<Damage> = check_signature(store, image, keys)?.into_iter().collect();

@@ -26,6 +26,7 @@ pub fn repack(
     signing: &Signing,
     progress: &Progress,
 ) -> Result<Outcome, BuildError> {
+    let _held = store.hold(image)?;
     let old = check_repack(store, image, programs, signing)?;
     let compression = segment_compression(&store.dir(image).join(initramfs_of(old.mode)))?;
     let time_unix = build_time()?;

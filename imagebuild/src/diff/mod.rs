@@ -54,6 +54,7 @@ pub fn compare(
     with_times: bool,
     mut done: impl FnMut(u64),
 ) -> Result<Difference, StoreError> {
+    let _held = (store.hold(before)?, store.hold(after)?);
     let (old, new) = (store.manifest(before)?, store.manifest(after)?);
     let mut read = |image, manifest: &Manifest| read_files(store, image, manifest, &mut done);
     let files = match (is_archive(&old), is_archive(&new)) {

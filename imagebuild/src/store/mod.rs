@@ -69,7 +69,7 @@ pub enum StoreError {
     Current(ImageRef),
     /// Its directory is locked.
     #[error(
-        "{0} is in use: a node is booting it, or bootserve's configuration names it\nhint: bootserve lets go of it when the node is up, an hour after its script at the latest"
+        "{0} is in use: a node is booting it, bootserve's configuration names it, or another imagebuild reads it\nhint: bootserve lets go of it when the node is up, an hour after its script at the latest"
     )]
     InUse(ImageRef),
     /// There is nothing to go back to.

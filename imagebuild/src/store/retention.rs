@@ -11,6 +11,7 @@ use std::path::Path;
 use bootspec::store::image_dir;
 use bootspec::{ImageName, ImageRef};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::{DRAFT_PREFIX, Store, StoreError, lock, set_current, sync};
 use crate::file_error::failed;
@@ -32,6 +33,17 @@ pub enum Fate {
 }
 
 impl Store {
+    /// Keeps the version from being removed for as long as the result lives.
+    pub fn hold(&self, image: &ImageRef) -> Result<fs::File, StoreError> {
+        let dir = self.dir(image);
+        let held = fs::File::open(&dir).map_err(failed("open", &dir))?;
+        match flock(&held, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Err(StoreError::Unknown(image.to_string(), self.root.clone())),
+            // Without locks nothing can be held, and everything else works.
+            _ => Ok(held),
+        }
+    }
+
     /// Makes a published version the one that nodes boot by default.
     pub fn make_current(&self, image: &ImageRef) -> Result<(), StoreError> {
         Ok(set_current(&image_dir(&self.root, &image.name), &image.version)?)
@@ -86,7 +98,7 @@ impl Store {
         let opened = fs::File::open(&dir).map_err(failed("open", &dir))?;
         match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Fate::InUse),
+            Err(Errno::WOULDBLOCK) => return Ok(Fate::InUse),
             Err(errno) => return Err(failed("lock", &dir)(errno.into()).into()),
         }
         let freed_bytes = own_bytes(&dir)?;
@@ -145,8 +157,7 @@ mod tests {
     fn what_is_current_or_in_use_stays() {
         let (_dir, store, images) = store_of(4);
         store.make_current(&images[0]).unwrap();
-        let user = fs::File::open(store.dir(&images[1])).unwrap();
-        flock(&user, FlockOperation::LockShared).unwrap();
+        let user = store.hold(&images[1]).unwrap();
         let name = &images[0].name;
         let removed = Fate::Removed { freed_bytes: own_bytes(&store.dir(&images[2])).unwrap() };
         assert!(matches!(removed, Fate::Removed { freed_bytes: 1.. }));
