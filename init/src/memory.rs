@@ -18,7 +18,7 @@ const MIB: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;
 /// A tmpfs inode and its directory entry, in kernel memory.
 const INODE_BYTES: u64 = 1024;
-/// What unpacking takes beside the root and the decoders: threads, their buffers, and what the kernel holds of a download.
+/// What making the root takes beside the root and the decoders: threads, their buffers, and what the kernel holds of a download.
 const UNPACKING_BYTES: u64 = 4 * MIB;
 /// What must be left beside the root for what runs in it, unless the command line says otherwise. Debian 12 comes up with
 /// 36 MiB and does not with 32 (measured; docs/operations.md).
@@ -159,8 +159,9 @@ pub fn plan_overlay(
         Supply::Fetched => (root.size_bytes, 0),
     };
     let added_bytes = tmpfs_bytes(addition.page_rounded_bytes, addition.inodes);
-    let need_bytes =
-        image_bytes.saturating_add(added_bytes).saturating_add(reserve_bytes(memory, carried_bytes, params));
+    // The image is fetched or verified before the initramfs is gone, which takes some as well.
+    let beside_bytes = reserve_bytes(memory, carried_bytes, params).max(UNPACKING_BYTES);
+    let need_bytes = image_bytes.saturating_add(added_bytes).saturating_add(beside_bytes);
     let have_bytes = memory.available_bytes;
     if have_bytes < need_bytes {
         return Err(TooLittle { need_bytes, have_bytes, total_bytes: memory.total_bytes });
@@ -286,6 +287,10 @@ mod tests {
         };
         let plan =
             |size_mib, supply| plan_overlay(MACHINE, &image(size_mib), supply, NONE, &BootParams::default());
+        let emptied = Memory { initramfs_bytes: 100 * MIB, ..MACHINE };
+        let params = BootParams::default();
+        assert!(plan_overlay(emptied, &image(496), Supply::Fetched, NONE, &params).is_ok());
+        assert!(plan_overlay(emptied, &image(497), Supply::Fetched, NONE, &params).is_err());
         assert_eq!(plan(400, Supply::Fetched).unwrap(), "mode=755,size=314572800,nr_inodes=76800");
         assert!(plan(600, Supply::Carried).is_ok());
         let error = plan(600, Supply::Fetched).unwrap_err();
