@@ -12,9 +12,9 @@ use toml::de::{DeString, DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use super::layers::{EXTENDS, Layers};
 use super::merge::merge;
-use super::source_map::{Origin, Place, Problem};
+use super::source_map::{Origin, Place, Problem, key_in};
 use super::variables::substitute;
-use super::{RecipeError, Selection};
+use super::{RecipeError, Selection, listed};
 
 const NAME: &str = "name";
 const VARIANTS: &str = "variant";
@@ -103,8 +103,7 @@ impl<'i> Effective<'i> {
         for (name, value) in variables {
             let place = Place { origin: Origin::CommandLine, line: 1, column: 1 };
             if !self.variables.contains_key(name) {
-                let known: Vec<_> = self.variables.keys().map(String::as_str).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let known = listed(self.variables.keys());
                 let problem = format!("there is no such variable; [variables] has {known}");
                 return Err(RecipeError::Value { place, key: name.clone(), problem });
             }
@@ -196,9 +195,7 @@ impl<'i> Effective<'i> {
         };
         for nested in [false, true] {
             for (key, value) in table.iter().filter(|(_, value)| is_nested(value.get_ref()) == nested) {
-                let key = key.get_ref();
-                let path = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-                self.add_value(value, &path, entries);
+                self.add_value(value, &key_in(path, key.get_ref()), entries);
             }
         }
     }

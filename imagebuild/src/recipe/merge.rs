@@ -8,7 +8,7 @@
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
-use super::source_map::Problem;
+use super::source_map::{Problem, key_in};
 
 const ADD: &str = "add";
 const REMOVE: &str = "remove";
@@ -26,8 +26,7 @@ const NAMED_ITEMS: [(&str, &str); 5] = [
 /// Applies `over` to `base`. `path` is the key of both: empty at the top.
 pub fn merge<'i>(base: &mut DeTable<'i>, over: DeTable<'i>, path: &str) -> Result<(), Problem> {
     for (key, value) in over {
-        let path =
-            if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
+        let path = key_in(path, key.get_ref());
         let inherited = base.remove(key.get_ref().as_ref());
         let value = merge_value(inherited, value, &path)?;
         base.insert(key, value);
@@ -65,9 +64,14 @@ fn merge_value<'i>(
 }
 
 fn is_other_type(inherited: &DeTable<'_>, over: &DeTable<'_>) -> bool {
-    let kind =
-        |table: &DeTable<'_>| table.get(TYPE).and_then(|kind| kind.get_ref().as_str().map(str::to_owned));
-    kind(over).is_some_and(|over| kind(inherited).is_some_and(|inherited| inherited != over))
+    match (type_of(inherited), type_of(over)) {
+        (Some(inherited), Some(over)) => inherited != over,
+        _ => false,
+    }
+}
+
+fn type_of<'a>(table: &'a DeTable<'_>) -> Option<&'a str> {
+    table.get(TYPE)?.get_ref().as_str()
 }
 
 /// Whether the table is a change of a list. No table of a recipe has such keys with lists.

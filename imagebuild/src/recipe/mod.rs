@@ -333,11 +333,10 @@ pub enum RecipeError {
     },
 }
 
-fn listed(names: &BTreeSet<String>) -> String {
-    match names.len() {
-        0 => "none".to_owned(),
-        _ => names.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
-    }
+/// Names as a message shows them.
+fn listed<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    let names: Vec<_> = names.into_iter().map(String::as_str).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 impl Recipe {

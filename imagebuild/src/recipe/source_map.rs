@@ -122,6 +122,11 @@ impl SourceMap {
     }
 }
 
+/// The key of what is called `name` in the table `path`, which is empty for the recipe as a whole.
+pub fn key_in(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
 fn moved_table(table: DeTable<'_>, by: usize) -> DeTable<'_> {
     let moved = |(key, value): (Spanned<_>, _)| (moved_span(key, by), moved_value(value, by));
     table.into_iter().map(moved).collect()

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::source_map::Problem;
+use super::listed;
+use super::source_map::{Problem, key_in};
 
 const BEGIN: &str = "@{";
 /// Stands for [`BEGIN`] itself.
@@ -25,7 +26,7 @@ fn in_table(
 ) -> Result<(), Problem> {
     for (key, value) in table.iter_mut() {
         let key = key.get_ref();
-        let path = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+        let path = key_in(path, key);
         in_value(value, variables, &path)?;
     }
     Ok(())
@@ -79,8 +80,7 @@ fn replace(text: &str, variables: &BTreeMap<String, String>) -> Result<Option<St
             format!("a variable without an end: '{BEGIN}'\nhint: write {ESCAPED} for the two characters themselves")
         })?;
         let value = variables.get(name).ok_or_else(|| {
-            let known: Vec<_> = variables.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let known = listed(variables.keys());
             format!(
                 "there is no variable '{name}'; [variables] has {known}\nhint: write {ESCAPED} for the characters {BEGIN} themselves"
             )
