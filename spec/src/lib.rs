@@ -13,6 +13,7 @@ pub mod facts;
 pub mod initramfs;
 pub mod mac;
 pub mod manifest;
+pub mod pax;
 pub mod signature;
 pub mod store;
 

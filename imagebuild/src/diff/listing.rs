@@ -8,6 +8,7 @@ use std::path::Path;
 
 use bootspec::Sha256Digest;
 use bootspec::manifest::Compression;
+use bootspec::pax::split_record;
 use tar::{Archive, EntryType, Header};
 
 use crate::digest::digest;
@@ -167,29 +168,18 @@ fn object(header: &Header, records: Records, contents: Option<(u64, Sha256Digest
     })
 }
 
-type Record = (String, Vec<u8>);
 type Records = BTreeMap<String, Vec<u8>>;
 
-/// `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record (POSIX.1-2017, pax, "pax Extended Header"). Values may hold
-/// line feeds.
 fn parse_records(mut bytes: &[u8]) -> io::Result<Records> {
     let mut records = Records::new();
     while !bytes.is_empty() {
         let (record, rest) = split_record(bytes).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "the records of an entry are not LENGTH KEY=VALUE")
         })?;
-        records.insert(record.0, record.1);
+        records.insert(text(record.key), record.value.to_vec());
         bytes = rest;
     }
     Ok(records)
-}
-
-fn split_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
-    let space = bytes.iter().position(|byte| *byte == b' ')?;
-    let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
-    let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some(((text(&record[..equals]), record[equals + 1..].to_vec()), &bytes[length..]))
 }
 
 fn text(bytes: &[u8]) -> String {

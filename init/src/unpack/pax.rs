@@ -1,10 +1,9 @@
-//! What stands before an entry and describes it. PAX extended headers (POSIX.1-2017, pax, "pax Extended Header") hold
-//! records of the form `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. Values are bytes and may hold line feeds
-//! (capabilities and file names do), so records are cut by their lengths alone. GNU tar's long names are read as records too.
+//! What stands before an entry and describes it: the records of PAX extended headers ([`bootspec::pax`]), bounded. GNU tar's
+//! long names are read as records too.
 
 use std::io::{self, Read};
 
-use super::metadata::parse_number;
+use bootspec::pax::split_record;
 
 /// An entry has at most a few attributes of at most 64 KiB each (xattr(7)).
 const MAX_BYTES: u64 = 1 << 20;
@@ -29,7 +28,7 @@ impl Extensions {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let (record, behind) =
-                split_record(rest).ok_or_else(|| malformed("its records are not LENGTH KEY=VALUE"))?;
+                first_record(rest).ok_or_else(|| malformed("its records are not LENGTH KEY=VALUE"))?;
             self.push(record)?;
             rest = behind;
         }
@@ -70,13 +69,10 @@ impl Extensions {
 }
 
 /// The first record, and what is behind it.
-fn split_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
-    let space = bytes.iter().position(|byte| *byte == b' ')?;
-    let length = usize::try_from(parse_number(&bytes[..space])?).ok()?;
-    let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    let key = String::from_utf8(record[..equals].to_vec()).ok()?;
-    Some(((key, record[equals + 1..].to_vec()), &bytes[length..]))
+fn first_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
+    let (record, rest) = split_record(bytes)?;
+    let key = String::from_utf8(record.key.to_vec()).ok()?;
+    Some(((key, record.value.to_vec()), rest))
 }
 
 fn malformed(problem: &str) -> io::Error {
