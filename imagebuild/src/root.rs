@@ -12,6 +12,7 @@ use crate::recipe::Recipe;
 use crate::sandbox::Sandbox;
 use crate::selinux::{self, SelinuxError};
 use crate::source::{self, SourceError};
+use crate::store::Store;
 use crate::tool::{ToolError, Tools};
 
 /// A complete root file system.
@@ -56,13 +57,14 @@ pub enum RootError {
 
 /// Builds the root file system of `recipe` in the directory `root`, which is empty or absent.
 ///
-/// `cache` keeps downloaded packages for later builds, and the log of the last build of each image; `init_binary`
-/// becomes the root's `bootnode-report`. Whatever happens, no mount and no process is left; an unfinished `root` is.
+/// `cache` keeps downloaded packages for later builds, and the log of the last build of each image; `store` has the image
+/// that it may build on; `init_binary` becomes the root's `bootnode-report`. Whatever happens, no mount and no process is left; an unfinished `root` is.
 /// What is returned beside the root runs further programs on it, whose output goes into the same log.
 pub fn build_root(
     recipe: &Recipe,
     root: &Path,
     cache: &Path,
+    store: &Store,
     init_binary: &Path,
     progress: &Progress,
 ) -> Result<(BuiltRoot, Tools), RootError> {
@@ -72,8 +74,8 @@ pub fn build_root(
     let (root, cache) = (absolute(root)?, absolute(cache)?);
     let tools = Tools::new(Sandbox::new(&root), &log_path(recipe, &cache))?;
 
-    let step = progress.step(format!("install packages: {}", recipe.name));
-    let packages = source::install(recipe, &tools, &cache, &step)?;
+    let step = progress.step(format!("{}: {}", source::work(recipe), recipe.name));
+    let packages = source::install(recipe, &tools, &cache, store, &step)?;
     step.done(&format!("{} packages", packages.len()));
 
     if recipe.mode().has_root() {

@@ -6,7 +6,7 @@
 //! not a jail for hostile packages, since they run as root.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, PipeReader, Read};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::{panic, thread};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
 use rustix::process::{chroot, fchdir};
 
 use crate::{interrupt, sys};
@@ -32,6 +32,8 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
+/// Names the name servers (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How often a running program is looked after while it prints nothing.
 const INTERRUPT_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
@@ -44,12 +46,16 @@ pub struct Sandbox {
 /// Which file system is a program's own root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// The build host's, for tools that make their own mounts.
+    /// The build host's, for tools that make their own mounts. These have the build host's network.
     Host,
     /// The build host's, with /proc, /sys and /dev mounted in the root under construction.
     HostAndRoot,
-    /// The root under construction, with /proc, /sys and /dev mounted.
+    /// The root under construction, with /proc, /sys and /dev mounted, and no network.
     Root,
+    /// The same with the build host's network and name servers. /run is a file system of its own that is gone afterwards.
+    RootOnline,
+    /// The same as [`View::Root`], but nothing in the root can be changed; /run and /tmp are file systems of their own.
+    RootReadOnly,
 }
 
 /// The sandbox could not be set up.
@@ -134,14 +140,15 @@ impl Sandbox {
     /// opened before keep their meaning. /proc, /sys and /dev are as they are in the root, that is, empty.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, SandboxError> {
         in_own_thread(|| {
-            self.prepare("unshare namespaces", sys::unshare_thread())?;
+            self.prepare("unshare namespaces", sys::unshare_thread(false))?;
             self.prepare("change into the root", change_root(&self.root))?;
             Ok(work())
         })
     }
 
     fn enter(&self, view: View) -> Result<(), SandboxError> {
-        self.prepare("unshare namespaces", sys::unshare_thread())?;
+        let online = matches!(view, View::Host | View::HostAndRoot | View::RootOnline);
+        self.prepare("unshare namespaces", sys::unshare_thread(online))?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         self.prepare("make mounts private", mount_change("/", private).map_err(io::Error::from))?;
         match view {
@@ -152,7 +159,27 @@ impl Sandbox {
                 self.prepare("return to /", fchdir(&host).and_then(|()| chroot(".")).map_err(io::Error::from))
             }
             View::Root => self.enter_root(),
+            View::RootOnline => {
+                let name_servers = fs::read(RESOLV_CONF).unwrap_or_default();
+                self.enter_root()?;
+                self.prepare("mount /run", mount_tmpfs("/run"))?;
+                self.prepare("make /etc/resolv.conf", provide_name_servers(&name_servers))
+            }
+            View::RootReadOnly => {
+                // Made while that is possible; the file systems on them can be written.
+                self.prepare("change into the root", self.as_mount_point())?;
+                self.enter_root()?;
+                ["/run", "/tmp"]
+                    .into_iter()
+                    .try_for_each(|dir| self.prepare("mount /run and /tmp", mount_tmpfs(dir)))?;
+                self.prepare("make the root read-only", make_read_only("/"))
+            }
         }
+    }
+
+    /// Only a mount can be made read-only.
+    fn as_mount_point(&self) -> io::Result<()> {
+        Ok(mount_bind(&self.root, &self.root)?)
     }
 
     /// Mounts from within the root, so that links in it cannot lead the mounts elsewhere.
@@ -166,7 +193,7 @@ impl Sandbox {
     /// Where the program's /proc has to be mounted: by itself, since it shows the namespace of who mounts it.
     fn proc_dirs(&self, view: View) -> Vec<PathBuf> {
         match view {
-            View::Host | View::Root => vec!["/proc".into()],
+            View::Host | View::Root | View::RootOnline | View::RootReadOnly => vec!["/proc".into()],
             View::HostAndRoot => vec!["/proc".into(), self.root.join("proc")],
         }
     }
@@ -199,6 +226,40 @@ fn make_mount_points() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A directory that is not there stays so.
+fn mount_tmpfs(dir: &str) -> io::Result<()> {
+    if !Path::new(dir).symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(());
+    }
+    Ok(mount(c"tmpfs", dir, c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)?)
+}
+
+fn make_read_only(dir: &str) -> io::Result<()> {
+    Ok(mount_remount(dir, MountFlags::BIND | MountFlags::RDONLY, c"")?)
+}
+
+/// Gives the root the build host's name servers for the time of the mount. A link leads to /run as a rule.
+fn provide_name_servers(contents: &[u8]) -> io::Result<()> {
+    let own = Path::new(RESOLV_CONF);
+    if !own.parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    if own.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
+        let target = Path::new("/etc").join(fs::read_link(own)?);
+        if let Some(dir) = target.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        return fs::write(own, contents);
+    }
+    let provided = Path::new("/run/bootnode-resolv.conf");
+    fs::create_dir_all("/run")?;
+    fs::write(provided, contents)?;
+    if !own.exists() {
+        File::create(own)?;
+    }
+    Ok(mount_bind(provided, own)?)
 }
 
 /// Read-only: a scriptlet that triggers udev would act on the build host's devices.

@@ -14,9 +14,11 @@ use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Gives the calling thread namespaces of its own: mounts, host name and System V IPC; root and working directory as
-/// well. The next process that it starts is PID 1 of a new PID namespace; it can start only that one.
-pub fn unshare_thread() -> io::Result<()> {
-    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
+/// well; and, unless it is `online`, a network without any interface that is up. The next process that it starts is PID 1
+/// of a new PID namespace; it can start only that one.
+pub fn unshare_thread(online: bool) -> io::Result<()> {
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
+    flags.set(UnshareFlags::NEWNET, !online);
     // SAFETY: UnshareFlags::FILES is not among the flags, so file descriptors stay shared with the other threads.
     Ok(unsafe { unshare_unsafe(flags) }?)
 }

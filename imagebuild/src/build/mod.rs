@@ -26,6 +26,7 @@ use crate::recipe::{CompressionSpec, Recipe, RecipeError, RootKind};
 use crate::root::{RootError, build_root};
 use crate::selinux::SelinuxError;
 use crate::signing::{Signing, SigningError};
+use crate::source::{self, SourceError};
 use crate::store::{Store, StoreError};
 
 pub use origin::build_time;
@@ -69,6 +70,9 @@ pub enum BuildError {
     /// The recipe is not usable.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// What the recipe starts from is not there.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The root file system could not be made.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -144,7 +148,9 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, BuildError> {
     }
     request.signing.check(recipe.mode(), recipe.boot.rollback_index)?;
     let base = recipe.input_digest()?;
-    let inputs = inputs_digest(&base, Some(request.compression), request.programs, request.signing)?;
+    let source = source::state(recipe, request.store)?;
+    let inputs =
+        inputs_digest(&[Some(base), source], Some(request.compression), request.programs, request.signing)?;
     Ok(Plan { inputs, unchanged: unchanged(request.store, recipe, inputs)? })
 }
 
@@ -162,7 +168,8 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
     };
     let draft = request.store.begin(&recipe.name, &version)?;
     let root = draft.scratch()?.join("root");
-    let (built, tools) = build_root(recipe, &root, request.cache, &request.programs.init, progress)?;
+    let (built, tools) =
+        build_root(recipe, &root, request.cache, request.store, &request.programs.init, progress)?;
     copy(&built.kernel.vmlinuz, &draft.dir().join(VMLINUZ))?;
     let config = built.kernel.config(&root)?;
     let segments = SegmentCompression::for_kernel(config.as_ref());

@@ -11,16 +11,16 @@ use crate::initramfs::Programs;
 use crate::recipe::CompressionSpec;
 use crate::signing::Signing;
 
-/// Digest of `base`, of how the root is packed, and of everything that goes into the initramfs from this machine.
+/// Digest of what decides the root (`bases`), of how the root is packed, and of everything that goes into the initramfs from this machine.
 pub fn inputs_digest(
-    base: &Sha256Digest,
+    bases: &[Option<Sha256Digest>],
     compression: Option<CompressionSpec>,
     programs: &Programs,
     signing: &Signing,
 ) -> Result<Sha256Digest, BuildError> {
     let mut digest = Sha256::new();
     digest.update(tool());
-    digest.update(base.as_bytes());
+    bases.iter().flatten().for_each(|base| digest.update(base.as_bytes()));
     if let Some(CompressionSpec { format, level, chunk_bytes }) = compression {
         digest.update(format!("{format} {level} {chunk_bytes}"));
     }
@@ -89,7 +89,7 @@ mod tests {
                 signer: signed_by.map(|n| read(&keys[n].secret)),
                 trust: Trust::read(&public, least).unwrap(),
             };
-            inputs_digest(&Sha256Digest::new([0; 32]), None, &programs, &signing).unwrap()
+            inputs_digest(&[Some(Sha256Digest::new([0; 32]))], None, &programs, &signing).unwrap()
         };
         let all: BTreeSet<_> = [
             digest("init", None, &[], None),

@@ -43,7 +43,7 @@ pub fn repack(
         step.note("it is signed, and the new version is not: --sign-key signs it");
     }
     step.done(&format!("{} files are shared", artifacts.len()));
-    let inputs = inputs_digest(&old.build.inputs, None, programs, signing)?;
+    let inputs = inputs_digest(&[Some(old.build.inputs)], None, programs, signing)?;
     let manifest = Manifest {
         image: draft.image.clone(),
         artifacts,

@@ -1,5 +1,5 @@
 //! What a recipe adds to its packages, in this order: files, users with their SSH keys, services; bootnode's own report
-//! unit; scripts; then cleaning.
+//! unit; scripts; then exclusion, cleaning and checks.
 //!
 //! Files come first because they may be what later steps read (`/etc/skel`, `/etc/login.defs`, units to enable). Scripts
 //! come last because they may go over all that is there: label it for SELinux, for instance.
@@ -7,6 +7,7 @@
 
 mod accounts;
 mod clean;
+mod exclude;
 mod files;
 mod report;
 mod scripts;
@@ -83,7 +84,12 @@ pub fn apply(recipe: &Recipe, tools: &Tools, init_binary: &Path, step: &Step) ->
     if !reports && !report::install(init_binary, tools, step)? {
         step.note("no systemd in the image: it will not report when it is ready");
     }
-    clean::clean(recipe, tools)
+    let excluded = exclude::exclude(&recipe.exclude, tools)?;
+    clean::clean(recipe, tools)?;
+    if let Some(excluded) = excluded {
+        excluded.report(&exclude::largest(tools)?, step);
+    }
+    scripts::check(&recipe.checks, tools, step)
 }
 
 /// How much a recipe adds, in words.
@@ -93,6 +99,7 @@ pub fn summary(recipe: &Recipe) -> String {
         (recipe.users.len(), "users"),
         (recipe.services.enable.len(), "services"),
         (recipe.scripts.len(), "scripts"),
+        (recipe.checks.len(), "checks"),
     ];
     counts.map(|(count, what)| format!("{count} {what}")).join(", ")
 }
@@ -129,10 +136,15 @@ mod tests {
 
     /// Customises the root as a recipe with this script says.
     fn customise(root: &Path, script: &str) {
+        try_customise(root, &format!("[[script]]\nname = 's'\nrun = '''{script}'''\n")).unwrap();
+    }
+
+    /// Customises the root as a recipe that ends in `rest` says.
+    fn try_customise(root: &Path, rest: &str) -> Result<(), CustomiseError> {
         let dir = tempfile::tempdir().unwrap();
         let recipe = dir.path().join("recipe.toml");
         let text = "name = 'x'\n[source]\ntype = 'mmdebstrap'\nsuite = 'bookworm'\n";
-        fs::write(&recipe, format!("{text}[[script]]\nname = 's'\nrun = '''{script}'''\n")).unwrap();
+        fs::write(&recipe, format!("{text}{rest}")).unwrap();
         let init = dir.path().join("init");
         fs::write(&init, "init").unwrap();
         let tools = Tools::new(Sandbox::new(root), &dir.path().join("log")).unwrap();
@@ -143,7 +155,51 @@ mod tests {
             &init,
             &progress.step("customise"),
         )
-        .unwrap();
+    }
+
+    #[test]
+    fn a_check_sees_the_finished_root_and_cannot_change_it() {
+        if !is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        make_root(dir.path());
+        fs::create_dir(dir.path().join("tmp")).unwrap();
+        fs::write(dir.path().join("README"), "").unwrap();
+        let exclude = "[exclude]\npaths = ['/README']\n";
+        let check = |run: &str| {
+            let rest = format!("{exclude}[[check]]\nname = 'c'\nrun = '''{run}'''\n");
+            try_customise(dir.path(), &rest).map_err(|error| error.to_string())
+        };
+        check("ls /README && exit 1; ls /bin/sh; echo x > /tmp/x; cat /proc/1/stat > /dev/null").unwrap();
+        let error = check("echo changed > /changed").unwrap_err();
+        assert!(error.contains("check 'c' failed") && error.contains("Read-only file system"), "{error}");
+        assert!(!dir.path().join("changed").exists() && !dir.path().join("tmp/x").exists());
+    }
+
+    #[test]
+    fn a_script_has_the_network_that_it_asks_for() {
+        if !is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        make_root(dir.path());
+        fs::create_dir_all(dir.path().join("etc")).unwrap();
+        symlink("../run/systemd/resolve/stub-resolv.conf", dir.path().join("etc/resolv.conf")).unwrap();
+        fs::create_dir(dir.path().join("run")).unwrap();
+        let devices = |key: &str| {
+            let run = "ls /sys/class/net > /seen; cat /etc/resolv.conf >> /seen || true";
+            let rest = format!("[[script]]\nname = 's'\nrun = '''{run}'''\n{key}");
+            try_customise(dir.path(), &rest).unwrap();
+            fs::read_to_string(dir.path().join("seen")).unwrap()
+        };
+        assert_eq!(devices(""), "lo\n");
+        let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let seen = devices("network = true");
+        let all = fs::read_dir("/sys/class/net").unwrap().count();
+        assert_eq!(seen.lines().count(), all + host.lines().count(), "{seen}");
+        assert!(seen.ends_with(&host));
+        assert_eq!(fs::read_dir(dir.path().join("run")).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Runs a recipe's scripts inside the root.
+//! Runs a recipe's scripts and checks inside the root.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,13 +18,28 @@ const DEFAULT_INTERPRETER: &str = "#!/bin/sh -e\n";
 
 /// Runs `scripts` in order; the first that fails ends the build.
 pub fn run(scripts: &[ScriptSpec], tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
-    for script in scripts {
-        let path = Path::new(PATH);
-        tools.sandbox().inside(|| write(path, &script.text))??;
-        tools.run(&format!("script '{}'", script.name), View::Root, program(PATH), step)?;
-        tools.sandbox().inside(|| fs::remove_file(path).map_err(failed("remove", path)))??;
-    }
-    Ok(())
+    scripts.iter().try_for_each(|script| {
+        let view = if script.network { View::RootOnline } else { View::Root };
+        run_one("script", script, view, tools, step)
+    })
+}
+
+/// Runs `checks` in order, in a root that they cannot change; the first that fails ends the build.
+pub fn check(checks: &[ScriptSpec], tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
+    checks.iter().try_for_each(|check| run_one("check", check, View::RootReadOnly, tools, step))
+}
+
+fn run_one(
+    what: &str,
+    script: &ScriptSpec,
+    view: View,
+    tools: &Tools,
+    step: &Step,
+) -> Result<(), CustomiseError> {
+    let path = Path::new(PATH);
+    tools.sandbox().inside(|| write(path, &script.text))??;
+    tools.run(&format!("{what} '{}'", script.name), view, program(PATH), step)?;
+    tools.sandbox().inside(|| fs::remove_file(path).map_err(failed("remove", path)))?
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CustomiseError> {

@@ -1,21 +1,25 @@
 //! From [`wire::Recipe`] to [`Recipe`]: what a type cannot say by itself is checked here.
 
 use std::fs;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use bootspec::cmdline::{KernelArg, ParseKernelArgError};
 use bootspec::manifest::{BootMode, Compression, FileSystemFormat};
+use bootspec::store::{ImageName, ImageVersion, NameError};
+use globset::Glob;
 use serde::de::DeserializeOwned;
 
 use crate::modules::{COMMON_NICS_WORD, COMMON_STORAGE_WORD, ModuleSpec};
 
 use super::compression::DEFAULT_CHUNK_BYTES;
 use super::effective::Effective;
+use super::path_glob;
 use super::source_map::{Origin, Place};
 use super::wire::{self, PackageSourceType, SourceType};
 use super::{
-    BootSpec, CompressionSpec, Content, Dnf, FileSpec, KernelSpec, Location, Mmdebstrap, PackageSource,
-    Recipe, RecipeError, Repository, RootKind, ScriptSpec, Services, Source, UserSpec,
+    BootSpec, CompressionSpec, Content, Dnf, ExcludeSpec, ExistingRoot, FileSpec, KernelSpec, Location,
+    Mmdebstrap, OciImage, PackageSource, Recipe, RecipeError, Repository, RootKind, ScriptSpec, Services,
+    Source, UserSpec,
 };
 
 const DEFAULT_FILE_MODE: u32 = 0o644;
@@ -30,7 +34,7 @@ const MAX_USER_NAME_BYTES: usize = 32;
 impl Recipe {
     /// Checks an effective recipe.
     pub(super) fn check(effective: &Effective<'_>) -> Result<Self, RecipeError> {
-        use wire::{Busybox, Dnf, Mmdebstrap};
+        use wire::{Busybox, Dnf, Image, Mmdebstrap, Oci, RootAtPath};
         let at = At { effective };
         let head: wire::Head = effective.read()?;
         match (head.source.kind, head.source.from) {
@@ -43,6 +47,9 @@ impl Recipe {
             (SourceType::Busybox, None) => {
                 Err(at.error("source.from", "is missing: the kernel needs a source of packages"))
             }
+            (SourceType::Tar | SourceType::Directory, _) => at.recipe::<RootAtPath>(effective.read()?),
+            (SourceType::Image, _) => at.recipe::<Image>(effective.read()?),
+            (SourceType::Oci, _) => at.recipe::<Oci>(effective.read()?),
         }
     }
 }
@@ -78,6 +85,60 @@ impl WireSource for wire::Busybox<wire::Dnf> {
     }
 }
 
+impl WireSource for wire::RootAtPath {
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
+        let key = format!("{key}.path");
+        Ok(Source::Existing(match self.kind {
+            SourceType::Directory => ExistingRoot::Directory(at.existing_dir(&key, &self.path)?),
+            _ => ExistingRoot::Tar(at.existing_file(&key, &self.path)?),
+        }))
+    }
+}
+
+impl WireSource for wire::Image {
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
+        let key = format!("{key}.image");
+        let (name, version) = match self.image.split_once('/') {
+            Some((name, version)) => (name, Some(version)),
+            None => (&*self.image, None),
+        };
+        let refuse = |error: NameError| at.error(&key, &error.to_string());
+        name.parse::<ImageName>().map_err(refuse)?;
+        version.map_or(Ok(()), |version| version.parse::<ImageVersion>().map(drop)).map_err(refuse)?;
+        Ok(Source::Existing(ExistingRoot::Image(self.image)))
+    }
+}
+
+impl WireSource for wire::Oci {
+    fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
+        let of_registry = "is for an image in a registry alone";
+        if self.reference.is_none() {
+            at.refuse(self.tls_verify, &format!("{key}.tls_verify"), of_registry)?;
+        }
+        if let Some(tag) = &self.tag {
+            at.check(&format!("{key}.tag"), tag, check_word)?;
+        }
+        Ok(Source::Existing(ExistingRoot::Oci(match (self.archive, self.layout, self.reference) {
+            (Some(path), None, None) => {
+                OciImage::Archive { path: at.existing_file(&format!("{key}.archive"), &path)?, tag: self.tag }
+            }
+            (None, Some(path), None) => {
+                OciImage::Layout { path: at.existing_dir(&format!("{key}.layout"), &path)?, tag: self.tag }
+            }
+            (None, None, Some(reference)) => {
+                at.check(&format!("{key}.reference"), &reference, check_word)?;
+                at.refuse(
+                    self.tag,
+                    &format!("{key}.tag"),
+                    "has no meaning here: the reference ends in the tag",
+                )?;
+                OciImage::Registry { reference, tls_verify: self.tls_verify.unwrap_or(true) }
+            }
+            _ => return Err(at.error(key, "expected exactly one of archive, layout and reference")),
+        })))
+    }
+}
+
 /// The recipe that is being checked.
 struct At<'a, 'i> {
     effective: &'a Effective<'i>,
@@ -99,6 +160,8 @@ impl At<'_, '_> {
             users: self.each("user", wire.users, Self::user)?,
             services: self.services(wire.services)?,
             scripts: self.each("script", wire.scripts, Self::script)?,
+            exclude: self.exclude(wire.exclude)?,
+            checks: self.each("check", wire.checks, Self::check_script)?,
             allowed_scriptlet_failures: wire.scriptlets.allow_failure,
             compression: self.compression(wire.compression, boot.root)?,
             boot,
@@ -108,6 +171,7 @@ impl At<'_, '_> {
             inputs: self.effective.inputs(),
         };
         self.check_busybox(&recipe)?;
+        self.check_base(&recipe)?;
         self.check_files_exist(&recipe)?;
         Ok(recipe)
     }
@@ -125,6 +189,8 @@ impl At<'_, '_> {
                 services.enable.is_empty() && services.disable.is_empty() && services.mask.is_empty(),
             ),
             ("script", recipe.scripts.is_empty()),
+            ("exclude", recipe.exclude.is_empty()),
+            ("check", recipe.checks.is_empty()),
         ];
         if let Some((key, _)) = for_a_root.iter().find(|(_, empty)| !empty) {
             return Err(self.error(key, NO_ROOT));
@@ -132,6 +198,18 @@ impl At<'_, '_> {
         match recipe.kernel.package {
             Some(_) => Ok(()),
             None => Err(self.error("kernel.package", "is missing: a busybox source installs nothing else")),
+        }
+    }
+
+    /// An image that builds on itself would grow with each build.
+    fn check_base(&self, recipe: &Recipe) -> Result<(), RecipeError> {
+        match &recipe.source {
+            Source::Existing(ExistingRoot::Image(base))
+                if base.split('/').next() == Some(recipe.name.as_str()) =>
+            {
+                Err(self.error("source.image", "is the image that this recipe makes"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -212,6 +290,33 @@ impl At<'_, '_> {
             url.to_owned()
         } else {
             format!("file://{}", self.effective.dir(key).join(url).display())
+        }
+    }
+
+    /// The absolute path of a regular file on this host.
+    fn existing_file(&self, key: &str, path: &Path) -> Result<PathBuf, RecipeError> {
+        self.existing(key, path, fs::Metadata::is_file, "is not a regular file")
+    }
+
+    /// The absolute path of a directory on this host.
+    fn existing_dir(&self, key: &str, path: &Path) -> Result<PathBuf, RecipeError> {
+        self.existing(key, path, fs::Metadata::is_dir, "is not a directory")
+    }
+
+    fn existing(
+        &self,
+        key: &str,
+        path: &Path,
+        is_right: fn(&fs::Metadata) -> bool,
+        otherwise: &str,
+    ) -> Result<PathBuf, RecipeError> {
+        let joined = self.effective.dir(key).join(path);
+        let read = |source| RecipeError::Read { path: joined.clone(), source };
+        let path = std::path::absolute(&joined).map_err(read)?;
+        match fs::metadata(&path) {
+            Ok(metadata) if is_right(&metadata) => Ok(path),
+            Ok(_) => Err(self.error(key, &format!("{} {otherwise}", path.display()))),
+            Err(error) => Err(self.error(key, &format!("cannot read {}: {error}", path.display()))),
         }
     }
 
@@ -296,15 +401,49 @@ impl At<'_, '_> {
     }
 
     fn script(&self, wire: wire::Script, key: &str) -> Result<ScriptSpec, RecipeError> {
-        let text = match (wire.run, wire.path) {
-            (Some(text), None) => text,
+        let text = self.script_text(wire.run, wire.path, key)?;
+        Ok(ScriptSpec { name: wire.name, text, network: wire.network })
+    }
+
+    fn check_script(&self, wire: wire::Check, key: &str) -> Result<ScriptSpec, RecipeError> {
+        let text = self.script_text(wire.run, wire.path, key)?;
+        Ok(ScriptSpec { name: wire.name, text, network: false })
+    }
+
+    fn script_text(
+        &self,
+        run: Option<String>,
+        path: Option<PathBuf>,
+        key: &str,
+    ) -> Result<String, RecipeError> {
+        match (run, path) {
+            (Some(text), None) => Ok(text),
             (None, Some(path)) => {
                 let path = self.effective.dir(&format!("{key}.path")).join(path);
-                fs::read_to_string(&path).map_err(|source| RecipeError::Read { path, source })?
+                fs::read_to_string(&path).map_err(|source| RecipeError::Read { path, source })
             }
-            _ => return Err(self.error(key, "expected exactly one of run and path")),
+            _ => Err(self.error(key, "expected exactly one of run and path")),
+        }
+    }
+
+    fn exclude(&self, wire: wire::Exclude) -> Result<ExcludeSpec, RecipeError> {
+        let globs = |key: &str, patterns: Vec<String>| {
+            let patterns = patterns.iter().enumerate();
+            patterns
+                .map(|(n, pattern)| self.root_glob(&format!("exclude.{key}[{n}]"), pattern))
+                .collect::<Result<_, _>>()
         };
-        Ok(ScriptSpec { name: wire.name, text })
+        Ok(ExcludeSpec {
+            sets: wire.sets,
+            paths: globs("paths", wire.paths)?,
+            keep: globs("keep", wire.keep)?,
+        })
+    }
+
+    fn root_glob(&self, key: &str, pattern: &str) -> Result<Glob, RecipeError> {
+        self.check(key, pattern, check_root_path)?;
+        path_glob(pattern)
+            .map_err(|error| self.error(key, &format!("'{pattern}' is no pattern: {}", error.kind())))
     }
 
     fn kernel_args(&self, args: Vec<String>) -> Result<Vec<KernelArg>, RecipeError> {
@@ -635,6 +774,37 @@ mod tests {
             let _ = parse(&text);
             let _ = parse(&format!("{MINIMAL}{text}"));
         }
+    }
+
+    #[test]
+    fn a_root_that_exists_is_named_in_one_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().display();
+        let source = |keys: &str| parse(&format!("name = 'x'\n[source]\n{keys}")).map(|recipe| recipe.source);
+        let refused = |keys: &str, expected: &str| {
+            let error = source(keys).unwrap_err().to_string();
+            assert!(error.contains(expected), "{keys} gave {error}");
+        };
+        let found = source(&format!("type = 'directory'\npath = '{dir}'")).unwrap();
+        assert!(matches!(found, Source::Existing(ExistingRoot::Directory(_))), "{found:?}");
+        refused(&format!("type = 'tar'\npath = '{dir}'"), "source.path: ");
+        refused("type = 'tar'\npath = 'absent'", "cannot read /recipes/compute/absent");
+        refused("type = 'image'\nimage = 'x/1'", "is the image that this recipe makes");
+        refused("type = 'image'\nimage = 'a/b/c'", "source.image: ");
+        refused("type = 'oci'", "expected exactly one of archive, layout and reference");
+        refused("type = 'oci'\nreference = 'a'\ntag = 'b'", "the reference ends in the tag");
+        refused(&format!("type = 'oci'\nlayout = '{dir}'\ntls_verify = true"), "source.tls_verify: ");
+        refused("type = 'directory'\npath = 'x'\nsuite = 'y'", "unknown field `suite`");
+    }
+
+    #[test]
+    fn what_is_left_out_are_sets_and_patterns_of_absolute_paths() {
+        let recipe = parse(&format!("{MINIMAL}[exclude]\nsets = ['docs']\npaths = ['/usr/**/*.a']")).unwrap();
+        assert!(recipe.exclude.sets.contains(&super::super::ExcludeSet::Docs));
+        check_rejected("[exclude]\nsets = ['dox']", "unknown variant `dox`");
+        check_rejected("[exclude]\npaths = ['usr']", "exclude.paths[0]: ");
+        check_rejected("[exclude]\npaths = ['/usr/[a']", "'/usr/[a' is no pattern: ");
+        check_rejected("[[check]]\nname = 'c'\nrun = ''\nnetwork = true", "unknown field `network`");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::digest as digest_of;
 
-use super::{Content, Dnf, Mmdebstrap, PackageSource, Recipe, RecipeError, Source};
+use super::{Content, Dnf, ExistingRoot, Mmdebstrap, OciImage, PackageSource, Recipe, RecipeError, Source};
 
 impl Recipe {
     /// Digest of the texts of the recipe and of those that it extends, of what was chosen, of its scripts and of the files it names, in the order in which it names them.
@@ -18,7 +18,7 @@ impl Recipe {
         for text in &self.inputs {
             add(&mut digest, text.as_bytes());
         }
-        for script in &self.scripts {
+        for script in self.scripts.iter().chain(&self.checks) {
             add(&mut digest, script.text.as_bytes());
         }
         for path in self.named_files() {
@@ -35,15 +35,27 @@ impl Recipe {
             Content::Copy { from, .. } => Some(from.clone()),
             Content::Text { .. } | Content::Symlink(_) => None,
         });
-        copied.chain(self.source.key_files()).collect()
+        copied.chain(self.source.named_files()).collect()
     }
 }
 
 impl Source {
-    fn key_files(&self) -> Vec<PathBuf> {
+    fn named_files(&self) -> Vec<PathBuf> {
         match self {
             Self::Mmdebstrap(debian) | Self::Busybox(PackageSource::Mmdebstrap(debian)) => debian.key_files(),
             Self::Dnf(dnf) | Self::Busybox(PackageSource::Dnf(dnf)) => dnf.key_files(),
+            Self::Existing(root) => root.named_files(),
+        }
+    }
+}
+
+impl ExistingRoot {
+    fn named_files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Tar(path) | Self::Oci(OciImage::Archive { path, .. }) => vec![path.clone()],
+            // Names the digests of everything else in the layout.
+            Self::Oci(OciImage::Layout { path, .. }) => vec![path.join("index.json")],
+            Self::Directory(_) | Self::Image(_) | Self::Oci(OciImage::Registry { .. }) => vec![],
         }
     }
 }

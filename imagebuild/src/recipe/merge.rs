@@ -15,10 +15,11 @@ const REMOVE: &str = "remove";
 const TYPE: &str = "type";
 
 /// Lists of tables, and the key by which their items are told apart.
-const NAMED_ITEMS: [(&str, &str); 5] = [
+const NAMED_ITEMS: [(&str, &str); 6] = [
     ("file", "path"),
     ("user", "name"),
     ("script", "name"),
+    ("check", "name"),
     ("source.repository", "name"),
     ("source.from.repository", "name"),
 ];

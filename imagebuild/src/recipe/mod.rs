@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 use bootspec::cmdline::KernelArg;
 use bootspec::manifest::{BootMode, FileSystemFormat};
 use bootspec::store::ImageName;
+use globset::{Glob, GlobBuilder};
+use serde::Deserialize;
 
 use crate::modules::ModuleSpec;
 
@@ -62,6 +64,10 @@ pub struct Recipe {
     pub services: Services,
     /// Scripts to run inside the root, in order.
     pub scripts: Vec<ScriptSpec>,
+    /// What is left out of the root although packages or scripts bring it.
+    pub exclude: ExcludeSpec,
+    /// Scripts that must succeed in the finished root, which they cannot change.
+    pub checks: Vec<ScriptSpec>,
     /// Packages whose scriptlets may fail without failing the build.
     pub allowed_scriptlet_failures: BTreeSet<String>,
     /// How the root is packed.
@@ -98,6 +104,47 @@ pub enum Source {
     Dnf(Dnf),
     /// No root at all: a kernel for the failsafe shell or for discovery. The source is where the kernel package comes from.
     Busybox(PackageSource),
+    /// A root that exists already. Packages are added by its own package manager.
+    Existing(ExistingRoot),
+}
+
+/// Where a root that exists already comes from.
+#[derive(Clone, Debug)]
+pub enum ExistingRoot {
+    /// A tar archive of it, compressed or not: an absolute path.
+    Tar(PathBuf),
+    /// A directory on the build host, absolute.
+    Directory(PathBuf),
+    /// Another image of the store: NAME for its current version, or NAME/VERSION.
+    Image(String),
+    /// A container image.
+    Oci(OciImage),
+}
+
+/// A container image, and where it is.
+#[derive(Clone, Debug)]
+pub enum OciImage {
+    /// A tar archive as `docker save`, `podman save` or skopeo write it: an absolute path.
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Which of its images, if it holds several.
+        tag: Option<String>,
+    },
+    /// A directory in the OCI image layout, absolute.
+    Layout {
+        /// The directory.
+        path: PathBuf,
+        /// Which of its images, if it holds several.
+        tag: Option<String>,
+    },
+    /// In a registry.
+    Registry {
+        /// Host, repository and tag or digest: `registry.example.org/hpc/base:9`.
+        reference: String,
+        /// Whether the registry must be reached by HTTPS with a certificate that the build host trusts.
+        tls_verify: bool,
+    },
 }
 
 /// A source of packages.
@@ -267,6 +314,46 @@ pub struct ScriptSpec {
     pub name: String,
     /// Its text; without a `#!` line, one for `/bin/sh -e`.
     pub text: String,
+    /// Whether it has the build host's network.
+    pub network: bool,
+}
+
+/// What is left out of a root.
+#[derive(Clone, Debug, Default)]
+pub struct ExcludeSpec {
+    /// Kinds of files.
+    pub sets: BTreeSet<ExcludeSet>,
+    /// Paths inside the root, as patterns. A directory goes with all that is in it.
+    pub paths: Vec<Glob>,
+    /// What stays all the same, as patterns.
+    pub keep: Vec<Glob>,
+}
+
+/// A pattern of paths: `*` and `?` stand for characters of one name, `**` for any number of directories, `[...]` and `{a,b}` as
+/// in a shell.
+pub fn path_glob(pattern: &str) -> Result<Glob, globset::Error> {
+    GlobBuilder::new(pattern).literal_separator(true).empty_alternates(true).build()
+}
+
+impl ExcludeSpec {
+    /// Whether nothing is left out.
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty() && self.paths.is_empty()
+    }
+}
+
+/// A kind of files that nodes seldom need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExcludeSet {
+    /// Manuals, info pages, and what packages put beside them.
+    Docs,
+    /// Translations of messages, and the sources of locales.
+    Locales,
+    /// What programs make again when they need it.
+    Caches,
+    /// Libraries to link programs with statically.
+    StaticLibraries,
 }
 
 /// A recipe cannot be used.

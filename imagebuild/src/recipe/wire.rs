@@ -15,6 +15,8 @@ use serde::de::IgnoredAny;
 
 use crate::modules::ModuleSpec;
 
+use super::ExcludeSet;
+
 /// The part of a recipe that says which keys `[source]` has.
 #[derive(Deserialize)]
 pub struct Head {
@@ -41,6 +43,10 @@ pub enum SourceType {
     Mmdebstrap,
     Dnf,
     Busybox,
+    Tar,
+    Directory,
+    Image,
+    Oci,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -69,6 +75,10 @@ pub struct Recipe<S> {
     pub services: Services,
     #[serde(default, rename = "script")]
     pub scripts: Vec<Script>,
+    #[serde(default)]
+    pub exclude: Exclude,
+    #[serde(default, rename = "check")]
+    pub checks: Vec<Check>,
     #[serde(default)]
     pub scriptlets: Scriptlets,
     #[serde(default)]
@@ -134,6 +144,35 @@ pub struct Busybox<S> {
     pub from: S,
 }
 
+/// Of `tar` and `directory`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootAtPath {
+    #[serde(rename = "type")]
+    pub kind: SourceType,
+    pub path: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    #[serde(rename = "type")]
+    _kind: IgnoredAny,
+    pub image: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oci {
+    #[serde(rename = "type")]
+    _kind: IgnoredAny,
+    pub archive: Option<PathBuf>,
+    pub layout: Option<PathBuf>,
+    pub reference: Option<String>,
+    pub tag: Option<String>,
+    pub tls_verify: Option<bool>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
@@ -187,6 +226,27 @@ pub struct Script {
     pub name: String,
     pub run: Option<String>,
     pub path: Option<PathBuf>,
+    #[serde(default)]
+    pub network: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    pub name: String,
+    pub run: Option<String>,
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exclude {
+    #[serde(default)]
+    pub sets: BTreeSet<ExcludeSet>,
+    #[serde(default)]
+    pub paths: Vec<String>,
+    #[serde(default)]
+    pub keep: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]

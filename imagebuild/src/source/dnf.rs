@@ -20,9 +20,10 @@ use crate::tool::program;
 /// Where the image's own rpm looks for its database; hosts have other ideas. rpm leaves /proc and /sys alone, which
 /// are mounted while the packages that own them are unpacked.
 const RPM_MACROS: &str = "%_dbpath /var/lib/rpm\n%_netsharedpath /proc:/sys\n";
-const PACKAGE_FORMAT: &str = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\n";
+/// What rpm prints of a package for [`parse_packages`].
+pub(super) const PACKAGE_FORMAT: &str = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\n";
 /// rpm's pseudo-package for an imported key.
-const KEY_PACKAGE: &str = "gpg-pubkey";
+pub(super) const KEY_PACKAGE: &str = "gpg-pubkey";
 
 impl Job<'_> {
     pub(super) fn dnf(&self, source: &Dnf, purpose: Purpose) -> Result<Vec<Package>, SourceError> {
@@ -80,7 +81,7 @@ impl Job<'_> {
     }
 
     /// Failures that the recipe allows are noted, the others fail the build.
-    fn judge(&self, failures: Vec<ScriptletFailure>) -> Result<(), SourceError> {
+    pub(super) fn judge(&self, failures: Vec<ScriptletFailure>) -> Result<(), SourceError> {
         let (allowed, failures): (Vec<_>, Vec<_>) =
             failures.into_iter().partition(|failure| self.allowed_failures.contains(&failure.package));
         for failure in allowed {

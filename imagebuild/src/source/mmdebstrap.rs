@@ -28,6 +28,9 @@ const KEEP_ARCHIVES: &str = "essential/unlink,cleanup/apt/cache";
 /// wants that. Without them the package usrmerge does it afterwards, and brings perl into the image for it.
 const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
 
+/// What dpkg-query prints of a package for [`parse_packages`].
+pub(super) const PACKAGE_FORMAT: &str = r"${Package}\t${Version}\t${Architecture}\n";
+
 impl Job<'_> {
     pub(super) fn mmdebstrap(
         &self,
@@ -84,7 +87,7 @@ impl Job<'_> {
     fn dpkg_packages(&self) -> Result<Vec<Package>, SourceError> {
         let mut command = program("dpkg-query");
         command.arg(format!("--admindir={}", self.root().join("var/lib/dpkg").display()));
-        command.args(["--show", "--showformat=${Package}\\t${Version}\\t${Architecture}\\n"]);
+        command.args(["--show", &format!("--showformat={PACKAGE_FORMAT}")]);
         let lines = self.tools.lines("listing packages with dpkg-query", View::Host, command, self.step)?;
         parse_packages("dpkg-query", &lines)
     }

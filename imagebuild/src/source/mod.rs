@@ -1,19 +1,28 @@
-//! Sources of root file systems: each fills an empty directory with a recipe's packages.
+//! Sources of root file systems: each fills an empty directory with a recipe's packages, or with a root that exists already.
 
 mod dnf;
+mod existing;
 mod mmdebstrap;
+mod oci;
+mod own_manager;
 mod scriptlet;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bootspec::ImageRef;
 use bootspec::manifest::Package;
 
+pub use existing::state;
 pub use scriptlet::ScriptletFailure;
 
+use crate::archive::ScanError;
+use crate::file_error::FileError;
 use crate::progress::Step;
 use crate::recipe::{PackageSource, Recipe, Source};
+use crate::sandbox::SandboxError;
+use crate::store::{Store, StoreError};
 use crate::tool::{ToolError, Tools};
 
 /// What the packages of a root are for.
@@ -49,6 +58,54 @@ pub enum SourceError {
         /// The line.
         line: String,
     },
+    /// Packages are to be added to a root that exists already, and it has nothing to add them with.
+    #[error(
+        "the root has no package manager to add {} with: looked for {known}\nhint: leave out packages and kernel.package, or start from a root that has one",
+        packages.join(", ")
+    )]
+    NoManager {
+        /// The packages.
+        packages: Vec<String>,
+        /// The package managers that are known.
+        known: String,
+    },
+    /// A file is no container image.
+    #[error(
+        "{} is no archive of a container image: it has neither manifest.json nor index.json\nhint: if it is a root file system, use type = \"tar\"",
+        path.display()
+    )]
+    NoContainerImage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The root of the base image is not an archive.
+    #[error(
+        "{image} has no root that another image can build on: expected an archive\nhint: build it with [boot] root = \"tmpfs\""
+    )]
+    NoArchive {
+        /// The base image.
+        image: ImageRef,
+    },
+    /// The base image is not as its manifest says.
+    #[error("the base image {image} is damaged: {problem}\nhint: build it again")]
+    Damaged {
+        /// The base image.
+        image: ImageRef,
+        /// The first thing that is wrong.
+        problem: String,
+    },
+    /// The base image is not there, or cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The directory that the recipe starts from cannot be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The root cannot be entered.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A file of the root, or one that it is made of.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file or directory that the package manager needs cannot be made.
     #[error("cannot prepare {}", path.display())]
     Prepare {
@@ -60,24 +117,36 @@ pub enum SourceError {
     },
 }
 
-/// Installs the packages of `recipe` and returns what is installed, sorted by name. Downloads are kept in `cache`.
+/// Fills the root with what `recipe` starts from and its packages, and returns what is installed, sorted by name. Downloads
+/// are kept in `cache`; base images are of `store`.
 pub fn install(
     recipe: &Recipe,
     tools: &Tools,
     cache: &Path,
+    store: &Store,
     step: &Step,
 ) -> Result<Vec<Package>, SourceError> {
     let mut packages = recipe.packages.clone();
     packages.extend(recipe.kernel.package.clone());
-    let job = Job { packages, allowed_failures: &recipe.allowed_scriptlet_failures, tools, cache, step };
+    let job =
+        Job { packages, allowed_failures: &recipe.allowed_scriptlet_failures, tools, cache, store, step };
     let mut installed = match &recipe.source {
         Source::Mmdebstrap(source) => job.mmdebstrap(source, Purpose::System)?,
         Source::Dnf(source) => job.dnf(source, Purpose::System)?,
         Source::Busybox(PackageSource::Mmdebstrap(source)) => job.mmdebstrap(source, Purpose::KernelOnly)?,
         Source::Busybox(PackageSource::Dnf(source)) => job.dnf(source, Purpose::KernelOnly)?,
+        Source::Existing(root) => job.existing(root)?,
     };
     installed.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.version.cmp(&b.version)));
     Ok(installed)
+}
+
+/// What [`install`] does for `recipe`, in words.
+pub fn work(recipe: &Recipe) -> &'static str {
+    match recipe.source {
+        Source::Existing(_) => "unpack the root",
+        Source::Mmdebstrap(_) | Source::Dnf(_) | Source::Busybox(_) => "install packages",
+    }
 }
 
 /// One installation.
@@ -86,6 +155,7 @@ struct Job<'a> {
     allowed_failures: &'a std::collections::BTreeSet<String>,
     tools: &'a Tools,
     cache: &'a Path,
+    store: &'a Store,
     step: &'a Step,
 }
 

@@ -1,0 +1,92 @@
+//! Roots that exist already: a tar archive, a directory, another image of the store, or a container image (`oci`). What
+//! else the recipe wants is added by the root's own package manager (`own_manager`).
+
+use std::fs;
+use std::path::Path;
+
+use bootspec::manifest::{Package, Root};
+use bootspec::{ImageRef, Sha256Digest};
+use sha2::{Digest, Sha256};
+
+use super::{Job, SourceError, make_dir};
+use crate::archive::scan;
+use crate::file_error::failed;
+use crate::recipe::{ExistingRoot, Recipe, Source};
+use crate::sandbox::View;
+use crate::store::Store;
+use crate::tool::program;
+use crate::verify::verify;
+use bootspec::store::MANIFEST;
+
+/// GNU tar keeps all that a tar archive can hold, and without `--absolute-names` lets no name lead out of the root.
+const TAR: [&str; 7] = [
+    "--extract",
+    "--preserve-permissions",
+    "--numeric-owner",
+    "--sparse",
+    "--acls",
+    "--xattrs",
+    "--xattrs-include=*",
+];
+
+/// Digest of what `recipe` starts from, as far as it is known here and not a file that the recipe names: the base image,
+/// or what is in the directory. A file of the directory counts as changed when its size or time has.
+pub fn state(recipe: &Recipe, store: &Store) -> Result<Option<Sha256Digest>, SourceError> {
+    let Source::Existing(root) = &recipe.source else { return Ok(None) };
+    let digest = match root {
+        ExistingRoot::Image(name) => {
+            let path = store.dir(&store.resolve(name)?).join(MANIFEST);
+            Sha256::digest(fs::read(&path).map_err(failed("read", &path))?)
+        }
+        ExistingRoot::Directory(path) => {
+            let entries = scan(path)?;
+            entries
+                .iter()
+                .fold(Sha256::new(), |digest, entry| digest.chain_update(format!("{entry:?}")))
+                .finalize()
+        }
+        ExistingRoot::Tar(_) | ExistingRoot::Oci(_) => return Ok(None),
+    };
+    Ok(Some(Sha256Digest::new(digest.into())))
+}
+
+impl Job<'_> {
+    pub(super) fn existing(&self, root: &ExistingRoot) -> Result<Vec<Package>, SourceError> {
+        match root {
+            ExistingRoot::Tar(path) => self.unpack(path, &TAR)?,
+            ExistingRoot::Directory(path) => self.copy(path)?,
+            ExistingRoot::Image(name) => self.unpack_image(&self.store.resolve(name)?)?,
+            ExistingRoot::Oci(image) => self.unpack_oci(image)?,
+        }
+        self.add_packages()?;
+        self.list_packages()
+    }
+
+    fn unpack(&self, archive: &Path, options: &[&str]) -> Result<(), SourceError> {
+        make_dir(self.root())?;
+        let mut command = program("tar");
+        command.args(options).arg("--file").arg(archive).arg("--directory").arg(self.root());
+        Ok(self.tools.run(&format!("unpacking {}", archive.display()), View::Host, command, self.step)?)
+    }
+
+    fn copy(&self, dir: &Path) -> Result<(), SourceError> {
+        let mut command = program("cp");
+        command.args(["--archive", "--reflink=auto", "--no-target-directory"]).arg(dir).arg(self.root());
+        Ok(self.tools.run(&format!("copying {}", dir.display()), View::Host, command, self.step)?)
+    }
+
+    fn unpack_image(&self, image: &ImageRef) -> Result<(), SourceError> {
+        let _held = self.store.hold(image)?;
+        let Some(Root::Archive(archive)) = self.store.manifest(image)?.root else {
+            return Err(SourceError::NoArchive { image: image.clone() });
+        };
+        if let Some(damage) = verify(self.store, image, &[], |_| {})?.into_iter().next() {
+            let problem = format!("{} {}", damage.what, damage.problem);
+            return Err(SourceError::Damaged { image: image.clone(), problem });
+        }
+        // The archive is our own: no name in it leads out of the root, and with this option GNU tar gets the times of
+        // directories right that hold absolute links (docs/image-format.md).
+        let options = [&TAR[..], &["--absolute-names"]].concat();
+        self.unpack(&self.store.dir(image).join(archive.file.as_str()), &options)
+    }
+}
