@@ -17,6 +17,7 @@ pub mod progress;
 pub mod recipe;
 pub mod root;
 pub mod sandbox;
+pub mod secrets;
 pub mod selinux;
 pub mod signing;
 pub mod source;

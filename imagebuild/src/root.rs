@@ -9,7 +9,8 @@ use crate::customise::{self, CustomiseError};
 use crate::kernel::{self, Kernel, KernelError};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxError};
+use crate::secrets;
 use crate::selinux::{self, SelinuxError};
 use crate::source::{self, SourceError};
 use crate::store::Store;
@@ -41,6 +42,9 @@ pub enum RootError {
     /// The log or the sandbox.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// The root cannot be entered.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Its packages cannot be installed.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -82,6 +86,7 @@ pub fn build_root(
         let step = progress.step(format!("customise: {}", recipe.name));
         customise::apply(recipe, &tools, init_binary, &step)?;
         step.done(&customise::summary(recipe));
+        warn_of_secrets(&tools, recipe, progress)?;
     }
 
     let step = progress.step(format!("find the kernel: {}", recipe.name));
@@ -96,6 +101,20 @@ pub fn build_root(
     }
     let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
     Ok((BuiltRoot { kernel, architecture, packages }, tools))
+}
+
+fn warn_of_secrets(tools: &Tools, recipe: &Recipe, progress: &Progress) -> Result<(), RootError> {
+    let step = progress.step(format!("look for secrets: {}", recipe.name));
+    let found = secrets::find(tools)?;
+    for secret in &found {
+        step.note(&format!(
+            "warning: everyone on the boot network can read {}: {}",
+            secret.path.display(),
+            secret.what
+        ));
+    }
+    step.done(&format!("{} found", found.len()));
+    Ok(())
 }
 
 /// Where the output of the programs that build `recipe` is kept.
