@@ -9,17 +9,10 @@ use std::process::{Command, ExitStatus};
 use crate::progress::Step;
 use crate::sandbox::{Sandbox, SandboxError, View};
 
-/// What programs see of imagebuild's environment: how to reach the network, and the time to write into files.
-const PASSED_VARIABLES: [&str; 8] = [
-    "http_proxy",
-    "https_proxy",
-    "ftp_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "SOURCE_DATE_EPOCH",
-];
+/// How to reach the network. Programs see these variables of imagebuild's environment, and the time to write into files.
+const PROXY_VARIABLES: [&str; 7] =
+    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+const SOURCE_DATE_VARIABLE: &str = "SOURCE_DATE_EPOCH";
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How many lines of output an error message shows.
 const TAIL_LINES: usize = 25;
@@ -30,8 +23,16 @@ pub fn program(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env_clear().env("PATH", SEARCH_PATH).env("LC_ALL", "C.UTF-8").env("HOME", "/root");
     command.env("DEBIAN_FRONTEND", "noninteractive").env("SYSTEMD_OFFLINE", "1");
-    command.envs(PASSED_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    let passed = PROXY_VARIABLES.iter().chain([&SOURCE_DATE_VARIABLE]);
+    command.envs(passed.filter_map(|name| Some((name, std::env::var_os(name)?))));
     command
+}
+
+/// Keeps from `command` what the environment says of proxies: something else decides about them.
+pub fn hide_proxies(command: &mut Command) {
+    for name in PROXY_VARIABLES {
+        command.env_remove(name);
+    }
 }
 
 /// Whether the build host has a program called `name` where [`program`] would find it.

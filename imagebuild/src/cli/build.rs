@@ -14,7 +14,7 @@ use super::{ProgramArgs, SigningArgs, StoreArgs, print};
 use crate::build::{self, Outcome, Plan, Request};
 use crate::initramfs::Programs;
 use crate::progress::Progress;
-use crate::recipe::{Recipe, RootKind};
+use crate::recipe::{Proxy, Recipe, RootKind};
 use crate::signing::Signing;
 use crate::store::Store;
 
@@ -33,6 +33,9 @@ pub struct BuildArgs {
     /// Where downloaded packages are kept between builds
     #[arg(long, value_name = "DIR", env = "BOOTNODE_CACHE", default_value = "/var/cache/bootnode")]
     cache: PathBuf,
+    /// Fetch packages by this proxy, or by "none", whatever the recipe and the environment say
+    #[arg(long, value_name = "URL")]
+    proxy: Option<Proxy>,
     /// Chunks to compress at once [default: one per core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -74,7 +77,10 @@ pub struct RepackArgs {
 pub fn build(args: &BuildArgs, progress: &Progress) -> anyhow::Result<()> {
     let selection = args.selection.read();
     let path = Recipe::find(&args.recipe, &selection.shipped_dirs)?;
-    let recipe = Recipe::read(&path, &selection)?;
+    let mut recipe = Recipe::read(&path, &selection)?;
+    if let Some(proxy) = &args.proxy {
+        recipe.use_proxy(proxy.clone());
+    }
     let always_lz4hc = recipe.boot.root == RootKind::FileSystem(FileSystemFormat::Erofs);
     if always_lz4hc && (args.compression.is_some() || args.level.is_some()) {
         bail!(

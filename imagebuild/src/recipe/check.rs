@@ -235,6 +235,7 @@ impl At<'_, '_> {
             components: self.all(&format!("{key}.components"), wire.components, check_word)?,
             keyrings: self.paths(&format!("{key}.keyrings"), &wire.keyrings),
             variant,
+            proxy: wire.proxy,
         })
     }
 
@@ -252,6 +253,7 @@ impl At<'_, '_> {
             module_platform_id: wire.module_platform_id,
             weak_deps: wire.weak_deps,
             excludes: self.all(&format!("{key}.excludes"), wire.excludes, check_package)?,
+            proxy: wire.proxy,
         })
     }
 
@@ -281,6 +283,7 @@ impl At<'_, '_> {
                 .collect(),
             gpgcheck: wire.gpgcheck,
             repo_gpgcheck: wire.repo_gpgcheck,
+            proxy: wire.proxy,
         })
     }
 

@@ -15,6 +15,7 @@ mod effective;
 mod inputs;
 mod layers;
 mod merge;
+mod proxy;
 mod source_map;
 mod variables;
 mod wire;
@@ -36,6 +37,7 @@ use layers::Layers;
 
 pub use compression::{CompressionSpec, LevelError};
 pub use effective::Entry;
+pub use proxy::{ParseProxyError, Proxy};
 pub use source_map::{Origin, Place};
 
 /// File name of a recipe inside its own directory.
@@ -169,6 +171,8 @@ pub struct Mmdebstrap {
     pub keyrings: Vec<PathBuf>,
     /// Which packages are installed unasked.
     pub variant: String,
+    /// How packages are fetched; as the environment says if there is none.
+    pub proxy: Option<Proxy>,
 }
 
 /// What dnf is to install from.
@@ -184,6 +188,8 @@ pub struct Dnf {
     pub weak_deps: bool,
     /// Packages never to install.
     pub excludes: Vec<String>,
+    /// How packages are fetched; as the environment says if no repository has a proxy either.
+    pub proxy: Option<Proxy>,
 }
 
 /// An RPM repository.
@@ -199,6 +205,8 @@ pub struct Repository {
     pub gpgcheck: bool,
     /// Whether the repository's metadata must be.
     pub repo_gpgcheck: bool,
+    /// How its files are fetched, in place of the source's proxy.
+    pub proxy: Option<Proxy>,
 }
 
 /// How an RPM repository is found.

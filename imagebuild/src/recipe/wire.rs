@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 
 use crate::modules::ModuleSpec;
 
-use super::ExcludeSet;
+use super::{ExcludeSet, Proxy};
 
 /// The part of a recipe that says which keys `[source]` has.
 #[derive(Deserialize)]
@@ -104,6 +104,7 @@ pub struct Mmdebstrap {
     #[serde(default)]
     pub keyrings: Vec<PathBuf>,
     pub variant: Option<String>,
+    pub proxy: Option<Proxy>,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +120,7 @@ pub struct Dnf {
     pub weak_deps: bool,
     #[serde(default)]
     pub excludes: Vec<String>,
+    pub proxy: Option<Proxy>,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +136,7 @@ pub struct Repository {
     pub gpgcheck: bool,
     #[serde(default)]
     pub repo_gpgcheck: bool,
+    pub proxy: Option<Proxy>,
 }
 
 #[derive(Deserialize)]

@@ -13,9 +13,9 @@ use bootspec::manifest::Package;
 
 use super::scriptlet::Watch;
 use super::{Job, Purpose, ScriptletFailure, SourceError, make_dir, parse_packages};
-use crate::recipe::{Dnf, Location, Repository};
+use crate::recipe::{Dnf, Location, Proxy, Repository};
 use crate::sandbox::View;
-use crate::tool::program;
+use crate::tool::{hide_proxies, program};
 
 /// Where the image's own rpm looks for its database; hosts have other ideas. rpm leaves /proc and /sys alone, which
 /// are mounted while the packages that own them are unpacked.
@@ -43,6 +43,9 @@ impl Job<'_> {
 
     fn dnf_command(&self, source: &Dnf, purpose: Purpose, work: &Path) -> Command {
         let mut command = rpm_program("dnf", work);
+        if source.names_proxy() {
+            hide_proxies(&mut command);
+        }
         command.arg(format!("--config={}", work.join("dnf.conf").display()));
         command.arg(format!("--installroot={}", self.root().display()));
         command.arg(format!("--releasever={}", source.releasever)).args(["--noplugins", "--refresh", "-y"]);
@@ -132,6 +135,9 @@ fn configuration(source: &Dnf, work: &Path) -> String {
     if !source.excludes.is_empty() {
         text += &format!("excludepkgs={}\n", source.excludes.join(","));
     }
+    if let Some(proxy) = &source.proxy {
+        text += &proxy_line(proxy);
+    }
     for repository in &source.repositories {
         write_repository(&mut text, repository).expect("writing to a string does not fail");
     }
@@ -147,7 +153,13 @@ fn write_repository(text: &mut String, repository: &Repository) -> std::fmt::Res
     }
     writeln!(text, "gpgcheck={}", u8::from(repository.gpgcheck))?;
     writeln!(text, "repo_gpgcheck={}", u8::from(repository.repo_gpgcheck))?;
-    writeln!(text, "gpgkey={}", repository.gpgkeys.join(" "))
+    writeln!(text, "gpgkey={}", repository.gpgkeys.join(" "))?;
+    repository.proxy.as_ref().map_or(Ok(()), |proxy| text.write_str(&proxy_line(proxy)))
+}
+
+/// An empty value means: without a proxy.
+fn proxy_line(proxy: &Proxy) -> String {
+    format!("proxy={}\n", proxy.url().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -164,17 +176,19 @@ mod tests {
                 gpgkeys: vec!["file:///key".into(), "https://h/key".into()],
                 gpgcheck: true,
                 repo_gpgcheck: false,
+                proxy: Some(Proxy::Direct),
             }],
             module_platform_id: Some("platform:el9".into()),
             weak_deps: false,
             excludes: vec!["*-firmware".into(), "foo".into()],
+            proxy: Some("http://cache:3128".parse().unwrap()),
         };
         assert_eq!(
             configuration(&source, Path::new("/work")),
             "[main]\nreposdir=/work/repositories\nvarsdir=/work/variables\nplugins=0\nkeepcache=1\nbest=1\n\
              skip_if_unavailable=0\ninstall_weak_deps=0\nmodule_platform_id=platform:el9\n\
-             excludepkgs=*-firmware,foo\n\n[base]\nname=base\nenabled=1\nbaseurl=file:///repo\ngpgcheck=1\n\
-             repo_gpgcheck=0\ngpgkey=file:///key https://h/key\n"
+             excludepkgs=*-firmware,foo\nproxy=http://cache:3128\n\n[base]\nname=base\nenabled=1\nbaseurl=file:///repo\ngpgcheck=1\n\
+             repo_gpgcheck=0\ngpgkey=file:///key https://h/key\nproxy=\n"
         );
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use rustix::io::Errno;
 
 use super::{Job, Purpose, SourceError, make_dir, parse_packages};
 use crate::interrupt;
-use crate::recipe::Mmdebstrap;
+use crate::recipe::{Mmdebstrap, Proxy};
 use crate::sandbox::View;
-use crate::tool::program;
+use crate::tool::{hide_proxies, program};
 
 /// Where apt keeps what it downloads. The mount goes with the sandbox.
 const MOUNT_ARCHIVES: &str = r#"mkdir -p "$1/var/cache/apt/archives" && mount --bind "$BOOTNODE_ARCHIVES" "$1/var/cache/apt/archives""#;
@@ -43,6 +44,9 @@ impl Job<'_> {
         let mut command = program("mmdebstrap");
         // The node's initramfs is made by imagebuild: the kernel package needs none.
         command.env("INITRD", "No").env("BOOTNODE_ARCHIVES", &archives);
+        if let Some(proxy) = &source.proxy {
+            set_proxy(&mut command, proxy);
+        }
         command.args(["--mode=root", "--format=directory"]);
         command.arg(match purpose {
             Purpose::System => format!("--variant={}", source.variant),
@@ -90,5 +94,13 @@ impl Job<'_> {
         command.args(["--show", &format!("--showformat={PACKAGE_FORMAT}")]);
         let lines = self.tools.lines("listing packages with dpkg-query", View::Host, command, self.step)?;
         parse_packages("dpkg-query", &lines)
+    }
+}
+
+/// apt takes proxies from its environment too. What is given it by `--aptopt` stays in the image.
+fn set_proxy(command: &mut Command, proxy: &Proxy) {
+    hide_proxies(command);
+    if let Some(url) = proxy.url() {
+        command.env("http_proxy", url).env("https_proxy", url);
     }
 }
