@@ -24,4 +24,5 @@ pub mod places;
 pub mod qemu;
 pub mod report;
 pub mod reproduction;
+pub mod rpm_repo;
 pub mod timeline;

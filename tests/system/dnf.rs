@@ -10,9 +10,10 @@ use anyhow::{Result, ensure};
 use bootlab::deadline::wait_until;
 use bootlab::images;
 use bootlab::lab::Lab;
-use bootlab::places::{cache_dir, lab_dir, program};
+use bootlab::places::{lab_dir, program};
 use bootlab::qemu::NodeSpec;
 use bootlab::reproduction;
+use bootlab::rpm_repo;
 use bootspec::event::Phase;
 
 /// From power-on to multi-user, on an idle machine without KVM; xz takes most of it.
@@ -20,20 +21,6 @@ const IDLE_BOOT: Duration = Duration::from_secs(180);
 
 /// From the start of a build to the work of its package manager, on an idle machine.
 const STEP: Duration = Duration::from_secs(30);
-
-/// The repository of all packages that a compute node needs, made once.
-fn repository() -> Result<PathBuf> {
-    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("rpm-repo/make-rpm-repo");
-    let out = lab_dir().join("rpm-repo/full");
-    let made = Command::new(&tool)
-        .args(["--set", "full", "--out"])
-        .arg(&out)
-        .arg("--cache")
-        .arg(cache_dir().join("rpm-repo"))
-        .output()?;
-    ensure!(made.status.success(), "{} failed\n{}", tool.display(), String::from_utf8_lossy(&made.stderr));
-    Ok(out)
-}
 
 /// Writes a recipe called `name` that installs `packages`, and returns its path.
 fn recipe(name: &str, repository: &Path, packages: &str) -> Result<PathBuf> {
@@ -67,7 +54,7 @@ level = 1
 
 #[test]
 fn an_image_made_by_dnf_boots_to_multi_user() -> Result<()> {
-    let recipe = recipe("dnf-compute", &repository()?, r#""image-base""#)?;
+    let recipe = recipe("dnf-compute", &rpm_repo::full()?, r#""image-base""#)?;
     let store = lab_dir().join("store-dnf");
     let image = images::build(&recipe.display().to_string(), &store, Stdio::piped())?;
     let spec = NodeSpec::classic(1, &image.to_string());
@@ -81,13 +68,13 @@ fn an_image_made_by_dnf_boots_to_multi_user() -> Result<()> {
 
 #[test]
 fn two_builds_by_dnf_give_the_same_bytes_in_other_surroundings() -> Result<()> {
-    reproduction::check(&recipe("dnf-twice", &repository()?, r#""image-base""#)?)
+    reproduction::check(&recipe("dnf-twice", &rpm_repo::full()?, r#""image-base""#)?)
 }
 
 /// dnf itself exits with 0 here.
 #[test]
 fn a_failing_scriptlet_fails_the_build_with_its_output_and_publishes_nothing() -> Result<()> {
-    let recipe = recipe("dnf-bad-post", &repository()?, r#""image-base", "bad-post""#)?;
+    let recipe = recipe("dnf-bad-post", &rpm_repo::full()?, r#""image-base", "bad-post""#)?;
     let store = lab_dir().join("store-dnf-bad-post");
     let error = images::build(&recipe.display().to_string(), &store, Stdio::piped()).unwrap_err().to_string();
     ensure!(error.contains("bad-post"), "{error}");
@@ -101,7 +88,7 @@ fn a_failing_scriptlet_fails_the_build_with_its_output_and_publishes_nothing() -
 /// The worst moment: dnf is at work in the sandbox, with /proc, /sys and /dev mounted in the root.
 #[test]
 fn a_build_that_is_killed_leaves_no_mount_no_process_and_no_image() -> Result<()> {
-    let recipe = recipe("dnf-killed", &repository()?, r#""image-base""#)?;
+    let recipe = recipe("dnf-killed", &rpm_repo::full()?, r#""image-base""#)?;
     let store = lab_dir().join("store-dnf-killed");
     let (cache, log) =
         (lab_dir().join("cache-dnf-killed"), lab_dir().join("cache-dnf-killed/logs/dnf-killed.log"));
