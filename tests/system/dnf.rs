@@ -15,6 +15,8 @@ use bootlab::qemu::NodeSpec;
 use bootlab::reproduction;
 use bootlab::rpm_repo;
 use bootspec::event::Phase;
+use bootspec::manifest::Manifest;
+use bootspec::store::MANIFEST;
 
 /// From power-on to multi-user, on an idle machine without KVM; xz takes most of it.
 const IDLE_BOOT: Duration = Duration::from_secs(180);
@@ -69,6 +71,91 @@ fn an_image_made_by_dnf_boots_to_multi_user() -> Result<()> {
 #[test]
 fn two_builds_by_dnf_give_the_same_bytes_in_other_surroundings() -> Result<()> {
     reproduction::check(&recipe("dnf-twice", &rpm_repo::full()?, r#""image-base""#)?)
+}
+
+/// Builds a small image of `packages` with further keys of the source, and returns what is installed: `hello-2.0-1`.
+fn installed(name: &str, packages: &str, source: &str) -> Result<Vec<String>> {
+    let path = small_recipe(name, packages, source)?;
+    let store = lab_dir().join("store-dnf-small");
+    let image = images::build(&path.display().to_string(), &store, Stdio::piped())?;
+    let manifest: Manifest =
+        serde_json::from_slice(&fs::read(store.join(image.to_string()).join(MANIFEST))?)?;
+    fs::remove_dir_all(store.join(name))?;
+    Ok(manifest.packages.iter().map(|package| format!("{}-{}", package.name, package.version)).collect())
+}
+
+/// A recipe with the kernel and `packages`, whose source has these keys and repositories.
+fn small_recipe(name: &str, packages: &str, source: &str) -> Result<PathBuf> {
+    let path = lab_dir().join("recipes").join(format!("{name}.toml"));
+    fs::create_dir_all(lab_dir().join("recipes"))?;
+    let text = format!(
+        "name = \"{name}\"\npackages = [{packages}]\nkernel.package = \"kernel-core\"\n\
+         compression = {{ format = \"zstd\", level = 1 }}\ninitramfs.modules = []\n\n\
+         [source]\ntype = \"dnf\"\nreleasever = \"9\"\n{source}"
+    );
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// The test's repository under another name, with these keys.
+fn repository(name: &str, keys: &str) -> Result<String> {
+    let dir = rpm_repo::full()?;
+    let dir = dir.display();
+    Ok(format!(
+        "\n[[source.repository]]\nname = \"{name}\"\nbaseurl = \"file://{dir}/repo\"\n\
+         gpgkeys = [\"file://{dir}/RPM-GPG-KEY-test\"]\n{keys}\n"
+    ))
+}
+
+#[test]
+fn streams_groups_and_variables_are_those_of_the_recipe() -> Result<()> {
+    let dir = rpm_repo::full()?;
+    let path = format!("{}/repo", dir.display());
+    let by_variable = repository("test", "")?.replace(&path, "$testdir/repo");
+    let source = format!(
+        "modules = [\"greeter:1\"]\ngroups = [\"greetings\"]\nvars.testdir = \"{}\"\n{by_variable}",
+        dir.display()
+    );
+    let installed = installed("dnf-streams", "", &source)?;
+    // The other stream has a newer one. The group has the first two, and a third that is optional.
+    for package in ["greeter-1.0-1", "hello-weak-1.0-1"] {
+        ensure!(installed.iter().any(|installed| installed == package), "no {package}: {installed:?}");
+    }
+    ensure!(!installed.iter().any(|package| package.starts_with("conflict-a")), "{installed:?}");
+    Ok(())
+}
+
+#[test]
+fn a_repository_is_preferred_limited_and_takes_part_in_modules_as_it_says() -> Result<()> {
+    let source = [
+        repository("preferred", "priority = 10\nexcludes = [\"hello-2.0*\"]")?,
+        repository("all", "")?,
+        repository("fixes", "includes = [\"greeter\"]\nmodule_hotfixes = true")?,
+    ];
+    // Without the first, hello would be of version 2.0; without the last, there would be no greeter.
+    let installed = installed("dnf-repositories", r#""hello", "greeter""#, &source.concat())?;
+    for package in ["hello-1.0-1", "greeter-2.0-1"] {
+        ensure!(installed.iter().any(|installed| installed == package), "no {package}: {installed:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stream_a_group_or_a_package_that_is_not_there_fails_the_build_by_its_name() -> Result<()> {
+    let store = lab_dir().join("store-dnf-missing");
+    for (name, packages, keys, expected) in [
+        ("dnf-no-stream", "", "modules = [\"greeter:3\"]\n", "greeter:3"),
+        ("dnf-no-module", "", "modules = [\"nosuch:1\"]\n", "nosuch:1"),
+        ("dnf-no-group", r#""hello""#, "groups = [\"nosuchgroup\"]\n", "'nosuchgroup' is not available"),
+        ("dnf-no-package", r#""hello", "nosuchpackage""#, "", "Unable to find a match: nosuchpackage"),
+        ("dnf-hidden-package", r#""greeter""#, "", "greeter"),
+    ] {
+        let path = small_recipe(name, packages, &format!("{keys}{}", repository("test", "")?))?;
+        let built = images::build(&path.display().to_string(), &store, Stdio::piped());
+        let error = built.err().map(|error| error.to_string()).unwrap_or_default();
+        ensure!(error.contains(expected) && error.contains("with dnf failed"), "{name}: {error:?}");
+    }
+    Ok(())
 }
 
 /// dnf itself exits with 0 here.

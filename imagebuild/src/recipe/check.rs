@@ -81,6 +81,7 @@ impl WireSource for wire::Busybox<wire::Mmdebstrap> {
 impl WireSource for wire::Busybox<wire::Dnf> {
     fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
         let from = at.dnf(self.from, &format!("{key}.from"))?;
+        at.refuse(from.groups.first(), &format!("{key}.from.groups"), NO_ROOT)?;
         Ok(Source::Busybox(PackageSource::Dnf(from)))
     }
 }
@@ -244,6 +245,10 @@ impl At<'_, '_> {
         if let Some(id) = &wire.module_platform_id {
             self.check(&format!("{key}.module_platform_id"), id, check_word)?;
         }
+        for (name, value) in &wire.vars {
+            self.check(&format!("{key}.vars.{name}"), name, check_variable_name)?;
+            self.check(&format!("{key}.vars.{name}"), value, check_line)?;
+        }
         if wire.repositories.is_empty() {
             return Err(self.error(&format!("{key}.repository"), "names no repository to install from"));
         }
@@ -251,6 +256,9 @@ impl At<'_, '_> {
             releasever: wire.releasever,
             repositories: self.each(&format!("{key}.repository"), wire.repositories, Self::repository)?,
             module_platform_id: wire.module_platform_id,
+            modules: self.all(&format!("{key}.modules"), wire.modules, check_module_stream)?,
+            groups: self.all(&format!("{key}.groups"), wire.groups, check_group)?,
+            vars: wire.vars,
             weak_deps: wire.weak_deps,
             excludes: self.all(&format!("{key}.excludes"), wire.excludes, check_package)?,
             proxy: wire.proxy,
@@ -284,6 +292,10 @@ impl At<'_, '_> {
             gpgcheck: wire.gpgcheck,
             repo_gpgcheck: wire.repo_gpgcheck,
             proxy: wire.proxy,
+            priority: wire.priority,
+            excludes: self.all(&format!("{key}.excludes"), wire.excludes, check_package)?,
+            includes: self.all(&format!("{key}.includes"), wire.includes, check_package)?,
+            module_hotfixes: wire.module_hotfixes,
         })
     }
 
@@ -572,6 +584,27 @@ fn check_package(text: &str) -> Result<(), &'static str> {
     (!text.contains(',')).then_some(()).ok_or("one package")
 }
 
+/// A module with a stream. Profiles are left out: what is to be installed, `packages` say.
+fn check_module_stream(text: &str) -> Result<(), &'static str> {
+    let expected = "a module and its stream, such as nodejs:20";
+    check_word(text).map_err(|_| expected)?;
+    let named = |(module, stream): (&str, &str)| {
+        !module.is_empty() && !stream.is_empty() && !stream.contains([':', '/'])
+    };
+    text.split_once(':').is_some_and(named).then_some(()).ok_or(expected)
+}
+
+/// dnf takes `@nodejs:20/common` for a module.
+fn check_group(text: &str) -> Result<(), &'static str> {
+    let plain = check_word(text).is_ok() && !text.contains(['@', ':', '/', ',']);
+    plain.then_some(()).ok_or("the id of a group without '@', such as core")
+}
+
+fn check_variable_name(text: &str) -> Result<(), &'static str> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    plain.then_some(()).ok_or("letters, digits and '_', without '$'")
+}
+
 fn check_line(text: &str) -> Result<(), &'static str> {
     let plain = !text.is_empty() && !text.contains(char::is_control) && !text.starts_with('-');
     plain.then_some(()).ok_or("one line")
@@ -699,6 +732,29 @@ mod tests {
         };
         assert!(source.repositories[0].gpgcheck && !source.weak_deps);
         dnf("gpgcheck = false").unwrap();
+    }
+
+    #[test]
+    fn what_dnf_is_told_besides_packages_is_checked() {
+        let dnf = |keys: &str| {
+            parse(&format!(
+                "name = 'el'\n[source]\ntype = 'dnf'\nreleasever = '9'\n{keys}\n\
+                 [[source.repository]]\nname = 'base'\nbaseurl = 'file:///repo'\ngpgcheck = false\n"
+            ))
+        };
+        dnf("modules = ['nodejs:20', 'perl:5.32']\ngroups = ['core', '^minimal-environment']\nvars.stream = '9-x'")
+            .unwrap();
+        for (keys, expected) in [
+            ("modules = ['nodejs']", "source.modules[0]: found 'nodejs', expected a module and its stream"),
+            ("modules = ['nodejs:20/common']", "such as nodejs:20"),
+            ("groups = ['@core']", "source.groups[0]: found '@core', expected the id of a group without '@'"),
+            ("vars.'$stream' = '9'", "without '$'"),
+            ("vars.stream = \"a\\nb\"", "expected one line"),
+            ("proxy = 'cache:3128'", "'cache:3128' is not a proxy"),
+        ] {
+            let error = dnf(keys).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod source_map;
 mod variables;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -184,6 +184,12 @@ pub struct Dnf {
     pub repositories: Vec<Repository>,
     /// `platform:el8`, where modules matter.
     pub module_platform_id: Option<String>,
+    /// Module streams to enable: `nodejs:20`.
+    pub modules: Vec<String>,
+    /// Groups to install, by their ids.
+    pub groups: Vec<String>,
+    /// Variables of URLs, by their names without `$`.
+    pub vars: BTreeMap<String, String>,
     /// Whether recommended packages are installed.
     pub weak_deps: bool,
     /// Packages never to install.
@@ -207,6 +213,14 @@ pub struct Repository {
     pub repo_gpgcheck: bool,
     /// How its files are fetched, in place of the source's proxy.
     pub proxy: Option<Proxy>,
+    /// Packages of a repository with a lower number are preferred, 99 if there is none.
+    pub priority: Option<u32>,
+    /// Packages that are not taken from it.
+    pub excludes: Vec<String>,
+    /// The only packages that are taken from it, if there are any.
+    pub includes: Vec<String>,
+    /// Whether its packages stand beside those of enabled module streams.
+    pub module_hotfixes: bool,
 }
 
 /// How an RPM repository is found.

@@ -4,7 +4,7 @@
 //! so [`SourceType`] is read first, and then the whole recipe with that type's keys, because serde's tagged enums
 //! would lose the position of an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use bootspec::cmdline::ByteSize;
@@ -117,6 +117,12 @@ pub struct Dnf {
     pub repositories: Vec<Repository>,
     pub module_platform_id: Option<String>,
     #[serde(default)]
+    pub modules: Vec<String>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    #[serde(default)]
+    pub vars: BTreeMap<String, String>,
+    #[serde(default)]
     pub weak_deps: bool,
     #[serde(default)]
     pub excludes: Vec<String>,
@@ -137,6 +143,13 @@ pub struct Repository {
     #[serde(default)]
     pub repo_gpgcheck: bool,
     pub proxy: Option<Proxy>,
+    pub priority: Option<u32>,
+    #[serde(default)]
+    pub excludes: Vec<String>,
+    #[serde(default)]
+    pub includes: Vec<String>,
+    #[serde(default)]
+    pub module_hotfixes: bool,
 }
 
 #[derive(Deserialize)]

@@ -32,8 +32,18 @@ impl Job<'_> {
         let work = work.path();
         write_configuration(source, work)?;
         make_dir(self.root())?;
+        if !source.modules.is_empty() {
+            let mut command = self.dnf_command(source, work);
+            command.args(["module", "enable"]).args(&source.modules);
+            self.tools.run("enabling module streams with dnf", View::HostAndRoot, command, self.step)?;
+        }
         let mut watch = Watch::default();
-        let command = self.dnf_command(source, purpose, work);
+        let mut command = self.dnf_command(source, work);
+        if purpose == Purpose::KernelOnly {
+            command.arg("--setopt=tsflags=noscripts");
+        }
+        command.arg("install").args(&self.packages);
+        command.args(source.groups.iter().map(|group| format!("@{group}")));
         let what = "installing packages with dnf";
         self.tools.run_watched(what, View::HostAndRoot, command, self.step, &mut |line| watch.line(line))?;
         self.remove_traces()?;
@@ -41,7 +51,8 @@ impl Job<'_> {
         self.rpm_packages(work)
     }
 
-    fn dnf_command(&self, source: &Dnf, purpose: Purpose, work: &Path) -> Command {
+    /// dnf without a command of its own, on the recipe's repositories.
+    fn dnf_command(&self, source: &Dnf, work: &Path) -> Command {
         let mut command = rpm_program("dnf", work);
         if source.names_proxy() {
             hide_proxies(&mut command);
@@ -52,10 +63,6 @@ impl Job<'_> {
         // In the configuration file these would be taken relative to the root.
         command.arg(format!("--setopt=cachedir={}", self.dnf_cache().display()));
         command.arg(format!("--setopt=persistdir={}", work.join("persist").display()));
-        if purpose == Purpose::KernelOnly {
-            command.arg("--setopt=tsflags=noscripts");
-        }
-        command.arg("install").args(&self.packages);
         command
     }
 
@@ -114,11 +121,13 @@ fn write_configuration(source: &Dnf, work: &Path) -> Result<(), SourceError> {
     for directory in ["repositories", "variables"] {
         make_dir(&work.join(directory))?;
     }
-    for (name, text) in [(".rpmmacros", RPM_MACROS), ("dnf.conf", &configuration(source, work))] {
-        let path = work.join(name);
-        fs::write(&path, text).map_err(|source| SourceError::Prepare { path, source })?;
-    }
-    Ok(())
+    write(&work.join(".rpmmacros"), RPM_MACROS)?;
+    write(&work.join("dnf.conf"), &configuration(source, work))?;
+    source.vars.iter().try_for_each(|(name, value)| write(&work.join("variables").join(name), value))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), SourceError> {
+    fs::write(path, text).map_err(|source| SourceError::Prepare { path: path.to_owned(), source })
 }
 
 /// dnf.conf(5) with everything in one file. The directories for more of it are empty ones of our own.
@@ -154,6 +163,17 @@ fn write_repository(text: &mut String, repository: &Repository) -> std::fmt::Res
     writeln!(text, "gpgcheck={}", u8::from(repository.gpgcheck))?;
     writeln!(text, "repo_gpgcheck={}", u8::from(repository.repo_gpgcheck))?;
     writeln!(text, "gpgkey={}", repository.gpgkeys.join(" "))?;
+    if let Some(priority) = repository.priority {
+        writeln!(text, "priority={priority}")?;
+    }
+    for (key, packages) in [("excludepkgs", &repository.excludes), ("includepkgs", &repository.includes)] {
+        if !packages.is_empty() {
+            writeln!(text, "{key}={}", packages.join(","))?;
+        }
+    }
+    if repository.module_hotfixes {
+        writeln!(text, "module_hotfixes=1")?;
+    }
     repository.proxy.as_ref().map_or(Ok(()), |proxy| text.write_str(&proxy_line(proxy)))
 }
 
@@ -177,8 +197,15 @@ mod tests {
                 gpgcheck: true,
                 repo_gpgcheck: false,
                 proxy: Some(Proxy::Direct),
+                priority: Some(10),
+                excludes: vec!["a".into(), "b".into()],
+                includes: vec!["c*".into()],
+                module_hotfixes: true,
             }],
             module_platform_id: Some("platform:el9".into()),
+            modules: vec!["nodejs:20".into()],
+            groups: vec!["core".into()],
+            vars: [("stream".into(), "9".into())].into(),
             weak_deps: false,
             excludes: vec!["*-firmware".into(), "foo".into()],
             proxy: Some("http://cache:3128".parse().unwrap()),
@@ -188,7 +215,8 @@ mod tests {
             "[main]\nreposdir=/work/repositories\nvarsdir=/work/variables\nplugins=0\nkeepcache=1\nbest=1\n\
              skip_if_unavailable=0\ninstall_weak_deps=0\nmodule_platform_id=platform:el9\n\
              excludepkgs=*-firmware,foo\nproxy=http://cache:3128\n\n[base]\nname=base\nenabled=1\nbaseurl=file:///repo\ngpgcheck=1\n\
-             repo_gpgcheck=0\ngpgkey=file:///key https://h/key\nproxy=\n"
+             repo_gpgcheck=0\ngpgkey=file:///key https://h/key\n\
+             priority=10\nexcludepkgs=a,b\nincludepkgs=c*\nmodule_hotfixes=1\nproxy=\n"
         );
     }
 }

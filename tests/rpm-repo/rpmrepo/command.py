@@ -11,6 +11,7 @@ PROVIDER = {
     "apt-cache": "apt",
     "apt-get": "apt",
     "createrepo_c": "createrepo-c",
+    "modifyrepo_c": "createrepo-c",
     "dpkg-deb": "dpkg",
     "gpg": "gpg",
     "gpgconf": "gpgconf",

@@ -1,6 +1,7 @@
 """Small packages that each show one thing a builder of images must get right.
 
 hello 1.0, 2.0  an update, with a dependency, a weak one and a configuration file
+greeter 1.0, 2.0  of two streams of one module, and of the group greetings
 odd-files       metadata and names that get lost easily; a sparse file, a FIFO, devices
 scriptlog       notes in /var/log/scriptlog which scriptlets ran, with what mounted
 bad-pre         its %pre fails: rpm does not install it, dnf fails
@@ -48,6 +49,8 @@ def edge_packages() -> list[Package]:
         _hello("2.0"),
         _small("libhello", entries=[text_file("/usr/share/libhello/data", "data\n")]),
         _small("hello-weak", entries=[text_file("/usr/share/hello-weak", "weak\n")]),
+        _small("greeter"),
+        _small("greeter", version="2.0"),
         _odd_files(),
         _scriptlog(),
         _small("bad-pre", Scriptlet("pre", "echo 'bad-pre refuses' >&2; exit 4")),

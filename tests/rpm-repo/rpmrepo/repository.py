@@ -24,7 +24,8 @@ from .sets import PackageSet, packages_of
 from .signing import throw_away_key
 
 PROGRAMS = (
-    *("apt-get", "apt-cache", "dpkg-deb", "rpmbuild", "rpmsign", "createrepo_c", "gpg", "gpgconf"),
+    *("apt-get", "apt-cache", "dpkg-deb", "rpmbuild", "rpmsign", "createrepo_c", "modifyrepo_c"),
+    *("gpg", "gpgconf"),
 )
 
 _STAMP = "stamp.json"
@@ -133,6 +134,10 @@ def _sign_and_index(
     with throw_away_key() as key:
         key.sign_packages(files)
         run(["createrepo_c", "--quiet", "--no-database", "--groupfile", comps, repository])
+        modules = repository.parent / "modules.yaml"
+        modules.write_text("".join(_MODULE.format(stream=stream) for stream in (1, 2)))
+        run(["modifyrepo_c", "--mdtype=modules", modules, repository / "repodata"])
+        modules.unlink()
         key.sign_detached(repository / "repodata" / "repomd.xml")
         key_file.write_bytes(key.public_key())
     comps.unlink()
@@ -145,7 +150,7 @@ def _replace(made: Path, out: Path) -> None:
     made.rename(out)
 
 
-#: One group, so that `dnf install @core` can be tried.
+#: Groups, so that `dnf install @core` can be tried.
 _COMPS = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <comps>
@@ -160,5 +165,33 @@ _COMPS = """\
       <packagereq type="optional">hello</packagereq>
     </packagelist>
   </group>
+  <group>
+    <id>greetings</id>
+    <name>Greetings</name>
+    <description>A small group</description>
+    <packagelist>
+      <packagereq type="mandatory">greeter</packagereq>
+      <packagereq type="default">hello-weak</packagereq>
+      <packagereq type="optional">conflict-a</packagereq>
+    </packagelist>
+  </group>
 </comps>
+"""
+
+#: A module of two streams. A stream's packages are hidden until it is enabled.
+_MODULE = """\
+---
+document: modulemd
+version: 2
+data:
+  name: greeter
+  stream: "{stream}"
+  version: 1
+  context: "00000001"
+  arch: x86_64
+  summary: Greeter {stream}
+  description: Greeter {stream}
+  license: {{module: [MIT]}}
+  artifacts: {{rpms: ["greeter-0:{stream}.0-1.noarch"]}}
+...
 """
