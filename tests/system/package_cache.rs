@@ -13,6 +13,7 @@ use bootlab::deadline::wait_until;
 use bootlab::netns::{NetNs, SERVER_ADDRESS};
 use bootlab::places::{RunDir, program};
 use bootlab::rpm_repo;
+use imagebuild::digest::digest;
 
 /// From the start of a server to its first answer, on an idle machine.
 const START: Duration = Duration::from_secs(5);
@@ -20,8 +21,11 @@ const START: Duration = Duration::from_secs(5);
 /// Where Squid's package has its helpers: on Debian, and on EL.
 const HELPERS: [&str; 2] = ["/usr/lib/squid/storeid_file_rewrite", "/usr/lib64/squid/storeid_file_rewrite"];
 
-/// Paths as mirrors of one distribution have them.
-const TREES: [&str; 3] = ["pub/rocky/9", "mirrors/rocky-linux/9", "rockylinux/9"];
+/// Paths as two mirrors have them, of one distribution and of another.
+const TREES: [&str; 2] = ["pub/rocky/9", "mirrors/rocky-linux/9"];
+const DEBIAN_TREES: [&str; 2] = ["debian", "pub/debian"];
+/// A Debian archive's suites, each with its version of a kernel that is none.
+const SUITES: [(&str, &str); 2] = [("bookworm", "6.1.0"), ("bookworm-security", "6.1.9")];
 
 /// A web server with a copy of the repository below a path of its own.
 struct Mirror {
@@ -83,6 +87,42 @@ impl Mirror {
         fs::write(&path, content)?;
         Ok(name)
     }
+}
+
+/// Makes an archive of Debian packages in `archive`, without signatures.
+fn make_debian(archive: &Path) -> Result<()> {
+    for (suite, version) in SUITES {
+        let pool = format!("pool/main/k/kernel-core_{version}_amd64.deb");
+        let deb = archive.join(&pool);
+        fs::create_dir_all(deb.parent().context("it is in a directory")?)?;
+        let control = format!(
+            "Package: kernel-core\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody\nDescription: test\n"
+        );
+        let content = tempfile::tempdir()?;
+        for (path, text) in [
+            ("DEBIAN/control".to_owned(), control.as_str()),
+            (format!("boot/vmlinuz-{version}"), "no kernel\n"),
+            (format!("lib/modules/{version}/kernel/none"), ""),
+            (format!("lib/modules/{version}/modules.dep"), ""),
+        ] {
+            let path = content.path().join(path);
+            fs::create_dir_all(path.parent().context("it is in a directory")?)?;
+            fs::write(path, text)?;
+        }
+        run_to_end(Command::new("dpkg-deb").arg("--build").arg(content.path()).arg(&deb))?;
+        let (size_bytes, sha256) = digest(File::open(&deb)?)?;
+        let dist = archive.join("dists").join(suite);
+        fs::create_dir_all(dist.join("main/binary-amd64"))?;
+        let packages = format!("{control}Filename: {pool}\nSize: {size_bytes}\nSHA256: {sha256}\n\n");
+        fs::write(dist.join("main/binary-amd64/Packages"), &packages)?;
+        let (size_bytes, sha256) = digest(packages.as_bytes())?;
+        let release = format!(
+            "Suite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\n\
+             SHA256:\n {sha256} {size_bytes} main/binary-amd64/Packages\n"
+        );
+        fs::write(dist.join("Release"), release)?;
+    }
+    Ok(())
 }
 
 /// The network with Squid in it, which ends with the network.
@@ -151,15 +191,21 @@ impl Site {
         ))
     }
 
-    /// Builds an image from the repository at `url`, with nothing of other builds.
-    fn build(&self, name: &str, url: &str, source_key: &str, options: &[&str]) -> Result<Output> {
+    /// The source of a recipe whose kernel comes from the repository at `url`.
+    fn dnf(&self, url: &str, key: &str) -> String {
+        let gpgkey = self.repository.join("RPM-GPG-KEY-test");
+        format!(
+            "type = \"dnf\"\nreleasever = \"9\"\n{key}\n\n[[source.from.repository]]\nname = \"test\"\n\
+             baseurl = \"{url}\"\ngpgkeys = [\"{}\"]\nrepo_gpgcheck = true\n",
+            gpgkey.display()
+        )
+    }
+
+    /// Builds a failsafe image whose kernel is from this source, with nothing of other builds.
+    fn build(&self, name: &str, source: &str, options: &[&str]) -> Result<Output> {
         let recipe = self.run.path().join(format!("{name}.toml"));
-        let key = self.repository.join("RPM-GPG-KEY-test");
         let text = format!(
-            "name = \"{name}\"\nkernel.package = \"kernel-core\"\n\n[source]\ntype = \"busybox\"\n\n\
-             [source.from]\ntype = \"dnf\"\nreleasever = \"9\"\n{source_key}\n\n\
-             [[source.from.repository]]\nname = \"test\"\nbaseurl = \"{url}\"\ngpgkeys = [\"{}\"]\nrepo_gpgcheck = true\n",
-            key.display()
+            "name = \"{name}\"\nkernel.package = \"kernel-core\"\n\n[source]\ntype = \"busybox\"\n\n[source.from]\n{source}"
         );
         fs::write(&recipe, text)?;
         let dir = |kind: &str| self.run.path().join(format!("{kind}-{name}"));
@@ -266,10 +312,39 @@ fn a_package_is_named_by_its_distribution_and_metadata_by_its_url() -> Result<()
 fn by_a_proxy_a_package_comes_from_one_mirror_and_metadata_from_each() -> Result<()> {
     let site = Site::start("cache-forward", 2)?;
     let key = format!("proxy = \"{PROXY}\"");
-    check(&site.build("first", &site.mirrors[0].url(), &key, &[])?)?;
+    check(&site.build("first", &site.dnf(&site.mirrors[0].url(), &key), &[])?)?;
     let other = "proxy = \"http://10.9.9.9:1\"";
-    check(&site.build("second", &site.mirrors[1].url(), other, &["--proxy", PROXY])?)?;
+    check(&site.build("second", &site.dnf(&site.mirrors[1].url(), other), &["--proxy", PROXY])?)?;
     check_requests(&site.mirrors)
+}
+
+/// The lines of several suites are all in use: the kernel is the newer one.
+#[test]
+fn by_a_proxy_apt_gets_a_package_from_one_mirror_and_lists_of_all_suites_from_each() -> Result<()> {
+    let site = Site::start("cache-debian", 2)?;
+    let archive = site.run.path().join("archive");
+    make_debian(&archive)?;
+    for (number, name) in ["first", "second"].into_iter().enumerate() {
+        let mirror = &site.mirrors[number];
+        let tree = mirror.dir.join(DEBIAN_TREES[number]);
+        fs::create_dir_all(tree.parent().context("it is in the mirror")?)?;
+        symlink(&archive, tree)?;
+        let url = format!("http://{}/{}", mirror.address, DEBIAN_TREES[number]);
+        let lines = SUITES.map(|(suite, _)| format!("\"deb [trusted=yes] {url} {suite} main\""));
+        let source = format!(
+            "type = \"mmdebstrap\"\nsuite = \"bookworm\"\nproxy = \"{PROXY}\"\nmirrors = [{}]\n",
+            lines.join(", ")
+        );
+        check(&site.build(name, &source, &[])?)?;
+    }
+    let [first, second] = &site.mirrors[..] else { unreachable!("two were started") };
+    ensure!(first.requests("kernel-core_6.1.9_amd64.deb")? == 1, "the newer package was not fetched once");
+    ensure!(first.requests(".deb")? == 1 && second.requests(".deb")? == 0, "more packages were fetched");
+    for (suite, _) in SUITES {
+        let release = format!("dists/{suite}/Release");
+        ensure!(second.requests(&release)? > 0, "the second mirror was not asked for {release}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -277,7 +352,7 @@ fn by_a_server_in_front_a_package_comes_from_one_mirror_and_metadata_from_each()
     let site = Site::start("cache-reverse", 2)?;
     for (number, name) in ["first", "second"].into_iter().enumerate() {
         let url = format!("http://{SERVER_ADDRESS}:8080/{}/", site.mirrors[number].tree);
-        check(&site.build(name, &url, "proxy = \"none\"", &[])?)?;
+        check(&site.build(name, &site.dnf(&url, "proxy = \"none\""), &[])?)?;
     }
     check_requests(&site.mirrors)
 }
@@ -287,15 +362,15 @@ fn a_damaged_package_in_the_cache_fails_builds_until_it_is_purged() -> Result<()
     let site = Site::start("cache-damaged", 2)?;
     let name = site.mirrors[0].damage("kernel-core")?;
     let proxy = ["--proxy", PROXY];
-    let refused = site.build("first", &site.mirrors[0].url(), "", &proxy)?;
+    let refused = site.build("first", &site.dnf(&site.mirrors[0].url(), ""), &proxy)?;
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(!refused.status.success() && message.contains("kernel-core"), "{message}");
-    let refused = site.build("second", &site.mirrors[1].url(), "", &proxy)?;
+    let refused = site.build("second", &site.dnf(&site.mirrors[1].url(), ""), &proxy)?;
     ensure!(!refused.status.success(), "what the first mirror brought was not kept");
     ensure!(site.mirrors[1].requests(&name)? == 0, "the second mirror was asked");
 
     site.purge(&format!("http://packages.squid.internal/rocky/9/Packages/{name}"))?;
-    check(&site.build("second", &site.mirrors[1].url(), "", &proxy)?)?;
+    check(&site.build("second", &site.dnf(&site.mirrors[1].url(), ""), &proxy)?)?;
     ensure!(site.mirrors[1].requests(&name)? == 1, "{}", site.mirrors[1].requests(&name)?);
     Ok(())
 }
