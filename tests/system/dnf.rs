@@ -45,6 +45,30 @@ baseurl = "file://{repository}/repo"
 gpgkeys = ["file://{repository}/RPM-GPG-KEY-test"]
 repo_gpgcheck = true
 
+[[file]]
+path = "/etc/systemd/system-preset/00-site.preset"
+content = "disable chrony.service\nenable ssh.service\n"
+
+[[group]]
+name = "hpc"
+gid = 4000
+
+[[user]]
+name = "alice"
+uid = 4001
+group = "hpc"
+
+[services]
+presets = true
+
+[[script]]
+name = "what the image must be"
+run = """
+test "$(systemctl is-enabled ssh.service)" = enabled
+test "$(systemctl is-enabled chrony.service)" = disabled
+test "$(id -u alice) $(id -g alice) $(id -gn alice)" = "4001 4000 hpc"
+"""
+
 [compression]
 format = "xz"
 level = 1

@@ -28,7 +28,8 @@ impl Accounts {
         Ok(Self::parse(&read_if_there("/etc/passwd")?, &read_if_there("/etc/group")?))
     }
 
-    fn parse(passwd: &str, group: &str) -> Self {
+    /// The accounts of passwd(5) and group(5).
+    pub fn parse(passwd: &str, group: &str) -> Self {
         let users = passwd.lines().filter_map(parse_account).collect();
         Self { users, groups: group.lines().filter_map(parse_group).collect() }
     }
@@ -45,7 +46,22 @@ impl Accounts {
 
     /// The number of the group called `name`; a number stands for itself.
     pub fn gid(&self, name: &str) -> Option<u32> {
-        number(name).or_else(|| Some(self.groups.iter().find(|(group, _)| group == name)?.1))
+        number(name).or_else(|| self.group(name))
+    }
+
+    /// The number of the group called `name`.
+    pub fn group(&self, name: &str) -> Option<u32> {
+        self.groups.iter().find(|(group, _)| group == name).map(|(_, gid)| *gid)
+    }
+
+    /// The group with this number.
+    pub fn group_of(&self, gid: u32) -> Option<&str> {
+        self.groups.iter().find(|(_, number)| *number == gid).map(|(group, _)| group.as_str())
+    }
+
+    /// The user with this number.
+    pub fn user_of(&self, uid: u32) -> Option<&str> {
+        self.users.iter().find(|user| user.uid == uid).map(|user| user.name.as_str())
     }
 }
 

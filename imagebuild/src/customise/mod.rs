@@ -1,5 +1,5 @@
-//! What a recipe adds to its packages, in this order: files, users with their SSH keys, services; bootnode's own report
-//! unit; scripts; then exclusion, cleaning and checks.
+//! What a recipe adds to its packages, in this order: files, groups, users with their SSH keys, services;
+//! bootnode's own report unit; scripts; then exclusion, cleaning and checks.
 //!
 //! Files come first because they may be what later steps read (`/etc/skel`, `/etc/login.defs`, units to enable). Scripts
 //! come last because they may go over all that is there: label it for SELinux, for instance.
@@ -9,6 +9,7 @@ mod accounts;
 mod clean;
 mod exclude;
 mod files;
+mod groups;
 mod report;
 mod scripts;
 mod services;
@@ -63,6 +64,30 @@ pub enum CustomiseError {
         /// What to do about it.
         hint: &'static str,
     },
+    /// A user or group is to have a number that another one has.
+    #[error("cannot give the {kind} '{name}' the number {id}: it is that of '{owner}'")]
+    IdTaken {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// Who is to have it.
+        name: String,
+        /// The number.
+        id: u32,
+        /// Who has it.
+        owner: String,
+    },
+    /// A group of the packages is to have another number.
+    #[error(
+        "the image's group '{name}' has the number {gid}, not {wanted}\nhint: files belong to that number: leave out gid, or change both in a script"
+    )]
+    OtherGid {
+        /// The group.
+        name: String,
+        /// Its number in the recipe.
+        wanted: u32,
+        /// Its number.
+        gid: u32,
+    },
     /// Services are asked for, but nothing manages them.
     #[error("the image has no systemctl to {action} {} with\nhint: install systemd, or leave out [services]", units.join(", "))]
     NoSystemd {
@@ -76,6 +101,7 @@ pub enum CustomiseError {
 /// Applies the recipe to the root of `tools`.
 pub fn apply(recipe: &Recipe, tools: &Tools, init_binary: &Path, step: &Step) -> Result<(), CustomiseError> {
     files::write(&recipe.files, tools)?;
+    groups::apply(&recipe.groups, tools, step)?;
     users::apply(&recipe.users, tools, step)?;
     services::apply(&recipe.services, tools, step)?;
     let reports = report::install(init_binary, tools, step)?;

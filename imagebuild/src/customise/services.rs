@@ -10,8 +10,14 @@ use crate::tool::{Tools, program};
 /// Present in every image that systemd manages.
 pub const SYSTEMCTL: &str = "systemctl";
 
-/// Enables, disables and masks, in this order.
+/// Applies the presets, then enables, disables and masks, in this order.
 pub fn apply(services: &Services, tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
+    if services.presets {
+        if !tools.root_has(SYSTEMCTL)? {
+            return Err(CustomiseError::NoSystemd { action: "preset", units: vec!["all units".to_owned()] });
+        }
+        systemctl("preset-all", &[], tools, step)?;
+    }
     for (action, units) in
         [("enable", &services.enable), ("disable", &services.disable), ("mask", &services.mask)]
     {

@@ -19,7 +19,9 @@ use crate::tool::{Tools, program};
 pub fn apply(users: &[UserSpec], tools: &Tools, step: &Step) -> Result<(), CustomiseError> {
     for user in users {
         let known = tools.sandbox().inside(Accounts::read)?;
-        let known = known.map_err(failed("read", Path::new("/etc/passwd")))?.user(&user.name).is_some();
+        let known = known.map_err(failed("read", Path::new("/etc/passwd")))?;
+        check_uid(user, &known)?;
+        let known = known.user(&user.name).is_some();
         if let Some(command) = account_command(user, known) {
             tools.run(&format!("setting up user {}", user.name), View::Root, command, step)?;
         }
@@ -28,11 +30,21 @@ pub fn apply(users: &[UserSpec], tools: &Tools, step: &Step) -> Result<(), Custo
     Ok(())
 }
 
+/// No two users share a number.
+fn check_uid(user: &UserSpec, known: &Accounts) -> Result<(), CustomiseError> {
+    let Some((id, owner)) = user.uid.and_then(|uid| Some((uid, known.user_of(uid)?))) else { return Ok(()) };
+    if owner == user.name {
+        return Ok(());
+    }
+    let (name, owner) = (user.name.clone(), owner.to_owned());
+    Err(CustomiseError::IdTaken { kind: "user", name, id, owner })
+}
+
 /// The command that makes `user`, or that changes it if it is `known` and there is something to change.
 fn account_command(user: &UserSpec, known: bool) -> Option<Command> {
     let options: Vec<String> = [
         ("--uid", user.uid.map(|uid| uid.to_string())),
-        ("--gid", user.gid.map(|gid| gid.to_string())),
+        ("--gid", user.group.clone()),
         ("--groups", (!user.groups.is_empty()).then(|| user.groups.join(","))),
         (if known { "--home" } else { "--home-dir" }, user.home.clone()),
         ("--shell", user.shell.clone()),
@@ -103,7 +115,7 @@ mod tests {
         UserSpec {
             name: name.into(),
             uid: None,
-            gid: None,
+            group: None,
             groups: Vec::new(),
             home: None,
             shell: None,
@@ -127,6 +139,17 @@ mod tests {
         let root = UserSpec { shell: Some("/bin/sh".into()), ..user("root") };
         assert_eq!(words(&account_command(&root, true).unwrap()), ["usermod", "--shell", "/bin/sh", "root"]);
         assert!(account_command(&user("root"), true).is_none());
+    }
+
+    #[test]
+    fn a_number_of_another_user_is_refused() {
+        let known =
+            Accounts::parse("root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n", "");
+        let with_uid = |name: &str, uid| UserSpec { uid: Some(uid), ..user(name) };
+        assert!(check_uid(&with_uid("alice", 1000), &known).is_ok());
+        assert!(check_uid(&with_uid("bob", 1001), &known).is_ok());
+        let error = check_uid(&with_uid("bob", 1000), &known).unwrap_err().to_string();
+        assert!(error.contains("the user 'bob' the number 1000: it is that of 'alice'"), "{error}");
     }
 
     #[test]

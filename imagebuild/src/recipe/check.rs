@@ -1,5 +1,6 @@
 //! From [`wire::Recipe`] to [`Recipe`]: what a type cannot say by itself is checked here.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,7 +18,7 @@ use super::path_glob;
 use super::source_map::{Origin, Place};
 use super::wire::{self, PackageSourceType, SourceType};
 use super::{
-    BootSpec, CompressionSpec, Content, Dnf, ExcludeSpec, ExistingRoot, FileSpec, KernelSpec, Location,
+    BootSpec, CompressionSpec, Content, Dnf, ExcludeSpec, ExistingRoot, FileSpec, GroupSpec, KernelSpec, Location,
     Mmdebstrap, OciImage, PackageSource, Recipe, RecipeError, Repository, RootKind, ScriptSpec, Services,
     Source, UserSpec,
 };
@@ -158,6 +159,7 @@ impl At<'_, '_> {
             kernel_args: self.kernel_args(wire.kernel.args)?,
             kernel: self.kernel(wire.kernel.package, wire.kernel.release)?,
             files: self.each("file", wire.files, Self::file)?,
+            groups: self.each("group", wire.groups, Self::group)?,
             users: self.each("user", wire.users, Self::user)?,
             services: self.services(wire.services)?,
             scripts: self.each("script", wire.scripts, Self::script)?,
@@ -173,6 +175,7 @@ impl At<'_, '_> {
         };
         self.check_busybox(&recipe)?;
         self.check_base(&recipe)?;
+        self.check_numbers(&recipe)?;
         self.check_files_exist(&recipe)?;
         Ok(recipe)
     }
@@ -184,10 +187,14 @@ impl At<'_, '_> {
         let for_a_root = [
             ("packages", recipe.packages.is_empty() || recipe.mode() == BootMode::Discover),
             ("file", recipe.files.is_empty()),
+            ("group", recipe.groups.is_empty()),
             ("user", recipe.users.is_empty()),
             (
                 "services",
-                services.enable.is_empty() && services.disable.is_empty() && services.mask.is_empty(),
+                !services.presets
+                    && services.enable.is_empty()
+                    && services.disable.is_empty()
+                    && services.mask.is_empty(),
             ),
             ("script", recipe.scripts.is_empty()),
             ("exclude", recipe.exclude.is_empty()),
@@ -382,6 +389,46 @@ impl At<'_, '_> {
         Ok(name)
     }
 
+    fn group(&self, wire: wire::Group, key: &str) -> Result<GroupSpec, RecipeError> {
+        self.check(&format!("{key}.name"), &wire.name, check_user_name)?;
+        Ok(GroupSpec { name: wire.name, gid: wire.gid, system: wire.system })
+    }
+
+    /// No two users and no two groups of the recipe have one number.
+    fn check_numbers(&self, recipe: &Recipe) -> Result<(), RecipeError> {
+        let users: Vec<_> = recipe.users.iter().map(|user| (&user.name, user.uid)).collect();
+        let groups: Vec<_> = recipe.groups.iter().map(|group| (&group.name, group.gid)).collect();
+        for (kind, number, items) in [("user", "uid", users), ("group", "gid", groups)] {
+            let mut owners = BTreeMap::new();
+            for (n, (name, id)) in items.into_iter().enumerate() {
+                let Some(id) = id else { continue };
+                if let Some(owner) = owners.insert(id, name) {
+                    let problem = format!("{id} is that of the {kind} '{owner}' too");
+                    return Err(self.error(&format!("{kind}[{n}].{number}"), &problem));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The primary group of a user, by its number or its name.
+    fn primary_group(
+        &self,
+        gid: Option<u32>,
+        group: Option<String>,
+        key: &str,
+    ) -> Result<Option<String>, RecipeError> {
+        match (gid, group) {
+            (Some(_), Some(_)) => Err(self.error(key, "expected only one of gid and group")),
+            (Some(gid), None) => Ok(Some(gid.to_string())),
+            (None, Some(group)) => {
+                self.check(&format!("{key}.group"), &group, check_user_name)?;
+                Ok(Some(group))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
     fn user(&self, wire: wire::User, key: &str) -> Result<UserSpec, RecipeError> {
         self.check(&format!("{key}.name"), &wire.name, check_user_name)?;
         for (name, path) in [("home", &wire.home), ("shell", &wire.shell)] {
@@ -398,7 +445,7 @@ impl At<'_, '_> {
         Ok(UserSpec {
             name: wire.name,
             uid: wire.uid,
-            gid: wire.gid,
+            group: self.primary_group(wire.gid, wire.group, key)?,
             groups: self.all(&format!("{key}.groups"), wire.groups, check_user_name)?,
             home: wire.home,
             shell: wire.shell,
@@ -409,6 +456,7 @@ impl At<'_, '_> {
 
     fn services(&self, wire: wire::Services) -> Result<Services, RecipeError> {
         Ok(Services {
+            presets: wire.presets,
             enable: self.all("services.enable", wire.enable, check_word)?,
             disable: self.all("services.disable", wire.disable, check_word)?,
             mask: self.all("services.mask", wire.mask, check_word)?,
@@ -732,6 +780,21 @@ mod tests {
         };
         assert!(source.repositories[0].gpgcheck && !source.weak_deps);
         dnf("gpgcheck = false").unwrap();
+    }
+
+    #[test]
+    fn numbers_of_users_and_groups_are_their_own() {
+        let ok = "[[group]]\nname = 'hpc'\ngid = 4000\nsystem = true\n\
+                  [[user]]\nname = 'a'\nuid = 4000\ngroup = 'hpc'\n[[user]]\nname = 'b'\ngid = 4000\n";
+        let recipe = parse(&format!("{MINIMAL}{ok}")).unwrap();
+        let groups: Vec<_> = recipe.users.iter().map(|user| user.group.as_deref()).collect();
+        assert_eq!((recipe.groups[0].gid, &groups[..]), (Some(4000), &[Some("hpc"), Some("4000")][..]));
+        let again = "[[user]]\nname = 'c'\nuid = 4000";
+        check_rejected(&format!("{ok}{again}"), "user[2].uid: 4000 is that of the user 'a' too");
+        let again = "[[group]]\nname = 'c'\ngid = 4000";
+        check_rejected(&format!("{ok}{again}"), "group[1].gid: 4000 is that of the group 'hpc' too");
+        check_rejected("[[user]]\nname = 'a'\ngid = 1\ngroup = 'x'", "only one of gid and group");
+        check_rejected("[[group]]\nname = 'A'", "group[0].name");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How one layer of a recipe changes what the layers before it say.
 //!
 //! A value takes the place of an inherited one; tables are merged key by key. A list takes the place of the inherited list,
-//! or changes it: `packages = { add = ["slurmd"], remove = ["vim"] }`. Of `[[file]]`, `[[user]]`, `[[script]]` and
+//! or changes it: `packages = { add = ["slurmd"], remove = ["vim"] }`. Of `[[file]]`, `[[group]]`, `[[user]]`, `[[script]]` and
 //! `[[source.repository]]`, an item takes the place of the inherited one of the same name, or takes it out:
 //! `remove = true`. A table whose `type` is another one takes the place of the inherited table.
 
@@ -17,6 +17,7 @@ const TYPE: &str = "type";
 /// Lists of tables, and the key by which their items are told apart.
 const NAMED_ITEMS: [(&str, &str); 6] = [
     ("file", "path"),
+    ("group", "name"),
     ("user", "name"),
     ("script", "name"),
     ("check", "name"),

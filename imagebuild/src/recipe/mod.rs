@@ -60,6 +60,8 @@ pub struct Recipe {
     pub kernel_args: Vec<KernelArg>,
     /// Files and symbolic links to put into the root, in order.
     pub files: Vec<FileSpec>,
+    /// Groups to create, in order, before the users.
+    pub groups: Vec<GroupSpec>,
     /// Users to create or change, in order.
     pub users: Vec<UserSpec>,
     /// Units of the image's systemd to switch on and off.
@@ -277,6 +279,17 @@ pub enum Content {
     Symlink(String),
 }
 
+/// A group of the image. One that the packages created stays as it is.
+#[derive(Clone, Debug)]
+pub struct GroupSpec {
+    /// Its name.
+    pub name: String,
+    /// Its number; the image's `groupadd` chooses if there is none.
+    pub gid: Option<u32>,
+    /// Whether the number is chosen from those for services.
+    pub system: bool,
+}
+
 /// A user of the image. One that the packages created is changed, another is created.
 #[derive(Clone, Debug)]
 pub struct UserSpec {
@@ -284,8 +297,8 @@ pub struct UserSpec {
     pub name: String,
     /// User number; the image's `useradd` chooses if there is none.
     pub uid: Option<u32>,
-    /// Number of an existing primary group; a group of the user's own name if there is none.
-    pub gid: Option<u32>,
+    /// Name or number of an existing primary group; a group of the user's own name if there is none.
+    pub group: Option<String>,
     /// Supplementary groups.
     pub groups: Vec<String>,
     /// Home directory.
@@ -301,6 +314,8 @@ pub struct UserSpec {
 /// Units to switch on and off.
 #[derive(Clone, Debug, Default)]
 pub struct Services {
+    /// Whether systemd's presets decide first.
+    pub presets: bool,
     /// Started at boot.
     pub enable: Vec<String>,
     /// Not started at boot.

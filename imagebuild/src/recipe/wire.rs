@@ -69,6 +69,8 @@ pub struct Recipe<S> {
     pub kernel: Kernel,
     #[serde(default, rename = "file")]
     pub files: Vec<File>,
+    #[serde(default, rename = "group")]
+    pub groups: Vec<Group>,
     #[serde(default, rename = "user")]
     pub users: Vec<User>,
     #[serde(default)]
@@ -212,10 +214,20 @@ pub struct File {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Group {
+    pub name: String,
+    pub gid: Option<u32>,
+    #[serde(default)]
+    pub system: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct User {
     pub name: String,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
+    pub group: Option<String>,
     #[serde(default)]
     pub groups: Vec<String>,
     pub home: Option<String>,
@@ -228,6 +240,8 @@ pub struct User {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Services {
+    #[serde(default)]
+    pub presets: bool,
     #[serde(default)]
     pub enable: Vec<String>,
     #[serde(default)]
