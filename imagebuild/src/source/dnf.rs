@@ -32,6 +32,8 @@ impl Job<'_> {
         let work = work.path();
         write_configuration(source, work)?;
         make_dir(self.root())?;
+        // dnf's own lock names the process that holds it, and in its PID namespace each is the first.
+        let _lock = self.lock_cache(&self.dnf_cache())?;
         if !source.modules.is_empty() {
             let mut command = self.dnf_command(source, work);
             command.args(["module", "enable"]).args(&source.modules);

@@ -3,26 +3,17 @@
 //! The archive of downloaded packages is a directory of the cache, mounted over the root's own while mmdebstrap runs,
 //! so that a package is downloaded once. mmdebstrap mounts /proc, /sys and /dev by itself.
 
-use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::Duration;
 
-use bootspec::manifest::Package;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
-use super::{Job, Purpose, SourceError, make_dir, parse_packages};
-use crate::interrupt;
+use super::{Job, Purpose, SourceError, parse_packages};
 use crate::recipe::{Mmdebstrap, Proxy};
 use crate::sandbox::View;
 use crate::tool::{hide_proxies, program};
+use bootspec::manifest::Package;
 
 /// Where apt keeps what it downloads. The mount goes with the sandbox.
 const MOUNT_ARCHIVES: &str = r#"mkdir -p "$1/var/cache/apt/archives" && mount --bind "$BOOTNODE_ARCHIVES" "$1/var/cache/apt/archives""#;
-/// Between two looks at whether another build is done with the archive.
-const LOCK_POLL: Duration = Duration::from_millis(200);
 /// mmdebstrap must not empty the cache.
 const KEEP_ARCHIVES: &str = "essential/unlink,cleanup/apt/cache";
 /// mmdebstrap's own hooks that make /bin, /sbin and /lib links before the first package is unpacked, where the suite
@@ -39,8 +30,8 @@ impl Job<'_> {
         purpose: Purpose,
     ) -> Result<Vec<Package>, SourceError> {
         let archives = self.cache.join("apt");
-        make_dir(&archives)?;
-        let _lock = self.lock_archives(&archives)?;
+        // apt gives up at once when another apt works in the same archive of packages.
+        let _lock = self.lock_cache(&archives)?;
         let mut command = program("mmdebstrap");
         // The node's initramfs is made by imagebuild: the kernel package needs none.
         command.env("INITRD", "No").env("BOOTNODE_ARCHIVES", &archives);
@@ -66,25 +57,6 @@ impl Job<'_> {
         command.arg(&source.suite).arg(self.root()).args(&source.mirrors);
         self.tools.run("installing packages with mmdebstrap", View::Host, command, self.step)?;
         self.dpkg_packages()
-    }
-
-    /// apt gives up at once when another apt works in the same archive of packages, so the second build waits.
-    fn lock_archives(&self, archives: &Path) -> Result<File, SourceError> {
-        let prepare = |source| SourceError::Prepare { path: archives.to_owned(), source };
-        let dir = File::open(archives).map_err(prepare)?;
-        let mut waits = false;
-        loop {
-            match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(dir),
-                // A lock that blocks would not hear of Ctrl-C.
-                Err(Errno::WOULDBLOCK) if !interrupt::requested() => {}
-                Err(errno) => return Err(prepare(errno.into())),
-            }
-            if !std::mem::replace(&mut waits, true) {
-                self.step.note(&format!("waiting for another build to be done with {}", archives.display()));
-            }
-            sleep(LOCK_POLL);
-        }
     }
 
     /// Packages that were only unpacked are not in dpkg's database.

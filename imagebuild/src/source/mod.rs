@@ -7,23 +7,31 @@ mod oci;
 mod own_manager;
 mod scriptlet;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use bootspec::ImageRef;
 use bootspec::manifest::Package;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 pub use existing::state;
 pub use scriptlet::ScriptletFailure;
 
 use crate::archive::ScanError;
 use crate::file_error::FileError;
+use crate::interrupt;
 use crate::progress::Step;
 use crate::recipe::{PackageSource, Recipe, Source};
 use crate::sandbox::SandboxError;
 use crate::store::{Store, StoreError};
 use crate::tool::{ToolError, Tools};
+
+/// Between two looks at whether another build is done with the cache.
+const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// What the packages of a root are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +170,26 @@ struct Job<'a> {
 impl Job<'_> {
     fn root(&self) -> &Path {
         self.tools.sandbox().root()
+    }
+
+    /// Keeps other builds out of the cache `dir`, which is made, until the result is dropped.
+    fn lock_cache(&self, dir: &Path) -> Result<File, SourceError> {
+        make_dir(dir)?;
+        let prepare = |source| SourceError::Prepare { path: dir.to_owned(), source };
+        let file = File::open(dir).map_err(prepare)?;
+        let mut waits = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                // A lock that blocks would not hear of Ctrl-C.
+                Err(Errno::WOULDBLOCK) if !interrupt::requested() => {}
+                Err(errno) => return Err(prepare(errno.into())),
+            }
+            if !std::mem::replace(&mut waits, true) {
+                self.step.note(&format!("waiting for another build to be done with {}", dir.display()));
+            }
+            sleep(LOCK_POLL);
+        }
     }
 }
 
