@@ -18,9 +18,9 @@ use super::path_glob;
 use super::source_map::{Origin, Place};
 use super::wire::{self, PackageSourceType, SourceType};
 use super::{
-    BootSpec, CompressionSpec, Content, Dnf, ExcludeSpec, ExistingRoot, FileSpec, GroupSpec, KernelSpec, Location,
-    Mmdebstrap, OciImage, PackageSource, Recipe, RecipeError, Repository, RootKind, ScriptSpec, Services,
-    Source, UserSpec,
+    BootSpec, CompressionSpec, Content, Dnf, ExcludeSpec, Existing, ExistingRoot, FileSpec, GroupSpec,
+    KernelSpec, Location, Mmdebstrap, OciImage, PackageSource, Recipe, RecipeError, Repository, RootKind,
+    ScriptSpec, Services, Source, UserSpec,
 };
 
 const DEFAULT_FILE_MODE: u32 = 0o644;
@@ -90,10 +90,11 @@ impl WireSource for wire::Busybox<wire::Dnf> {
 impl WireSource for wire::RootAtPath {
     fn check(self, at: &At<'_, '_>, key: &str) -> Result<Source, RecipeError> {
         let key = format!("{key}.path");
-        Ok(Source::Existing(match self.kind {
+        let root = match self.kind {
             SourceType::Directory => ExistingRoot::Directory(at.existing_dir(&key, &self.path)?),
             _ => ExistingRoot::Tar(at.existing_file(&key, &self.path)?),
-        }))
+        };
+        Ok(Source::Existing(Existing { root, proxy: self.proxy }))
     }
 }
 
@@ -107,7 +108,7 @@ impl WireSource for wire::Image {
         let refuse = |error: NameError| at.error(&key, &error.to_string());
         name.parse::<ImageName>().map_err(refuse)?;
         version.map_or(Ok(()), |version| version.parse::<ImageVersion>().map(drop)).map_err(refuse)?;
-        Ok(Source::Existing(ExistingRoot::Image(self.image)))
+        Ok(Source::Existing(Existing { root: ExistingRoot::Image(self.image), proxy: self.proxy }))
     }
 }
 
@@ -120,7 +121,7 @@ impl WireSource for wire::Oci {
         if let Some(tag) = &self.tag {
             at.check(&format!("{key}.tag"), tag, check_word)?;
         }
-        Ok(Source::Existing(ExistingRoot::Oci(match (self.archive, self.layout, self.reference) {
+        let image = match (self.archive, self.layout, self.reference) {
             (Some(path), None, None) => {
                 OciImage::Archive { path: at.existing_file(&format!("{key}.archive"), &path)?, tag: self.tag }
             }
@@ -137,7 +138,8 @@ impl WireSource for wire::Oci {
                 OciImage::Registry { reference, tls_verify: self.tls_verify.unwrap_or(true) }
             }
             _ => return Err(at.error(key, "expected exactly one of archive, layout and reference")),
-        })))
+        };
+        Ok(Source::Existing(Existing { root: ExistingRoot::Oci(image), proxy: self.proxy }))
     }
 }
 
@@ -212,7 +214,7 @@ impl At<'_, '_> {
     /// An image that builds on itself would grow with each build.
     fn check_base(&self, recipe: &Recipe) -> Result<(), RecipeError> {
         match &recipe.source {
-            Source::Existing(ExistingRoot::Image(base))
+            Source::Existing(Existing { root: ExistingRoot::Image(base), .. })
                 if base.split('/').next() == Some(recipe.name.as_str()) =>
             {
                 Err(self.error("source.image", "is the image that this recipe makes"))
@@ -908,7 +910,10 @@ mod tests {
             assert!(error.contains(expected), "{keys} gave {error}");
         };
         let found = source(&format!("type = 'directory'\npath = '{dir}'")).unwrap();
-        assert!(matches!(found, Source::Existing(ExistingRoot::Directory(_))), "{found:?}");
+        assert!(
+            matches!(found, Source::Existing(Existing { root: ExistingRoot::Directory(_), .. })),
+            "{found:?}"
+        );
         refused(&format!("type = 'tar'\npath = '{dir}'"), "source.path: ");
         refused("type = 'tar'\npath = 'absent'", "cannot read /recipes/compute/absent");
         refused("type = 'image'\nimage = 'x/1'", "is the image that this recipe makes");

@@ -44,7 +44,7 @@ impl Source {
         match self {
             Self::Mmdebstrap(debian) | Self::Busybox(PackageSource::Mmdebstrap(debian)) => debian.key_files(),
             Self::Dnf(dnf) | Self::Busybox(PackageSource::Dnf(dnf)) => dnf.key_files(),
-            Self::Existing(root) => root.named_files(),
+            Self::Existing(existing) => existing.root.named_files(),
         }
     }
 }

@@ -15,7 +15,7 @@ const REMOVE: &str = "remove";
 const TYPE: &str = "type";
 
 /// Lists of tables, and the key by which their items are told apart.
-const NAMED_ITEMS: [(&str, &str); 6] = [
+const NAMED_ITEMS: [(&str, &str); 7] = [
     ("file", "path"),
     ("group", "name"),
     ("user", "name"),

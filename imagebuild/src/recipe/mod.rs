@@ -109,7 +109,16 @@ pub enum Source {
     /// No root at all: a kernel for the failsafe shell or for discovery. The source is where the kernel package comes from.
     Busybox(PackageSource),
     /// A root that exists already. Packages are added by its own package manager.
-    Existing(ExistingRoot),
+    Existing(Existing),
+}
+
+/// A root that exists already, and how it and what is added to it are fetched.
+#[derive(Clone, Debug)]
+pub struct Existing {
+    /// Where it is.
+    pub root: ExistingRoot,
+    /// By what its packages, and an image in a registry, are fetched. Without one, the environment says.
+    pub proxy: Option<Proxy>,
 }
 
 /// Where a root that exists already comes from.

@@ -78,6 +78,7 @@ impl Recipe {
                 debian.use_proxy(proxy);
             }
             Source::Dnf(dnf) | Source::Busybox(PackageSource::Dnf(dnf)) => dnf.use_proxy(proxy),
+            Source::Existing(existing) => existing.proxy = Some(proxy),
         }
     }
 }

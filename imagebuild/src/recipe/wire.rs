@@ -169,6 +169,7 @@ pub struct RootAtPath {
     #[serde(rename = "type")]
     pub kind: SourceType,
     pub path: PathBuf,
+    pub proxy: Option<Proxy>,
 }
 
 #[derive(Deserialize)]
@@ -177,6 +178,7 @@ pub struct Image {
     #[serde(rename = "type")]
     _kind: IgnoredAny,
     pub image: String,
+    pub proxy: Option<Proxy>,
 }
 
 #[derive(Deserialize)]
@@ -189,6 +191,7 @@ pub struct Oci {
     pub reference: Option<String>,
     pub tag: Option<String>,
     pub tls_verify: Option<bool>,
+    pub proxy: Option<Proxy>,
 }
 
 #[derive(Default, Deserialize)]

@@ -5,18 +5,18 @@ use std::fs;
 use std::path::Path;
 
 use bootspec::manifest::{Package, Root};
+use bootspec::store::MANIFEST;
 use bootspec::{ImageRef, Sha256Digest};
 use sha2::{Digest, Sha256};
 
 use super::{Job, SourceError, make_dir};
 use crate::archive::scan;
 use crate::file_error::failed;
-use crate::recipe::{ExistingRoot, Recipe, Source};
+use crate::recipe::{Existing, ExistingRoot, Recipe, Source};
 use crate::sandbox::View;
 use crate::store::Store;
 use crate::tool::program;
 use crate::verify::verify;
-use bootspec::store::MANIFEST;
 
 /// GNU tar keeps all that a tar archive can hold, and without `--absolute-names` lets no name lead out of the root.
 const TAR: [&str; 7] = [
@@ -32,7 +32,7 @@ const TAR: [&str; 7] = [
 /// Digest of what `recipe` starts from, as far as it is known here and not a file that the recipe names: the base image,
 /// or what is in the directory. A file of the directory counts as changed when its size or time has.
 pub fn state(recipe: &Recipe, store: &Store) -> Result<Option<Sha256Digest>, SourceError> {
-    let Source::Existing(root) = &recipe.source else { return Ok(None) };
+    let Source::Existing(Existing { root, .. }) = &recipe.source else { return Ok(None) };
     let digest = match root {
         ExistingRoot::Image(name) => {
             let path = store.dir(&store.resolve(name)?).join(MANIFEST);
@@ -51,14 +51,15 @@ pub fn state(recipe: &Recipe, store: &Store) -> Result<Option<Sha256Digest>, Sou
 }
 
 impl Job<'_> {
-    pub(super) fn existing(&self, root: &ExistingRoot) -> Result<Vec<Package>, SourceError> {
-        match root {
+    pub(super) fn existing(&self, existing: &Existing) -> Result<Vec<Package>, SourceError> {
+        let proxy = existing.proxy.as_ref();
+        match &existing.root {
             ExistingRoot::Tar(path) => self.unpack(path, &TAR)?,
             ExistingRoot::Directory(path) => self.copy(path)?,
             ExistingRoot::Image(name) => self.unpack_image(&self.store.resolve(name)?)?,
-            ExistingRoot::Oci(image) => self.unpack_oci(image)?,
+            ExistingRoot::Oci(image) => self.unpack_oci(image, proxy)?,
         }
-        self.add_packages()?;
+        self.add_packages(proxy)?;
         self.list_packages()
     }
 

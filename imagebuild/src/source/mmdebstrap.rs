@@ -4,13 +4,13 @@
 //! so that a package is downloaded once. mmdebstrap mounts /proc, /sys and /dev by itself.
 
 use std::path::Path;
-use std::process::Command;
 
-use super::{Job, Purpose, SourceError, parse_packages};
-use crate::recipe::{Mmdebstrap, Proxy};
-use crate::sandbox::View;
-use crate::tool::{hide_proxies, program};
 use bootspec::manifest::Package;
+
+use super::{Job, Purpose, SourceError, parse_packages, set_proxy};
+use crate::recipe::Mmdebstrap;
+use crate::sandbox::View;
+use crate::tool::program;
 
 /// Where apt keeps what it downloads. The mount goes with the sandbox.
 const MOUNT_ARCHIVES: &str = r#"mkdir -p "$1/var/cache/apt/archives" && mount --bind "$BOOTNODE_ARCHIVES" "$1/var/cache/apt/archives""#;
@@ -66,13 +66,5 @@ impl Job<'_> {
         command.args(["--show", &format!("--showformat={PACKAGE_FORMAT}")]);
         let lines = self.tools.lines("listing packages with dpkg-query", View::Host, command, self.step)?;
         parse_packages("dpkg-query", &lines)
-    }
-}
-
-/// apt takes proxies from its environment too. What is given it by `--aptopt` stays in the image.
-fn set_proxy(command: &mut Command, proxy: &Proxy) {
-    hide_proxies(command);
-    if let Some(url) = proxy.url() {
-        command.env("http_proxy", url).env("https_proxy", url);
     }
 }

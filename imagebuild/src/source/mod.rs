@@ -10,6 +10,7 @@ mod scriptlet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -25,10 +26,10 @@ use crate::archive::ScanError;
 use crate::file_error::FileError;
 use crate::interrupt;
 use crate::progress::Step;
-use crate::recipe::{PackageSource, Recipe, Source};
+use crate::recipe::{PackageSource, Proxy, Recipe, Source};
 use crate::sandbox::SandboxError;
 use crate::store::{Store, StoreError};
-use crate::tool::{ToolError, Tools};
+use crate::tool::{ToolError, Tools, hide_proxies};
 
 /// Between two looks at whether another build is done with the cache.
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -143,7 +144,7 @@ pub fn install(
         Source::Dnf(source) => job.dnf(source, Purpose::System)?,
         Source::Busybox(PackageSource::Mmdebstrap(source)) => job.mmdebstrap(source, Purpose::KernelOnly)?,
         Source::Busybox(PackageSource::Dnf(source)) => job.dnf(source, Purpose::KernelOnly)?,
-        Source::Existing(root) => job.existing(root)?,
+        Source::Existing(existing) => job.existing(existing)?,
     };
     installed.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.version.cmp(&b.version)));
     Ok(installed)
@@ -190,6 +191,14 @@ impl Job<'_> {
             }
             sleep(LOCK_POLL);
         }
+    }
+}
+
+/// Makes a program that takes proxies from its environment use `proxy`. What apt is given by `--aptopt` stays in the image.
+fn set_proxy(command: &mut Command, proxy: &Proxy) {
+    hide_proxies(command);
+    if let Some(url) = proxy.url() {
+        command.env("http_proxy", url).env("https_proxy", url);
     }
 }
 

@@ -6,9 +6,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::{Job, SourceError, make_dir};
+use super::{Job, SourceError, make_dir, set_proxy};
 use crate::file_error::failed;
-use crate::recipe::OciImage;
+use crate::recipe::{OciImage, Proxy};
 use crate::sandbox::View;
 use crate::tool::program;
 
@@ -19,11 +19,12 @@ const DOCKER_MANIFEST: &str = "manifest.json";
 const OCI_INDEX: &str = "index.json";
 
 impl Job<'_> {
-    pub(super) fn unpack_oci(&self, image: &OciImage) -> Result<(), SourceError> {
+    pub(super) fn unpack_oci(&self, image: &OciImage, proxy: Option<&Proxy>) -> Result<(), SourceError> {
         let work = self.root().with_extension("oci");
         make_dir(&work)?;
         let (layout, bundle) = (work.join("layout"), work.join("bundle"));
         let mut copy = program("skopeo");
+        proxy.iter().for_each(|proxy| set_proxy(&mut copy, proxy));
         copy.args(["copy", "--quiet", "--insecure-policy"]);
         if let OciImage::Registry { tls_verify: false, .. } = image {
             copy.arg("--src-tls-verify=false");

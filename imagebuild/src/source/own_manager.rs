@@ -11,8 +11,9 @@ use bootspec::manifest::Package;
 use super::dnf::{KEY_PACKAGE, PACKAGE_FORMAT as RPM_FORMAT};
 use super::mmdebstrap::PACKAGE_FORMAT as DPKG_FORMAT;
 use super::scriptlet::Watch;
-use super::{Job, SourceError, parse_packages};
+use super::{Job, SourceError, parse_packages, set_proxy};
 use crate::file_error::failed;
+use crate::recipe::Proxy;
 use crate::sandbox::View;
 use crate::tool::program;
 
@@ -44,16 +45,16 @@ const MANAGERS: [Manager; 3] = [
 ];
 
 impl Job<'_> {
-    pub(super) fn add_packages(&self) -> Result<(), SourceError> {
+    pub(super) fn add_packages(&self, proxy: Option<&Proxy>) -> Result<(), SourceError> {
         if self.packages.is_empty() {
             return Ok(());
         }
         let manager = self.manager()?;
         let made_policy = self.forbid_services()?;
         if !manager.refresh.is_empty() {
-            self.manage(manager, "refreshing package lists", manager.refresh, &[])?;
+            self.manage(manager, "refreshing package lists", manager.refresh, &[], proxy)?;
         }
-        self.manage(manager, "installing packages", manager.install, &self.packages)?;
+        self.manage(manager, "installing packages", manager.install, &self.packages, proxy)?;
         if made_policy {
             let path = Path::new(POLICY);
             self.tools.sandbox().inside(|| fs::remove_file(path).map_err(failed("remove", path)))??;
@@ -77,11 +78,13 @@ impl Job<'_> {
         what: &str,
         verb: &[&str],
         packages: &[String],
+        proxy: Option<&Proxy>,
     ) -> Result<(), SourceError> {
         let what = format!("{what} with the root's own {}", manager.program);
         let mut command = program(manager.program);
         // The node's initramfs is made by imagebuild: the kernel package needs none.
         command.env("INITRD", "No").args(verb).args(packages);
+        proxy.iter().for_each(|proxy| set_proxy(&mut command, proxy));
         let mut watch = Watch::default();
         let on_line = &mut |line: &str| watch.line(line);
         self.tools.run_watched(&what, View::RootOnline, command, self.step, on_line)?;
