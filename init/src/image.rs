@@ -7,14 +7,11 @@ use std::path::{Path, PathBuf};
 use bootspec::diagnosis::explain;
 use bootspec::initramfs::{self, chunk_path};
 use bootspec::manifest::{Manifest, ManifestError, RootArchive};
-use bootspec::store::{MANIFEST, MANIFEST_SIGNATURE, MAX_SIGNATURE_BYTES};
+use bootspec::store::{MANIFEST, MANIFEST_SIGNATURE, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES};
 
 use crate::fetch::{FetchError, Fetcher};
 use crate::kmsg;
 use crate::trust::{Trust, TrustError};
-
-/// Package lists make manifests long: a thousand packages are about 100 KB.
-const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// There is no usable image.
 #[derive(Debug, thiserror::Error)]

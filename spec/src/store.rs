@@ -19,6 +19,8 @@ use crate::manifest::BootMode;
 pub const MANIFEST: &str = "manifest.json";
 /// What the name of a file's signature (in minisign's format) has behind the name of the file.
 pub const SIGNATURE_SUFFIX: &str = ".minisig";
+/// A larger file is no manifest: package lists make them long, and a thousand packages are about 100 KB.
+pub const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 /// A larger file is no signature: those of minisign have some 300 bytes.
 pub const MAX_SIGNATURE_BYTES: u64 = 4096;
 /// File name of the signature of [`MANIFEST`], if the image is signed.
