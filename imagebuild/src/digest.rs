@@ -5,7 +5,8 @@ use std::io::{self, Read};
 use bootspec::Sha256Digest;
 use sha2::{Digest, Sha256};
 
-const READ_BYTES: usize = 256 * 1024;
+/// How much of a file is read at a time.
+pub const READ_BYTES: usize = 256 * 1024;
 
 /// Reads to the end; returns how much there was and its digest.
 pub fn digest(mut from: impl Read) -> io::Result<(u64, Sha256Digest)> {

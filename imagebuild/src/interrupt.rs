@@ -16,6 +16,12 @@ pub fn listen() -> std::io::Result<()> {
     Ok(())
 }
 
+/// For reading and writing long files: fails if the user asked to stop.
+pub fn check() -> std::io::Result<()> {
+    // Not the kind `Interrupted`, upon which a call is made again.
+    if requested() { Err(std::io::Error::other("interrupted")) } else { Ok(()) }
+}
+
 /// Whether the user asked to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)

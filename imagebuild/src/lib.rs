@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod build;
 pub mod cli;
+pub mod contents;
 pub mod customise;
 pub mod diff;
 pub mod digest;
@@ -26,4 +27,5 @@ mod sys;
 #[cfg(test)]
 mod testing;
 pub mod tool;
+pub mod transfer;
 pub mod verify;

@@ -162,6 +162,49 @@ fn damage_is_found_by_name_and_fails() -> Result<()> {
 }
 
 #[test]
+fn a_version_moves_to_another_store_and_damage_does_not() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let image = text(&json(&here, &["build", "failsafe"])?["image"])?;
+    let file = dir.path().join("failsafe.tar").display().to_string();
+    ensure!(json(&here, &["export", "failsafe", &file, "--dry-run"])?["image"] == image.as_str());
+    ensure!(!Path::new(&file).exists(), "a dry run wrote the file");
+    let exported = json(&here, &["export", "failsafe", &file])?;
+    ensure!(exported["size_bytes"] == fs::metadata(&file)?.len(), "{exported}");
+
+    let dry = json(&there, &["import", &file, "--dry-run"])?;
+    ensure!(dry["published"] == false && !there.exists(), "{dry}");
+    let imported = json(&there, &["import", &file])?;
+    ensure!(imported["image"] == image.as_str() && imported["published"] == true, "{imported}");
+    ensure!(imported["current"] == false, "nobody asked for it to be current");
+    ensure!(json(&there, &["import", &file, "--current"])?["reused"] == true);
+    ensure!(json(&there, &["show", "failsafe"])?["image"] == image.as_str());
+    ensure!(json(&there, &["verify", "failsafe"])?["damage"].as_array().is_some_and(Vec::is_empty));
+    let same = Command::new("diff").arg("-r").args([here.join(&image), there.join(&image)]).status()?;
+    ensure!(same.success(), "its files differ");
+
+    // Through a pipe, as over ssh; and what is damaged on the way.
+    let piped = imagebuild(&here, &["export", "failsafe", "-"])?.stdout;
+    ensure!(piped == fs::read(&file)?, "standard output is another file");
+    let mut damaged = piped;
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let file = dir.path().join("damaged.tar");
+    fs::write(&file, damaged)?;
+    let elsewhere = dir.path().join("elsewhere");
+    let mut import = Command::new(program("imagebuild")?);
+    import.args(["import", "-", "--store"]).arg(&elsewhere).stdin(fs::File::open(&file)?);
+    let refused = import.output()?;
+    let message = String::from_utf8(refused.stderr)?;
+    ensure!(
+        refused.status.code() == Some(1) && message.contains("of standard input has SHA-256"),
+        "{message}"
+    );
+    ensure!(fs::read_dir(elsewhere.join("failsafe"))?.next().is_none(), "something is left");
+    Ok(())
+}
+
+#[test]
 fn an_interrupted_build_cleans_up_and_says_so() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let log = dir.path().join("cache/logs/failsafe.log");

@@ -197,8 +197,7 @@ pub fn verify(args: &VerifyArgs, progress: &Progress) -> anyhow::Result<()> {
     let trust = Trust::read(&args.trust.trust, None)?;
     let step = progress.step(format!("verify {image}"));
     let manifest = store.manifest(&image)?;
-    let artifacts: u64 = manifest.artifacts.values().map(|artifact| artifact.size_bytes).sum();
-    step.set_total(artifacts + manifest.root.as_ref().map_or(0, Root::file_bytes));
+    step.set_total(manifest.artifacts.values().map(|artifact| artifact.size_bytes).sum());
     let damage = verify::verify(&store, &image, &trust.trusted_keys(), |bytes| step.advance(bytes))?;
     if *json {
         let damage: Vec<_> = damage.iter().map(|d| json!({"what": d.what, "problem": d.problem})).collect();

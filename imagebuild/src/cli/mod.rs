@@ -5,6 +5,7 @@ mod images;
 mod keys;
 mod recipe;
 mod retention;
+mod transfer;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -42,6 +43,10 @@ enum Command {
     Rm(retention::RmArgs),
     /// Remove the versions that are neither current nor in use nor among the newest
     Gc(retention::GcArgs),
+    /// Write a version into one file
+    Export(transfer::ExportArgs),
+    /// Take a version out of such a file into the store
+    Import(transfer::ImportArgs),
     /// Publish a new version with another init, busybox or keys and the same root, kernel and kernel modules
     Repack(build::RepackArgs),
     /// Make a pair of keys: bootnode.key signs images, bootnode.pub goes into initramfs
@@ -105,6 +110,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Rollback(args) => retention::rollback(&args, &progress),
         Command::Rm(args) => retention::rm(&args),
         Command::Gc(args) => retention::gc(&args),
+        Command::Export(args) => transfer::export(&args, &progress),
+        Command::Import(args) => transfer::import(&args, &progress),
         Command::Repack(args) => build::repack(&args, &progress),
         Command::Keygen(args) => keys::keygen(&args),
         Command::Recipe(command) => recipe::run(&command),

@@ -25,7 +25,8 @@ use crate::file_error::{FileError, failed};
 pub use retention::Fate;
 
 const DRAFT_PREFIX: &str = ".draft-";
-const SCRATCH: &str = "scratch";
+/// The directory of a draft that is removed before publication. An artifact cannot have this name.
+pub(crate) const SCRATCH: &str = "scratch";
 
 /// A directory of published images.
 #[derive(Clone, Debug)]
@@ -72,6 +73,14 @@ pub enum StoreError {
         "{0} is in use: a node is booting it, bootserve's configuration names it, or another imagebuild reads it\nhint: bootserve lets go of it when the node is up, an hour after its script at the latest"
     )]
     InUse(ImageRef),
+    /// A published version never changes.
+    #[error(
+        "there is another {0} in the store {1}: its files differ\nhint: `imagebuild diff` tells what differs from other versions, `imagebuild rm {0}` makes way"
+    )]
+    Exists(ImageRef, PathBuf),
+    /// Another process is at it.
+    #[error("{0} is just being made by another imagebuild\nhint: try again when that has ended")]
+    InTheMaking(ImageRef),
     /// There is nothing to go back to.
     #[error("there is no version older than {0}")]
     NoOlder(ImageRef),
@@ -84,6 +93,11 @@ impl Store {
     /// The store at `root`, which is made when the first image is.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+
+    /// Its directory.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// All versions of all images, sorted by name and version. Empty if the store does not exist yet.
@@ -158,14 +172,37 @@ impl Store {
 
     /// Begins a version of `name`. `version` is what the caller would like; if it is taken, `-2`, `-3`, … is appended.
     pub fn begin(&self, name: &ImageName, version: &ImageVersion) -> Result<Draft, StoreError> {
+        self.begin_as(name, |parent| Ok(free_version(parent, version)))
+    }
+
+    /// Begins `image` itself, which was made elsewhere and keeps its name.
+    pub fn begin_named(&self, image: &ImageRef) -> Result<Draft, StoreError> {
+        self.begin_as(&image.name, |parent| {
+            let taken = |name: String| parent.join(name).symlink_metadata().is_ok();
+            if taken(image.version.to_string()) {
+                return Err(StoreError::Exists(image.clone(), self.root.clone()));
+            }
+            match taken(draft_name(&image.version)) {
+                true => Err(StoreError::InTheMaking(image.clone())),
+                false => Ok(image.version.clone()),
+            }
+        })
+    }
+
+    /// Begins the version that `choose` chooses when it is given the image's directory.
+    fn begin_as(
+        &self,
+        name: &ImageName,
+        choose: impl FnOnce(&Path) -> Result<ImageVersion, StoreError>,
+    ) -> Result<Draft, StoreError> {
         let parent = image_dir(&self.root, name);
         fs::create_dir_all(&parent).map_err(failed("create", &parent))?;
         // Held until this draft has its own lock, so that nobody takes it for dead before that.
         let _beginning = lock(&parent, FlockOperation::LockExclusive)?;
         remove_dead_drafts(&parent)?;
-        let version = free_version(&parent, version);
+        let version = choose(&parent)?;
         let dir = tempfile::Builder::new()
-            .prefix(&format!("{DRAFT_PREFIX}{version}"))
+            .prefix(&draft_name(&version))
             .rand_bytes(0)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir_in(&parent)
@@ -210,6 +247,19 @@ impl Draft {
         signature: Option<&str>,
         manifest: &Manifest,
     ) -> Result<ImageRef, StoreError> {
+        let parent = self.parent.clone();
+        let image = self.add(json, signature, manifest)?;
+        set_current(&parent, &image.version)?;
+        Ok(image)
+    }
+
+    /// Publishes this as [`Draft::publish`] does, and leaves the current version as it is.
+    pub fn add(
+        self,
+        json: &str,
+        signature: Option<&str>,
+        manifest: &Manifest,
+    ) -> Result<ImageRef, StoreError> {
         let dir = self.dir.path();
         let scratch = dir.join(SCRATCH);
         if scratch.exists() {
@@ -230,7 +280,6 @@ impl Draft {
         let dir = self.dir.keep();
         fs::rename(&dir, &destination).map_err(failed("publish", &destination))?;
         sync(&self.parent)?;
-        set_current(&self.parent, &self.image.version)?;
         Ok(self.image)
     }
 }
@@ -261,13 +310,17 @@ fn remove_if_there(link: &Path) -> Result<(), FileError> {
     }
 }
 
+fn draft_name(version: &ImageVersion) -> String {
+    format!("{DRAFT_PREFIX}{version}")
+}
+
 /// `version`, or with the first number behind it that neither a published version nor a draft has.
 fn free_version(parent: &Path, version: &ImageVersion) -> ImageVersion {
     let taken = |name: String| parent.join(name).symlink_metadata().is_ok();
     let numbered = (2u32..).map(|n| format!("{version}-{n}").parse().expect("a suffix keeps the name valid"));
     std::iter::once(version.clone())
         .chain(numbered)
-        .find(|version| !taken(version.to_string()) && !taken(format!("{DRAFT_PREFIX}{version}")))
+        .find(|version| !taken(version.to_string()) && !taken(draft_name(version)))
         .expect("there are fewer than four billion versions")
 }
 
