@@ -11,10 +11,13 @@ use crate::diff::{self, Change};
 use crate::progress::{Progress, human};
 use crate::signing::{Trust, key_id_of};
 use crate::store::{Published, Store};
+use crate::transfer::remote::{Remote, RemoteUrl};
 use crate::verify::{self, Damage};
 
 #[derive(Args)]
 pub struct ListArgs {
+    /// List what is there instead of in the store: s3://BUCKET or s3://BUCKET/PREFIX
+    url: Option<RemoteUrl>,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -49,6 +52,9 @@ pub struct VerifyArgs {
 }
 
 pub fn list(args: &ListArgs) -> anyhow::Result<()> {
+    if let Some(url) = &args.url {
+        return list_remote(url, args.store.json);
+    }
     let store = Store::new(&args.store.store);
     let list = store.list()?;
     if args.store.json {
@@ -67,6 +73,15 @@ pub fn list(args: &ListArgs) -> anyhow::Result<()> {
         print(&format!("{}  {kind}{mark}", published.image))?;
     }
     Ok(())
+}
+
+fn list_remote(url: &RemoteUrl, as_json: bool) -> anyhow::Result<()> {
+    let list = Remote::open(url.clone())?.list()?;
+    if as_json {
+        let list: Vec<_> = list.iter().map(|image| json!({"image": image})).collect();
+        return print(&serde_json::to_string_pretty(&list)?);
+    }
+    list.iter().try_for_each(|image| print(&image.to_string()))
 }
 
 /// A version in the list. Mode and root are null if its manifest cannot be read.

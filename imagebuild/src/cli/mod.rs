@@ -47,6 +47,10 @@ enum Command {
     Export(transfer::ExportArgs),
     /// Take a version out of such a file into the store
     Import(transfer::ImportArgs),
+    /// Send a version to an object store that speaks S3
+    Push(transfer::PushArgs),
+    /// Take a version out of such an object store into the store
+    Pull(transfer::PullArgs),
     /// Publish a new version with another init, busybox or keys and the same root, kernel and kernel modules
     Repack(build::RepackArgs),
     /// Make a pair of keys: bootnode.key signs images, bootnode.pub goes into initramfs
@@ -112,6 +116,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Gc(args) => retention::gc(&args),
         Command::Export(args) => transfer::export(&args, &progress),
         Command::Import(args) => transfer::import(&args, &progress),
+        Command::Push(args) => transfer::push(&args, &progress),
+        Command::Pull(args) => transfer::pull(&args, &progress),
         Command::Repack(args) => build::repack(&args, &progress),
         Command::Keygen(args) => keys::keygen(&args),
         Command::Recipe(command) => recipe::run(&command),

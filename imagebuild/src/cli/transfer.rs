@@ -1,4 +1,4 @@
-//! `imagebuild export` and `import`: versions leave the store and come into it.
+//! `imagebuild export`, `import`, `push` and `pull`: versions leave the store and come into it.
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read};
@@ -15,6 +15,7 @@ use crate::file_error::failed;
 use crate::progress::{Progress, Step, human};
 use crate::signing::Trust;
 use crate::store::Store;
+use crate::transfer::remote::{self, Pushed, Remote, RemoteUrl, Wanted};
 use crate::transfer::{self, Arrival, Terms};
 
 /// Standard input or output.
@@ -37,6 +38,29 @@ pub struct ExportArgs {
 pub struct ImportArgs {
     /// A file of `imagebuild export`, or - for standard input
     file: PathBuf,
+    #[command(flatten)]
+    arrival: ArrivalArgs,
+}
+
+#[derive(Args)]
+pub struct PushArgs {
+    /// NAME for the current version, or NAME/VERSION
+    image: String,
+    /// Where it goes: s3://BUCKET or s3://BUCKET/PREFIX, with endpoint and credentials out of the AWS_* variables
+    url: RemoteUrl,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Say what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct PullArgs {
+    /// Where it is: s3://BUCKET or s3://BUCKET/PREFIX, with endpoint and credentials out of the AWS_* variables
+    url: RemoteUrl,
+    /// NAME for the newest version there, or NAME/VERSION
+    image: Wanted,
     #[command(flatten)]
     arrival: ArrivalArgs,
 }
@@ -109,6 +133,36 @@ pub fn import(args: &ImportArgs, progress: &Progress) -> anyhow::Result<()> {
     let file = BufReader::with_capacity(READ_BYTES, file);
     args.arrival.take(&format!("import {from}"), progress, |store, terms, step| {
         Ok(transfer::import(store, file, &from, terms, step)?)
+    })
+}
+
+pub fn push(args: &PushArgs, progress: &Progress) -> anyhow::Result<()> {
+    let store = Store::new(&args.store.store);
+    let image = store.resolve(&args.image)?;
+    let remote = Remote::open(args.url.clone())?;
+    let step = progress.step(format!("push {image} to {}", args.url));
+    let Pushed { sent, sent_bytes, there } = remote::push(&store, &image, &remote, args.dry_run, &step)?;
+    let sending = if args.dry_run { "to be sent" } else { "sent" };
+    step.done(&format!(
+        "{} files {sending} ({}), {} there already",
+        sent.len(),
+        human(sent_bytes),
+        there.len()
+    ));
+    if args.store.json {
+        let url = format!("{}/{image}", args.url);
+        let result =
+            json!({"image": image, "url": url, "sent": sent, "sent_bytes": sent_bytes, "there": there});
+        return print(&serde_json::to_string_pretty(&result)?);
+    }
+    let is = if args.dry_run { "would be" } else { "is" };
+    print(&format!("{image} {is} at {}", args.url))
+}
+
+pub fn pull(args: &PullArgs, progress: &Progress) -> anyhow::Result<()> {
+    let remote = Remote::open(args.url.clone())?;
+    args.arrival.take(&format!("pull {} from {}", args.image, args.url), progress, |store, terms, step| {
+        Ok(remote::pull(store, &remote, &args.image, terms, step)?)
     })
 }
 

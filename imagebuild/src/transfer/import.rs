@@ -35,9 +35,7 @@ pub fn import(
     };
     let incoming = Incoming::check(from, json, signature, terms.keys)?;
     if let Some(there) = incoming.find(store)? {
-        if terms.make_current && !terms.dry_run {
-            store.make_current(&there.image)?;
-        }
+        there.make_current(store, terms)?;
         return Ok(there);
     }
     let mut receiving = incoming.receive(store, terms.dry_run)?;

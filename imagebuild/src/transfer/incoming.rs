@@ -37,6 +37,16 @@ pub struct Arrival {
     pub other_signature: bool,
 }
 
+impl Arrival {
+    /// A version that is there already becomes the current one, if the terms say so.
+    pub fn make_current(&self, store: &Store, terms: Terms<'_>) -> Result<(), StoreError> {
+        match terms.make_current && !terms.dry_run {
+            true => store.make_current(&self.image),
+            false => Ok(()),
+        }
+    }
+}
+
 /// The documents of a version, checked.
 pub struct Incoming {
     from: String,

@@ -1,4 +1,4 @@
-//! Versions of images leave the store and come into it: as one file (`export`, `import`).
+//! Versions of images leave the store and come into it: as one file (`export`, `import`), or by an object store (`remote`).
 //!
 //! What leaves is read against its manifest, so that damage stays where it is. What comes is hostile until it has been checked:
 //! names, sizes and digests against the manifest, and the manifest, where keys are given, against its signature. It is published
@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod incoming;
 mod outgoing;
+pub mod remote;
 
 use std::io;
 
@@ -32,6 +33,9 @@ pub enum TransferError {
     /// A file of this machine.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The object store refused.
+    #[error(transparent)]
+    Remote(#[from] remote::RemoteError),
     /// Where the file should be is something else.
     #[error(
         "{0} exists and is no regular file: it is not replaced\nhint: name another file, or - for standard output"
