@@ -6,6 +6,10 @@ use std::io;
 use bootspec::ImageRef;
 use object_store::client::{HttpError, HttpErrorKind};
 
+/// What servers answer to a list, of which the library keeps no status: the bucket is missing, or who asks may not.
+const NO_BUCKET: &str = "NoSuchBucket";
+const DENIED: [&str; 3] = ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"];
+
 /// An object store did not do what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -106,14 +110,21 @@ impl RemoteError {
     /// What `error` means. Its causes repeat each other, so the innermost alone is kept, as text.
     pub(super) fn of(action: &'static str, what: &str, endpoint: &str, error: &object_store::Error) -> Self {
         let (what, endpoint, reason) = (what.to_owned(), endpoint.to_owned(), reason(error));
-        match error {
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-                Self::Denied { action, what, endpoint, reason }
-            }
-            _ if is_unreachable(error) => Self::Unreachable { action, what, endpoint, reason },
-            _ => Self::Failed { action, what, endpoint, reason },
+        use object_store::Error::{PermissionDenied, Unauthenticated};
+        let denied = matches!(error, PermissionDenied { .. } | Unauthenticated { .. });
+        if denied || DENIED.contains(&reason.as_str()) {
+            Self::Denied { action, what, endpoint, reason }
+        } else if is_unreachable(error) {
+            Self::Unreachable { action, what, endpoint, reason }
+        } else {
+            Self::Failed { action, what, endpoint, reason }
         }
     }
+}
+
+/// Whether `error` means that the bucket is missing.
+pub(super) fn is_missing_bucket(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. }) || reason(error) == NO_BUCKET
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -146,7 +146,7 @@ impl Remote {
         let objects = self.objects.list(Some(prefix)).try_collect::<Vec<_>>();
         match or_interrupted(objects).await? {
             // What lies below a prefix may be nothing, but not absent: that is the bucket.
-            Err(object_store::Error::NotFound { .. }) => Err(RemoteError::NoBucket {
+            Err(error) if error::is_missing_bucket(&error) => Err(RemoteError::NoBucket {
                 bucket: self.url.bucket.clone(),
                 endpoint: self.endpoint.clone(),
             }),
