@@ -41,6 +41,7 @@ const INTERRUPT_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     root: PathBuf,
+    network: bool,
 }
 
 /// Which file system is a program's own root.
@@ -108,7 +109,12 @@ fn privilege_hint(error: &io::Error) -> &'static str {
 impl Sandbox {
     /// A sandbox for the root file system at `root`, an absolute path. The directory is made when first needed.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), network: true }
+    }
+
+    /// The same sandbox without network: programs reach neither other machines nor services of this one.
+    pub fn without_network(&self) -> Self {
+        Self { network: false, ..self.clone() }
     }
 
     /// The root file system.
@@ -147,7 +153,7 @@ impl Sandbox {
     }
 
     fn enter(&self, view: View) -> Result<(), SandboxError> {
-        let online = matches!(view, View::Host | View::HostAndRoot | View::RootOnline);
+        let online = self.network && matches!(view, View::Host | View::HostAndRoot | View::RootOnline);
         self.prepare("unshare namespaces", sys::unshare_thread(online))?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         self.prepare("make mounts private", mount_change("/", private).map_err(io::Error::from))?;
@@ -420,6 +426,23 @@ mod tests {
         sandbox.inside(write).unwrap().unwrap();
         assert!(twin.join("file").exists());
         assert_eq!(outside.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn without_network_a_program_does_not_even_reach_this_machine() {
+        if !is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let script = format!("echo > /dev/tcp/127.0.0.1/{}", listener.local_addr().unwrap().port());
+        let reaches = |sandbox: Sandbox| {
+            let mut command = Command::new("bash");
+            command.args(["-c", &script]);
+            sandbox.run(View::HostAndRoot, command, &mut |_| {}).unwrap().success()
+        };
+        assert!(reaches(Sandbox::new(root.path())));
+        assert!(!reaches(Sandbox::new(root.path()).without_network()));
     }
 
     #[test]

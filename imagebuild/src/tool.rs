@@ -87,6 +87,13 @@ impl Tools {
         Ok(Self { sandbox, log, log_path: log_path.to_owned() })
     }
 
+    /// Tools for the same root and with the same log, whose programs have no network.
+    pub fn without_network(&self) -> Result<Self, ToolError> {
+        let log = self.log.try_clone();
+        let log = log.map_err(|source| ToolError::Log { path: self.log_path.clone(), source })?;
+        Ok(Self { sandbox: self.sandbox.without_network(), log, log_path: self.log_path.clone() })
+    }
+
     /// The root and its sandbox.
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
