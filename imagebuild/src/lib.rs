@@ -12,6 +12,7 @@ pub mod file_system;
 pub mod initramfs;
 pub mod interrupt;
 pub mod kernel;
+pub mod lock;
 pub mod modules;
 pub mod programs;
 pub mod progress;

@@ -7,6 +7,7 @@ use bootspec::manifest::Package;
 
 use crate::customise::{self, CustomiseError};
 use crate::kernel::{self, Kernel, KernelError};
+use crate::lock::{self, LockError, Locked};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::sandbox::{Sandbox, SandboxError};
@@ -23,7 +24,7 @@ pub struct BuiltRoot {
     pub kernel: Kernel,
     /// What the kernel calls the machine: `x86_64`.
     pub architecture: String,
-    /// The installed packages, sorted by name. Empty if a kernel was unpacked without being installed.
+    /// The installed packages, sorted by name. Empty if a kernel was unpacked without being installed, and without a lock.
     pub packages: Vec<Package>,
 }
 
@@ -48,6 +49,9 @@ pub enum RootError {
     /// Its packages cannot be installed.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The packages of its lock cannot be installed.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// What the recipe adds to the packages cannot be added.
     #[error(transparent)]
     Customise(#[from] CustomiseError),
@@ -61,11 +65,13 @@ pub enum RootError {
 
 /// Builds the root file system of `recipe` in the directory `root`, which is empty or absent.
 ///
-/// `cache` keeps downloaded packages for later builds, and the log of the last build of each image; `store` has the image
-/// that it may build on; `init_binary` becomes the root's `bootnode-report`. Whatever happens, no mount and no process is left; an unfinished `root` is.
+/// The packages are those of the lock, if there is one. `cache` keeps downloaded packages for later builds, and the log of
+/// the last build of each image; `store` has the image that it may build on; `init_binary` becomes the root's
+/// `bootnode-report`. Whatever happens, no mount and no process is left; an unfinished `root` is.
 /// What is returned beside the root runs further programs on it, whose output goes into the same log.
 pub fn build_root(
     recipe: &Recipe,
+    locked: Option<Locked<'_>>,
     root: &Path,
     cache: &Path,
     store: &Store,
@@ -76,11 +82,19 @@ pub fn build_root(
         std::path::absolute(path).map_err(|source| RootError::Path { path: path.to_owned(), source })
     };
     let (root, cache) = (absolute(root)?, absolute(cache)?);
-    let tools = Tools::new(Sandbox::new(&root), &log_path(recipe, &cache))?;
+    let sandbox = match locked {
+        Some(Locked { offline: true, .. }) => Sandbox::new(&root).without_network(),
+        _ => Sandbox::new(&root),
+    };
+    let tools = Tools::new(sandbox, &log_path(recipe, &cache))?;
 
     let step = progress.step(format!("{}: {}", source::work(recipe), recipe.name));
-    let packages = source::install(recipe, &tools, &cache, store, &step)?;
-    step.done(&format!("{} packages", packages.len()));
+    let (packages, reused) = match locked {
+        Some(locked) => lock::install(recipe, locked, &tools, &cache, &step)?,
+        None => (source::install(recipe, &tools, &cache, store, &step)?, false),
+    };
+    let note = if reused { ", the root of an earlier build" } else { "" };
+    step.done(&format!("{} packages{note}", packages.len()));
 
     if recipe.mode().has_root() {
         let step = progress.step(format!("customise: {}", recipe.name));

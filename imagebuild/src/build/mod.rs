@@ -20,6 +20,7 @@ use crate::file_error::{FileError, failed};
 use crate::file_system::{self, FileSystemError};
 use crate::initramfs::{InitramfsError, Programs, SegmentCompression};
 use crate::kernel::KernelError;
+use crate::lock::{LockError, Locked};
 use crate::modules::ModulesError;
 use crate::progress::Progress;
 use crate::recipe::{CompressionSpec, Recipe, RecipeError, RootKind};
@@ -29,14 +30,16 @@ use crate::signing::{Signing, SigningError};
 use crate::source::{self, SourceError};
 use crate::store::{Store, StoreError};
 
-pub use origin::build_time;
-use origin::{host_name, inputs_digest, source_date, time_version, tool};
+pub use origin::{build_time, tool};
+use origin::{host_name, inputs_digest, locked_base, source_date, time_version};
 pub use repack::{check_repack, repack};
 
 /// What to build, and with what.
 pub struct Request<'a> {
     /// The recipe.
     pub recipe: &'a Recipe,
+    /// Its packages are those of a lock.
+    pub locked: Option<Locked<'a>>,
     /// How its root is packed: as the recipe says, or otherwise.
     pub compression: CompressionSpec,
     /// Where the image is published.
@@ -73,6 +76,9 @@ pub enum BuildError {
     /// What the recipe starts from is not there.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The lock does not fit the recipe.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The root file system could not be made.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -146,8 +152,12 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, BuildError> {
     if let RootKind::FileSystem(format) = recipe.boot.root {
         file_system::require_program(format)?;
     }
+    if let Some(locked) = request.locked {
+        locked.lock.check(recipe)?;
+    }
     request.signing.check(recipe.mode(), recipe.boot.rollback_index)?;
     let base = recipe.input_digest()?;
+    let base = locked_base(base, request.locked);
     let source = source::state(recipe, request.store)?;
     let inputs =
         inputs_digest(&[Some(base), source], Some(request.compression), request.programs, request.signing)?;
@@ -168,8 +178,15 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
     };
     let draft = request.store.begin(&recipe.name, &version)?;
     let root = draft.scratch()?.join("root");
-    let (built, tools) =
-        build_root(recipe, &root, request.cache, request.store, &request.programs.init, progress)?;
+    let (built, tools) = build_root(
+        recipe,
+        request.locked,
+        &root,
+        request.cache,
+        request.store,
+        &request.programs.init,
+        progress,
+    )?;
     copy(&built.kernel.vmlinuz, &draft.dir().join(VMLINUZ))?;
     let config = built.kernel.config(&root)?;
     let segments = SegmentCompression::for_kernel(config.as_ref());

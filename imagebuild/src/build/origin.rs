@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::BuildError;
 use crate::file_error::failed;
 use crate::initramfs::Programs;
+use crate::lock::Locked;
 use crate::recipe::CompressionSpec;
 use crate::signing::Signing;
 
@@ -35,6 +36,12 @@ pub fn inputs_digest(
         digest.update(format!("signer {}", signer.id()));
     }
     Ok(Sha256Digest::new(digest.finalize().into()))
+}
+
+/// Digest of a recipe, `base`, and of the lock of its packages.
+pub fn locked_base(base: Sha256Digest, locked: Option<Locked<'_>>) -> Sha256Digest {
+    let Some(Locked { lock, .. }) = locked else { return base };
+    Sha256Digest::new(Sha256::digest(format!("{base} lock {}", lock.digest())).into())
 }
 
 /// What SOURCE_DATE_EPOCH says (<https://reproducible-builds.org/specs/source-date-epoch/>), if it is set.

@@ -10,9 +10,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::recipe::SelectionArgs;
-use super::{ProgramArgs, SigningArgs, StoreArgs, print};
+use super::{CacheArgs, ProgramArgs, SigningArgs, StoreArgs, print};
 use crate::build::{self, Outcome, Plan, Request};
 use crate::initramfs::Programs;
+use crate::lock::{self, Lock, LockError, Locked};
 use crate::progress::Progress;
 use crate::recipe::{Proxy, Recipe, RootKind};
 use crate::signing::Signing;
@@ -30,12 +31,13 @@ pub struct BuildArgs {
     programs: ProgramArgs,
     #[command(flatten)]
     signing: SigningArgs,
-    /// Where downloaded packages are kept between builds
-    #[arg(long, value_name = "DIR", env = "BOOTNODE_CACHE", default_value = "/var/cache/bootnode")]
-    cache: PathBuf,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Fetch packages by this proxy, or by "none", whatever the recipe and the environment say
     #[arg(long, value_name = "URL")]
     proxy: Option<Proxy>,
+    #[command(flatten)]
+    lock: LockedArgs,
     /// Chunks to compress at once [default: one per core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -51,6 +53,22 @@ pub struct BuildArgs {
     /// Say what would be built of what, and build nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+#[derive(Args)]
+struct LockedArgs {
+    /// Install the packages that the recipe's lock file pins, and no others
+    #[arg(long)]
+    locked: bool,
+    /// The lock file [default: recipe.lock beside recipe.toml; of variants, recipe.VARIANT.lock]
+    #[arg(long, value_name = "FILE", requires = "locked")]
+    lock: Option<PathBuf>,
+    /// Download nothing: all packages are in the cache. No program of the build has network
+    #[arg(long, requires = "locked")]
+    offline: bool,
+    /// Install the packages anew, though an earlier build has left a root of them in the cache
+    #[arg(long, requires = "locked")]
+    no_cache: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -87,15 +105,17 @@ pub fn build(args: &BuildArgs, progress: &Progress) -> anyhow::Result<()> {
             "--compression and --level have no meaning for an EROFS root, which is always compressed with lz4hc"
         );
     }
+    let lock = args.lock.read(&path, &selection.variants)?;
     let compression = recipe.compression.overridden(args.compression.map(Compression::from), args.level)?;
     let programs = args.programs.find()?;
     let signing = args.signing.read()?;
     let store = Store::new(&args.store.store);
     let request = Request {
         recipe: &recipe,
+        locked: lock.as_ref().map(|lock| args.lock.apply(lock)),
         compression,
         store: &store,
-        cache: &args.cache,
+        cache: &args.cache.cache,
         programs: &programs,
         signing: &signing,
         jobs: args.jobs.unwrap_or_else(all_cores),
@@ -123,6 +143,18 @@ pub fn repack(args: &RepackArgs, progress: &Progress) -> anyhow::Result<()> {
     print_outcome(&store, &outcome, args.store.json)
 }
 
+impl LockedArgs {
+    /// The lock of the recipe at `recipe`, if the build is to go by one.
+    fn read(&self, recipe: &Path, variants: &[String]) -> Result<Option<Lock>, LockError> {
+        let path = self.lock.clone().unwrap_or_else(|| lock::default_path(recipe, variants));
+        self.locked.then(|| Lock::open(&path)).transpose()
+    }
+
+    fn apply<'a>(&self, lock: &'a Lock) -> Locked<'a> {
+        Locked { lock, offline: self.offline, reuse_roots: !self.no_cache }
+    }
+}
+
 fn print_outcome(store: &Store, outcome: &Outcome, as_json: bool) -> anyhow::Result<()> {
     let dir = store.dir(&outcome.image);
     if as_json {
@@ -141,6 +173,7 @@ fn describe_build(path: &Path, request: &Request<'_>, plan: &Plan) -> Vec<(&'sta
         ("would", json!(if reused.is_some() { "reuse" } else { "build" })),
         ("image", json!(recipe.name)),
         ("recipe", json!(path)),
+        ("lock", json!(request.locked.map(|locked| locked.lock.digest()))),
         ("inputs", json!(plan.inputs)),
         ("unchanged", json!(plan.unchanged)),
         ("mode", json!(recipe.mode())),

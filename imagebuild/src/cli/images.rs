@@ -196,7 +196,7 @@ pub fn diff(args: &DiffArgs, progress: &Progress) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn describe_change(Change { what, before, after }: &Change) -> String {
+pub fn describe_change(Change { what, before, after }: &Change) -> String {
     match (before, after) {
         (Some(before), Some(after)) => format!("~ {what}  {before} -> {after}"),
         (Some(before), None) => format!("- {what}  {before}"),

@@ -3,6 +3,7 @@
 mod build;
 mod images;
 mod keys;
+mod lock;
 mod recipe;
 mod retention;
 mod transfer;
@@ -29,6 +30,8 @@ pub struct Cli {
 enum Command {
     /// Build an image from a recipe and publish it as the current version
     Build(build::BuildArgs),
+    /// Pin the packages of a recipe, for `build --locked`
+    Lock(lock::LockArgs),
     /// List the published versions
     List(images::ListArgs),
     /// Describe an image
@@ -73,6 +76,13 @@ struct StoreArgs {
 }
 
 #[derive(Args)]
+struct CacheArgs {
+    /// Where downloaded packages are kept between builds
+    #[arg(long, value_name = "DIR", env = "BOOTNODE_CACHE", default_value = "/var/cache/bootnode")]
+    cache: PathBuf,
+}
+
+#[derive(Args)]
 struct ProgramArgs {
     /// The static init to put into the initramfs [default: the one installed with this program]
     #[arg(long, value_name = "FILE", env = INIT_VARIABLE)]
@@ -107,6 +117,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let progress = Progress::on_stderr();
     match cli.command {
         Command::Build(args) => build::build(&args, &progress),
+        Command::Lock(args) => lock::run(&args, &progress),
         Command::List(args) => images::list(&args),
         Command::Show(args) => images::show(&args),
         Command::Diff(args) => images::diff(&args, &progress),

@@ -121,7 +121,7 @@ fn versions(packages: &[Package]) -> BTreeMap<String, String> {
 }
 
 /// What is only in one of them, and what `differing` finds to differ.
-fn changes<T: Display>(
+pub(crate) fn changes<T: Display>(
     before: &BTreeMap<String, T>,
     after: &BTreeMap<String, T>,
     differing: impl Fn(&T, &T) -> Option<(String, String)>,

@@ -3,6 +3,7 @@
 //! dnf sees the recipe's repositories and nothing of the host's configuration: no repository, plug-in, variable or
 //! rpm macro. It does not mount anything, so /proc, /sys and /dev come from the sandbox.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -12,7 +13,9 @@ use std::process::Command;
 use bootspec::manifest::Package;
 
 use super::scriptlet::Watch;
-use super::{Job, Purpose, ScriptletFailure, SourceError, make_dir, parse_packages};
+use super::{
+    Job, PackageFormat, Purpose, ScriptletFailure, SourceError, Traced, make_dir, parse_packages, work_dir,
+};
 use crate::recipe::{Dnf, Location, Proxy, Repository};
 use crate::sandbox::View;
 use crate::tool::{hide_proxies, program};
@@ -22,35 +25,73 @@ use crate::tool::{hide_proxies, program};
 const RPM_MACROS: &str = "%_dbpath /var/lib/rpm\n%_netsharedpath /proc:/sys\n";
 /// What rpm prints of a package for [`parse_packages`].
 pub(super) const PACKAGE_FORMAT: &str = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\n";
+/// The same behind the digest of the header, which no other package has, and in the form of repoquery(8).
+const TRACE_FORMAT: &str = "%{SHA256HEADER}\\t%{NAME}-%{EPOCHNUM}:%{VERSION}-%{RELEASE}.%{ARCH}\\t";
 /// rpm's pseudo-package for an imported key.
 pub(super) const KEY_PACKAGE: &str = "gpg-pubkey";
 
 impl Job<'_> {
     pub(super) fn dnf(&self, source: &Dnf, purpose: Purpose) -> Result<Vec<Package>, SourceError> {
-        let work = tempfile::tempdir()
-            .map_err(|error| SourceError::Prepare { path: std::env::temp_dir(), source: error })?;
+        let work = work_dir()?;
+        self.run_dnf(source, purpose, work.path())?;
+        self.rpm_packages(work.path())
+    }
+
+    pub(super) fn dnf_and_trace(&self, source: &Dnf, purpose: Purpose) -> Result<Vec<Traced>, SourceError> {
+        let work = work_dir()?;
         let work = work.path();
-        write_configuration(source, work)?;
+        self.run_dnf(source, purpose, work)?;
+        let installed = self.installed(work)?;
+        let mut files = self.downloaded(&self.urls(source, &installed, work)?, work)?;
+        let trace = |Installed { package, header, nevra }| {
+            let (url, file) =
+                files.remove(&(nevra.clone(), header)).ok_or(SourceError::Untraced { package: nevra })?;
+            Ok(Traced { package, url, file, sha256: None, priority: None })
+        };
+        installed.into_iter().map(trace).collect()
+    }
+
+    fn run_dnf(&self, source: &Dnf, purpose: Purpose, work: &Path) -> Result<(), SourceError> {
+        let configuration = match self.files {
+            Some(_) => main_configuration(source, work),
+            None => configuration(source, work),
+        };
+        write_configuration(source, &configuration, work)?;
         make_dir(self.root())?;
         // dnf's own lock names the process that holds it, and in its PID namespace each is the first.
         let _lock = self.lock_cache(&self.dnf_cache())?;
         if !source.modules.is_empty() {
             let mut command = self.dnf_command(source, work);
-            command.args(["module", "enable"]).args(&source.modules);
+            command.args(["--refresh", "-y", "module", "enable"]).args(&source.modules);
             self.tools.run("enabling module streams with dnf", View::HostAndRoot, command, self.step)?;
         }
         let mut watch = Watch::default();
-        let mut command = self.dnf_command(source, work);
-        if purpose == Purpose::KernelOnly {
-            command.arg("--setopt=tsflags=noscripts");
-        }
-        command.arg("install").args(&self.packages);
-        command.args(source.groups.iter().map(|group| format!("@{group}")));
+        let command = self.install_command(source, purpose, work);
         let what = "installing packages with dnf";
         self.tools.run_watched(what, View::HostAndRoot, command, self.step, &mut |line| watch.line(line))?;
         self.remove_traces()?;
-        self.judge(watch.failures())?;
-        self.rpm_packages(work)
+        self.judge(watch.failures())
+    }
+
+    fn install_command(&self, source: &Dnf, purpose: Purpose, work: &Path) -> Command {
+        let mut command = self.dnf_command(source, work);
+        command.arg("-y");
+        if purpose == Purpose::KernelOnly {
+            command.arg("--setopt=tsflags=noscripts");
+        }
+        match self.files {
+            Some(files) => {
+                // The lock's digests stand for signatures.
+                command.args(["--setopt=localpkg_gpgcheck=0", "install"]);
+                let path = |package| files.dir.join(PackageFormat::Rpm.file_name(package));
+                command.args(files.packages.iter().map(path));
+            }
+            None => {
+                command.args(["--refresh", "install"]).args(&self.packages);
+                command.args(source.groups.iter().map(|group| format!("@{group}")));
+            }
+        }
+        command
     }
 
     /// dnf without a command of its own, on the recipe's repositories.
@@ -61,7 +102,7 @@ impl Job<'_> {
         }
         command.arg(format!("--config={}", work.join("dnf.conf").display()));
         command.arg(format!("--installroot={}", self.root().display()));
-        command.arg(format!("--releasever={}", source.releasever)).args(["--noplugins", "--refresh", "-y"]);
+        command.arg(format!("--releasever={}", source.releasever)).arg("--noplugins");
         // In the configuration file these would be taken relative to the root.
         command.arg(format!("--setopt=cachedir={}", self.dnf_cache().display()));
         command.arg(format!("--setopt=persistdir={}", work.join("persist").display()));
@@ -110,6 +151,96 @@ impl Job<'_> {
         packages.retain(|package| package.name != KEY_PACKAGE);
         Ok(packages)
     }
+
+    /// What is installed, with what tells it from other builds of the same version.
+    fn installed(&self, work: &Path) -> Result<Vec<Installed>, SourceError> {
+        let mut command = rpm_program("rpm", work);
+        command.arg("--root").arg(self.root()).args([
+            "-qa",
+            "--qf",
+            &format!("{TRACE_FORMAT}{PACKAGE_FORMAT}"),
+        ]);
+        let lines = self.tools.lines("listing packages with rpm", View::Host, command, self.step)?;
+        let mut installed = lines.iter().map(|line| Installed::parse(line)).collect::<Result<Vec<_>, _>>()?;
+        installed.retain(|installed| installed.package.name != KEY_PACKAGE);
+        Ok(installed)
+    }
+
+    /// Where the repositories have these packages. A version may be in several.
+    fn urls(&self, source: &Dnf, installed: &[Installed], work: &Path) -> Result<Vec<String>, SourceError> {
+        let mut version = rpm_program("dnf", work);
+        version.arg("--version");
+        let version = self.tools.lines("asking dnf for its version", View::Host, version, self.step)?;
+        let mut command = self.dnf_command(source, work);
+        command.args(["--cacheonly", "--quiet", "repoquery"]);
+        // Each of the two knows one of these.
+        match version.first().is_some_and(|line| line.starts_with("dnf5")) {
+            true => command.args(["--queryformat", "%{remote_location}\\n"]),
+            false => command.arg("--location"),
+        };
+        command.args(installed.iter().map(|installed| &installed.nevra));
+        let what = "asking dnf where packages are from";
+        let mut lines = self.tools.lines(what, View::HostAndRoot, command, self.step)?;
+        self.remove_traces()?;
+        lines.retain(|line| line.contains("://"));
+        Ok(lines)
+    }
+
+    /// The files behind `urls` that are on this machine, in the cache or where a file URL says, with their URLs, by names and
+    /// digests of their headers.
+    fn downloaded(&self, urls: &[String], work: &Path) -> Result<Files, SourceError> {
+        let packages = |entry: fs::DirEntry| entry.path().join("packages");
+        let cache = self.dnf_cache();
+        let dirs: Vec<_> = cache.read_dir().into_iter().flatten().flatten().map(packages).collect();
+        let candidates = urls.iter().flat_map(|url| match url.strip_prefix("file://") {
+            Some(path) => vec![(url.clone(), PathBuf::from(path))],
+            None => {
+                let name = url.rsplit('/').next().unwrap_or_default();
+                dirs.iter().map(|dir| (url.clone(), dir.join(name))).collect()
+            }
+        });
+        let candidates: Vec<_> = candidates.filter(|(_, path)| path.is_file()).collect();
+        if candidates.is_empty() {
+            return Ok(Files::new());
+        }
+        let mut command = rpm_program("rpm", work);
+        // dnf has checked the signatures of those that it installed.
+        command.args([
+            "-q",
+            "--nosignature",
+            "--qf",
+            &format!("{TRACE_FORMAT}{PACKAGE_FORMAT}"),
+            "--package",
+        ]);
+        command.args(candidates.iter().map(|(_, path)| path));
+        let lines = self.tools.lines("reading packages with rpm", View::Host, command, self.step)?;
+        let file = |(line, candidate): (&String, _)| {
+            let Installed { nevra, header, .. } = Installed::parse(line)?;
+            Ok(((nevra, header), candidate))
+        };
+        // Of several equal ones the first counts.
+        lines.iter().zip(candidates).rev().map(file).collect()
+    }
+}
+
+/// Package files with their URLs, by names and digests of their headers.
+type Files = BTreeMap<(String, String), (String, PathBuf)>;
+
+/// A line of [`TRACE_FORMAT`] and [`PACKAGE_FORMAT`].
+struct Installed {
+    package: Package,
+    header: String,
+    nevra: String,
+}
+
+impl Installed {
+    fn parse(line: &str) -> Result<Self, SourceError> {
+        let [header, nevra, package] = line.splitn(3, '\t').collect::<Vec<_>>()[..] else {
+            return Err(SourceError::PackageList { program: "rpm", line: line.to_owned() });
+        };
+        let package = parse_packages("rpm", &[package.to_owned()])?.remove(0);
+        Ok(Self { package, header: header.to_owned(), nevra: nevra.to_owned() })
+    }
 }
 
 /// rpm reads its macros from the home directory.
@@ -119,12 +250,12 @@ fn rpm_program(name: &str, work: &Path) -> Command {
     command
 }
 
-fn write_configuration(source: &Dnf, work: &Path) -> Result<(), SourceError> {
+fn write_configuration(source: &Dnf, configuration: &str, work: &Path) -> Result<(), SourceError> {
     for directory in ["repositories", "variables"] {
         make_dir(&work.join(directory))?;
     }
     write(&work.join(".rpmmacros"), RPM_MACROS)?;
-    write(&work.join("dnf.conf"), &configuration(source, work))?;
+    write(&work.join("dnf.conf"), configuration)?;
     source.vars.iter().try_for_each(|(name, value)| write(&work.join("variables").join(name), value))
 }
 
@@ -132,8 +263,17 @@ fn write(path: &Path, text: &str) -> Result<(), SourceError> {
     fs::write(path, text).map_err(|source| SourceError::Prepare { path: path.to_owned(), source })
 }
 
-/// dnf.conf(5) with everything in one file. The directories for more of it are empty ones of our own.
+/// dnf.conf(5) with everything in one file.
 fn configuration(source: &Dnf, work: &Path) -> String {
+    let mut text = main_configuration(source, work);
+    for repository in &source.repositories {
+        write_repository(&mut text, repository).expect("writing to a string does not fail");
+    }
+    text
+}
+
+/// What of it is not a repository. The directories for more of it are empty ones of our own.
+fn main_configuration(source: &Dnf, work: &Path) -> String {
     let mut text = format!(
         "[main]\nreposdir={}\nvarsdir={}\nplugins=0\nkeepcache=1\nbest=1\nskip_if_unavailable=0\ninstall_weak_deps={}\n",
         work.join("repositories").display(),
@@ -148,9 +288,6 @@ fn configuration(source: &Dnf, work: &Path) -> String {
     }
     if let Some(proxy) = &source.proxy {
         text += &proxy_line(proxy);
-    }
-    for repository in &source.repositories {
-        write_repository(&mut text, repository).expect("writing to a string does not fail");
     }
     text
 }

@@ -51,12 +51,12 @@ pub fn state(recipe: &Recipe, store: &Store) -> Result<Option<Sha256Digest>, Sou
 }
 
 impl Job<'_> {
-    pub(super) fn existing(&self, existing: &Existing) -> Result<Vec<Package>, SourceError> {
+    pub(super) fn existing(&self, existing: &Existing, store: &Store) -> Result<Vec<Package>, SourceError> {
         let proxy = existing.proxy.as_ref();
         match &existing.root {
             ExistingRoot::Tar(path) => self.unpack(path, &TAR)?,
             ExistingRoot::Directory(path) => self.copy(path)?,
-            ExistingRoot::Image(name) => self.unpack_image(&self.store.resolve(name)?)?,
+            ExistingRoot::Image(name) => self.unpack_image(store, &store.resolve(name)?)?,
             ExistingRoot::Oci(image) => self.unpack_oci(image, proxy)?,
         }
         self.add_packages(proxy)?;
@@ -76,18 +76,18 @@ impl Job<'_> {
         Ok(self.tools.run(&format!("copying {}", dir.display()), View::Host, command, self.step)?)
     }
 
-    fn unpack_image(&self, image: &ImageRef) -> Result<(), SourceError> {
-        let _held = self.store.hold(image)?;
-        let Some(Root::Archive(archive)) = self.store.manifest(image)?.root else {
+    fn unpack_image(&self, store: &Store, image: &ImageRef) -> Result<(), SourceError> {
+        let _held = store.hold(image)?;
+        let Some(Root::Archive(archive)) = store.manifest(image)?.root else {
             return Err(SourceError::NoArchive { image: image.clone() });
         };
-        if let Some(damage) = verify(self.store, image, &[], |_| {})?.into_iter().next() {
+        if let Some(damage) = verify(store, image, &[], |_| {})?.into_iter().next() {
             let problem = format!("{} {}", damage.what, damage.problem);
             return Err(SourceError::Damaged { image: image.clone(), problem });
         }
         // The archive is our own: no name in it leads out of the root, and with this option GNU tar gets the times of
         // directories right that hold absolute links (docs/image-format.md).
         let options = [&TAR[..], &["--absolute-names"]].concat();
-        self.unpack(&self.store.dir(image).join(archive.file.as_str()), &options)
+        self.unpack(&store.dir(image).join(archive.file.as_str()), &options)
     }
 }

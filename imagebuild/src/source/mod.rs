@@ -1,7 +1,9 @@
 //! Sources of root file systems: each fills an empty directory with a recipe's packages, or with a root that exists already.
 
+mod apt;
 mod dnf;
 mod existing;
+mod files;
 mod mmdebstrap;
 mod oci;
 mod own_manager;
@@ -20,6 +22,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 pub use existing::state;
+pub use files::{PackageFiles, PackageFormat, Traced};
 pub use scriptlet::ScriptletFailure;
 
 use crate::archive::ScanError;
@@ -27,11 +30,11 @@ use crate::file_error::FileError;
 use crate::interrupt;
 use crate::progress::Step;
 use crate::recipe::{PackageSource, Proxy, Recipe, Source};
-use crate::sandbox::SandboxError;
+use crate::sandbox::{SandboxError, View};
 use crate::store::{Store, StoreError};
-use crate::tool::{ToolError, Tools, hide_proxies};
+use crate::tool::{ToolError, Tools, hide_proxies, program};
 
-/// Between two looks at whether another build is done with the cache.
+/// Between two looks at whether another build is done.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// What the packages of a root are for.
@@ -115,6 +118,19 @@ pub enum SourceError {
     /// A file of the root, or one that it is made of.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A package is installed, and no repository has it.
+    #[error(
+        "cannot find out where the package {package} came from: no repository of the recipe has it\nhint: a lock pins packages of repositories only"
+    )]
+    Untraced {
+        /// Name and version.
+        package: String,
+    },
+    /// The root is not made of packages from repositories.
+    #[error(
+        "the recipe starts from a root that exists already, and a lock pins packages of repositories only\nhint: pin the root itself: the version of an image, the digest of a container image"
+    )]
+    NotFromRepositories,
     /// A file or directory that the package manager needs cannot be made.
     #[error("cannot prepare {}", path.display())]
     Prepare {
@@ -135,19 +151,72 @@ pub fn install(
     store: &Store,
     step: &Step,
 ) -> Result<Vec<Package>, SourceError> {
-    let mut packages = recipe.packages.clone();
-    packages.extend(recipe.kernel.package.clone());
-    let job =
-        Job { packages, allowed_failures: &recipe.allowed_scriptlet_failures, tools, cache, store, step };
-    let mut installed = match &recipe.source {
+    let job = Job::new(recipe, tools, cache, step);
+    match &recipe.source {
+        Source::Existing(existing) => Ok(sorted(job.existing(existing, store)?)),
+        _ => run(recipe, &job),
+    }
+}
+
+/// The same with `files` in place of the recipe's repositories. Signatures are not looked at.
+pub fn install_files(
+    recipe: &Recipe,
+    files: PackageFiles<'_>,
+    tools: &Tools,
+    cache: &Path,
+    step: &Step,
+) -> Result<Vec<Package>, SourceError> {
+    run(recipe, &Job { files: Some(files), ..Job::new(recipe, tools, cache, step) })
+}
+
+/// Installs as [`install`] does and finds out where each package came from.
+pub fn install_and_trace(
+    recipe: &Recipe,
+    tools: &Tools,
+    cache: &Path,
+    step: &Step,
+) -> Result<Vec<Traced>, SourceError> {
+    let job = Job::new(recipe, tools, cache, step);
+    match &recipe.source {
+        Source::Mmdebstrap(source) => job.mmdebstrap_and_trace(source, Purpose::System),
+        Source::Dnf(source) => job.dnf_and_trace(source, Purpose::System),
+        Source::Busybox(PackageSource::Mmdebstrap(source)) => {
+            job.mmdebstrap_and_trace(source, Purpose::KernelOnly)
+        }
+        Source::Busybox(PackageSource::Dnf(source)) => job.dnf_and_trace(source, Purpose::KernelOnly),
+        Source::Existing(_) => Err(SourceError::NotFromRepositories),
+    }
+}
+
+/// The versions of the programs that install the packages of `recipe`.
+pub fn manager_version(recipe: &Recipe, tools: &Tools, step: &Step) -> Result<String, SourceError> {
+    let programs: &[&str] = match recipe.source.package_format()? {
+        PackageFormat::Deb => &["mmdebstrap", "apt-get", "dpkg"],
+        PackageFormat::Rpm => &["dnf", "rpm"],
+    };
+    let mut versions = String::new();
+    for name in programs {
+        let mut command = program(name);
+        command.arg("--version");
+        let lines = tools.lines(&format!("asking {name} for its version"), View::Host, command, step)?;
+        versions += &lines.join("\n");
+    }
+    Ok(versions)
+}
+
+fn run(recipe: &Recipe, job: &Job<'_>) -> Result<Vec<Package>, SourceError> {
+    Ok(sorted(match &recipe.source {
         Source::Mmdebstrap(source) => job.mmdebstrap(source, Purpose::System)?,
         Source::Dnf(source) => job.dnf(source, Purpose::System)?,
         Source::Busybox(PackageSource::Mmdebstrap(source)) => job.mmdebstrap(source, Purpose::KernelOnly)?,
         Source::Busybox(PackageSource::Dnf(source)) => job.dnf(source, Purpose::KernelOnly)?,
-        Source::Existing(existing) => job.existing(existing)?,
-    };
-    installed.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.version.cmp(&b.version)));
-    Ok(installed)
+        Source::Existing(_) => return Err(SourceError::NotFromRepositories),
+    }))
+}
+
+fn sorted(mut packages: Vec<Package>) -> Vec<Package> {
+    packages.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.version.cmp(&b.version)));
+    packages
 }
 
 /// What [`install`] does for `recipe`, in words.
@@ -161,14 +230,21 @@ pub fn work(recipe: &Recipe) -> &'static str {
 /// One installation.
 struct Job<'a> {
     packages: Vec<String>,
+    /// What to install from in place of the recipe's repositories.
+    files: Option<PackageFiles<'a>>,
     allowed_failures: &'a std::collections::BTreeSet<String>,
     tools: &'a Tools,
     cache: &'a Path,
-    store: &'a Store,
     step: &'a Step,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(recipe: &'a Recipe, tools: &'a Tools, cache: &'a Path, step: &'a Step) -> Self {
+        let packages = recipe.packages.iter().chain(&recipe.kernel.package).cloned().collect();
+        let allowed_failures = &recipe.allowed_scriptlet_failures;
+        Self { packages, files: None, allowed_failures, tools, cache, step }
+    }
+
     fn root(&self) -> &Path {
         self.tools.sandbox().root()
     }
@@ -177,20 +253,7 @@ impl Job<'_> {
     fn lock_cache(&self, dir: &Path) -> Result<File, SourceError> {
         make_dir(dir)?;
         let prepare = |source| SourceError::Prepare { path: dir.to_owned(), source };
-        let file = File::open(dir).map_err(prepare)?;
-        let mut waits = false;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(file),
-                // A lock that blocks would not hear of Ctrl-C.
-                Err(Errno::WOULDBLOCK) if !interrupt::requested() => {}
-                Err(errno) => return Err(prepare(errno.into())),
-            }
-            if !std::mem::replace(&mut waits, true) {
-                self.step.note(&format!("waiting for another build to be done with {}", dir.display()));
-            }
-            sleep(LOCK_POLL);
-        }
+        wait_for_lock(dir, self.step).map_err(prepare)
     }
 }
 
@@ -204,6 +267,32 @@ fn set_proxy(command: &mut Command, proxy: &Proxy) {
 
 fn make_dir(path: &Path) -> Result<(), SourceError> {
     fs::create_dir_all(path).map_err(|source| SourceError::Prepare { path: path.to_owned(), source })
+}
+
+/// A directory for what is needed while packages are installed. apt's user must be able to read there.
+fn work_dir() -> Result<tempfile::TempDir, SourceError> {
+    tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .map_err(|source| SourceError::Prepare { path: std::env::temp_dir(), source })
+}
+
+/// Locks the directory `dir` of the cache. Who comes second waits until the first is done.
+pub fn wait_for_lock(dir: &Path, step: &Step) -> io::Result<File> {
+    let file = File::open(dir)?;
+    let mut waits = false;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            // A lock that blocks would not hear of Ctrl-C.
+            Err(Errno::WOULDBLOCK) if !interrupt::requested() => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if !std::mem::replace(&mut waits, true) {
+            step.note(&format!("waiting for another build to be done with {}", dir.display()));
+        }
+        sleep(LOCK_POLL);
+    }
 }
 
 /// Lines of name, version and architecture, separated by tabs.

@@ -24,7 +24,7 @@ use crate::file_error::{FileError, failed};
 
 pub use retention::Fate;
 
-const DRAFT_PREFIX: &str = ".draft-";
+pub(crate) const DRAFT_PREFIX: &str = ".draft-";
 /// The directory of a draft that is removed before publication. An artifact cannot have this name.
 pub(crate) const SCRATCH: &str = "scratch";
 
@@ -325,7 +325,7 @@ fn free_version(parent: &Path, version: &ImageVersion) -> ImageVersion {
 }
 
 /// Under the lock on `parent`: what no process holds a lock on is dead.
-fn remove_dead_drafts(parent: &Path) -> Result<(), FileError> {
+pub(crate) fn remove_dead_drafts(parent: &Path) -> Result<(), FileError> {
     for entry in fs::read_dir(parent).map_err(failed("list", parent))? {
         let entry = entry.map_err(failed("list", parent))?;
         let path = entry.path();
@@ -343,7 +343,7 @@ fn remove_dead_drafts(parent: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-fn lock(dir: &Path, operation: FlockOperation) -> Result<File, FileError> {
+pub(crate) fn lock(dir: &Path, operation: FlockOperation) -> Result<File, FileError> {
     let file = File::open(dir).map_err(failed("open", dir))?;
     flock(&file, operation).map_err(|errno| failed("lock", dir)(errno.into()))?;
     Ok(file)
@@ -366,7 +366,7 @@ fn names<T: std::str::FromStr>(dir: &Path) -> Result<Vec<T>, StoreError> {
     Ok(names)
 }
 
-fn sync(path: &Path) -> Result<(), FileError> {
+pub(crate) fn sync(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync to disk", path))
 }
 
