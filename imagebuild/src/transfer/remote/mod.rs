@@ -30,11 +30,13 @@ pub use pull::{Wanted, pull};
 pub use push::{Pushed, push};
 
 const SCHEME: &str = "s3://";
-/// What is asked for, or sent, in one request; and how many such requests are under way at once.
+/// What is sent in one request; and how many such requests are under way at once.
 const PART_BYTES: u64 = 8 << 20;
 const REQUESTS: usize = 4;
-/// For one request. A part in that time is 70 KB/s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a server may be silent, also while a part is sent: that is 70 KB/s. As long as bytes come, an artifact may take its time.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// A request that failed is made again for so long at most.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(120);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that is not there is tried again for some three seconds.
 const RETRIES: usize = 4;
@@ -93,12 +95,13 @@ impl Remote {
         }
         let is_plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
         let options = ClientOptions::new()
-            .with_timeout(REQUEST_TIMEOUT)
+            .with_timeout_disabled()
+            .with_read_timeout(READ_TIMEOUT)
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_allow_http(is_plain);
         let retry = RetryConfig {
             max_retries: RETRIES,
-            retry_timeout: REQUEST_TIMEOUT,
+            retry_timeout: RETRY_TIMEOUT,
             backoff: BackoffConfig { init_backoff: Duration::from_millis(200), ..BackoffConfig::default() },
         };
         // reqwest asks for the cryptography of TLS by this. It fails if there is one already, which is as well.

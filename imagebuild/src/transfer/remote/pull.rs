@@ -1,16 +1,15 @@
 //! A version comes from an object store. It is as hostile as a file from anywhere.
 
 use std::io::Write;
-use std::ops::Range;
 
 use bootspec::store::{
     ArtifactName, MANIFEST, MANIFEST_SIGNATURE, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, NameError,
 };
 use bootspec::{ImageName, ImageRef, ImageVersion};
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use object_store::ObjectStoreExt;
 
-use super::{PART_BYTES, REQUESTS, Remote, RemoteError, or_interrupted};
+use super::{Remote, RemoteError, or_interrupted};
 use crate::progress::Step;
 use crate::store::Store;
 use crate::transfer::TransferError;
@@ -109,7 +108,8 @@ impl Remote {
         Ok(Some(or_interrupted(found.bytes()).await?.map_err(failed)?.into()))
     }
 
-    /// Fetches an artifact in parts, several at once, and writes them in order.
+    /// Fetches an artifact, in one request of which little is in memory at a time. Ranges would do as well for Amazon, and not for
+    /// rclone, which answers them with the status of a whole object.
     async fn fetch(
         &self,
         image: &ImageRef,
@@ -125,33 +125,17 @@ impl Remote {
             }
             error => self.failed("fetch", path.as_ref(), &error).into(),
         };
-        let head = or_interrupted(self.objects.head(&path)).await?.map_err(failed)?;
-        let mut out = receiving.artifact(name.as_str(), head.size, |bytes| step.advance(bytes))?;
-        let cannot_write = |source| TransferError::Copy {
-            what: name.to_string(),
-            from: from.to_owned(),
-            to: "the store".to_owned(),
-            source,
-        };
-        // rclone, and maybe others, answers a range that is the whole object as if no range had been asked for.
-        if head.size <= PART_BYTES {
-            let contents = self.document(image, name.as_str(), PART_BYTES).await?.unwrap_or_default();
-            out.write_all(&contents).map_err(cannot_write)?;
-            return receiving.arrived(name.as_str(), out);
-        }
-        let requests = parts(head.size).map(|part| self.objects.get_range(&path, part));
-        let mut parts = stream::iter(requests).buffered(REQUESTS);
-        while let Some(part) = or_interrupted(parts.next()).await? {
-            out.write_all(&part.map_err(failed)?).map_err(cannot_write)?;
+        let found = or_interrupted(self.objects.get(&path)).await?.map_err(failed)?;
+        let mut out = receiving.artifact(name.as_str(), found.meta.size, |bytes| step.advance(bytes))?;
+        let mut contents = found.into_stream();
+        while let Some(bytes) = or_interrupted(contents.next()).await? {
+            out.write_all(&bytes.map_err(failed)?).map_err(|source| TransferError::Copy {
+                what: name.to_string(),
+                from: from.to_owned(),
+                to: "the store".to_owned(),
+                source,
+            })?;
         }
         receiving.arrived(name.as_str(), out)
     }
-}
-
-/// The parts of a file, end to end.
-fn parts(size_bytes: u64) -> impl Iterator<Item = Range<u64>> {
-    (0..size_bytes.div_ceil(PART_BYTES)).map(move |part| {
-        let begin = part * PART_BYTES;
-        begin..begin.saturating_add(PART_BYTES).min(size_bytes)
-    })
 }
