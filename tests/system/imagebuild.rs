@@ -126,7 +126,7 @@ fn keys_are_never_overwritten_and_no_password_is_asked_for_in_vain() -> Result<(
     let dir = tempfile::tempdir()?;
     let keygen = |arguments: &[&str]| -> Result<Output> {
         let mut command = Command::new(program("imagebuild")?);
-        command.args(["keygen", "--out"]).arg(dir.path()).args(arguments).stdin(Stdio::null());
+        command.args(["key", "new", "--out"]).arg(dir.path()).args(arguments).stdin(Stdio::null());
         Ok(command.output()?)
     };
     ensure!(keygen(&[])?.status.success());

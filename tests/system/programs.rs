@@ -23,6 +23,30 @@ fn init_is_static_stripped_and_small() -> Result<()> {
     Ok(())
 }
 
+/// Every command has a manual page, and bash accepts the script that completes its arguments.
+#[test]
+fn manual_pages_and_completions_are_those_of_the_command_line() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let imagebuild = || Ok::<_, anyhow::Error>(Command::new(program("imagebuild")?));
+    ensure!(imagebuild()?.arg("manual").arg(dir.path()).status()?.success());
+    let help = String::from_utf8(imagebuild()?.arg("--help").output()?.stdout)?;
+    let (_, commands) = help.split_once("Commands:\n").context("it has commands")?;
+    let names = commands.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+    let names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    ensure!(names.contains(&"build") && names.contains(&"manual"), "{names:?}");
+    for name in names.iter().filter(|name| **name != "help") {
+        let page = fs::read_to_string(dir.path().join(format!("imagebuild-{name}.1")))
+            .with_context(|| format!("the page of {name}"))?;
+        ensure!(page.contains(".SH SYNOPSIS"), "{name}: {page}");
+    }
+    let script = dir.path().join("completions");
+    fs::write(&script, imagebuild()?.args(["completions", "bash"]).output()?.stdout)?;
+    let complete = "source \"$0\"; COMP_WORDS=(imagebuild rec); COMP_CWORD=1; _imagebuild imagebuild rec imagebuild; echo ${COMPREPLY[@]}";
+    let output = Command::new("bash").args(["-c", complete]).arg(&script).output()?;
+    ensure!(String::from_utf8_lossy(&output.stdout).trim() == "recipe", "{output:?}");
+    Ok(())
+}
+
 /// Exit statuses: 0 success, 1 failure, 2 usage.
 #[test]
 fn failure_and_usage_have_their_own_exit_status() -> Result<()> {

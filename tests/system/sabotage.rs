@@ -208,8 +208,8 @@ fn keys() -> Result<PathBuf> {
     fs::create_dir_all(&dir)?;
     let _lock = lock(&dir.with_extension("lock"))?;
     if !dir.join("bootnode.pub").exists() {
-        let made = Command::new(program("imagebuild")?).args(["keygen", "--out"]).arg(&dir).status()?;
-        ensure!(made.success(), "imagebuild keygen: {made}");
+        let made = Command::new(program("imagebuild")?).args(["key", "new", "--out"]).arg(&dir).status()?;
+        ensure!(made.success(), "imagebuild key new: {made}");
     }
     Ok(dir)
 }

@@ -1,16 +1,22 @@
-//! `imagebuild keygen` and `sign`.
+//! `imagebuild key` and `sign`.
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::print;
 use crate::build::build_time;
 use crate::signing::{self, Signer, ask_new_password, ask_password, sign_file};
 
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// Make a pair of keys: bootnode.key signs images, bootnode.pub goes into initramfs
+    New(NewArgs),
+}
+
 #[derive(Args)]
-pub struct KeygenArgs {
+pub struct NewArgs {
     /// Directory for bootnode.pub and bootnode.key
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
@@ -32,7 +38,7 @@ pub struct SignArgs {
     key: PathBuf,
 }
 
-pub fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
+pub fn new(args: &NewArgs) -> anyhow::Result<()> {
     // Nobody is asked for a password of keys that will not be made.
     signing::check_no_keys(&args.out)?;
     let password = args.password.then(ask_new_password).transpose()?;

@@ -1,6 +1,7 @@
 //! The command line: arguments, what each command prints, and how errors look.
 
 mod build;
+mod generate;
 mod images;
 mod keys;
 mod lock;
@@ -56,13 +57,18 @@ enum Command {
     Pull(transfer::PullArgs),
     /// Publish a new version with another init, busybox or keys and the same root, kernel and kernel modules
     Repack(build::RepackArgs),
-    /// Make a pair of keys: bootnode.key signs images, bootnode.pub goes into initramfs
-    Keygen(keys::KeygenArgs),
+    /// Make keys
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
     /// List, show and check recipes
     #[command(subcommand)]
     Recipe(recipe::RecipeCommand),
     /// Sign files that were made elsewhere, such as nodes' overlays
     Sign(keys::SignArgs),
+    /// Write manual pages of all commands
+    Manual(generate::ManualArgs),
+    /// Print a script by which a shell completes arguments
+    Completions(generate::CompletionsArgs),
 }
 
 #[derive(Args)]
@@ -130,9 +136,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Push(args) => transfer::push(&args, &progress),
         Command::Pull(args) => transfer::pull(&args, &progress),
         Command::Repack(args) => build::repack(&args, &progress),
-        Command::Keygen(args) => keys::keygen(&args),
+        Command::Key(keys::KeyCommand::New(args)) => keys::new(&args),
         Command::Recipe(command) => recipe::run(&command),
         Command::Sign(args) => keys::sign(&args),
+        Command::Manual(args) => generate::manual(&args),
+        Command::Completions(args) => generate::completions(&args),
     }
 }
 

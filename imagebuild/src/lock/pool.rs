@@ -167,10 +167,12 @@ fn has_digest(path: &Path, sha256: Sha256Digest) -> bool {
     File::open(path).and_then(digest).is_ok_and(|(_, found)| found == sha256)
 }
 
-/// A second name where that is possible: on one file system.
+/// A second name where that is possible: on one file system. Of the file itself: a second name of a link would be gone with
+/// what it points to.
 fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => fs::copy(from, to).map(|_| ()),
+    let from = fs::canonicalize(from)?;
+    match fs::hard_link(&from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => fs::copy(&from, to).map(|_| ()),
         result => result,
     }
 }
@@ -207,6 +209,15 @@ mod tests {
         let tools = Tools::new(Sandbox::new(&dir.path().join("root")), &dir.path().join("log")).unwrap();
         let pool = Pool::open(&dir.path().join("cache"), PackageFormat::Rpm).unwrap();
         Lab { dir, pool, tools, package }
+    }
+
+    #[test]
+    fn a_link_in_a_repository_becomes_a_file_of_the_pool() {
+        let lab = lab();
+        let link = lab.dir.path().join("link.rpm");
+        std::os::unix::fs::symlink(lab.repository_file(), &link).unwrap();
+        let (_, sha256) = lab.pool.add(&link).unwrap();
+        assert!(lab.pool.path(sha256).symlink_metadata().unwrap().is_file());
     }
 
     impl Lab {

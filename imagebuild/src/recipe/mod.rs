@@ -531,10 +531,14 @@ mod tests {
     fn every_shipped_recipe_is_valid_and_named_like_its_directory() {
         let names = shipped_names(&[shipped_dir()]);
         let expected = [
+            "alma-9-compute",
             "debian-12-compute",
             "debian-12-hpc",
+            "debian-13-compute",
             "discover",
             "failsafe",
+            "fedora-compute",
+            "rocky-10-compute",
             "rocky-8-compute",
             "rocky-9-compute",
         ];
@@ -551,7 +555,7 @@ mod tests {
     fn an_unknown_recipe_is_refused_with_the_names_there_are() {
         let error = Recipe::find("compute", &[shipped_dir()]).unwrap_err();
         assert!(
-            error.to_string().contains("debian-12-compute, debian-12-hpc, discover, failsafe"),
+            error.to_string().contains("debian-12-hpc, debian-13-compute, discover, failsafe"),
             "{error}"
         );
     }

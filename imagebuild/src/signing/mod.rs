@@ -36,7 +36,7 @@ pub enum SigningError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A file is not a key.
-    #[error("{} is not a {kind} key of minisign\nhint: `imagebuild keygen` makes a pair", path.display())]
+    #[error("{} is not a {kind} key of minisign\nhint: `imagebuild key new` makes a pair", path.display())]
     Key {
         /// Which file.
         path: PathBuf,
