@@ -19,6 +19,7 @@ pub mod progress;
 pub mod recipe;
 pub mod root;
 pub mod sandbox;
+pub mod sbom;
 pub mod secrets;
 pub mod selinux;
 pub mod signing;

@@ -146,6 +146,14 @@ impl Tools {
         })
     }
 
+    /// Copies the directory `from` to `to`, which is not there yet, with all that an archive of it can tell: owners, modes,
+    /// times, hard links, attributes, holes, device nodes.
+    pub fn copy_tree(&self, from: &Path, to: &Path, step: &Step) -> Result<(), ToolError> {
+        let mut command = program("cp");
+        command.args(["--archive", "--reflink=auto", "--no-target-directory"]).arg(from).arg(to);
+        self.run(&format!("copying {}", from.display()), View::Host, command, step)
+    }
+
     /// Runs `command` and returns the lines it prints.
     pub fn lines(
         &self,

@@ -6,6 +6,7 @@
 //! The format is described in `docs/image-format.md`. The same tree, level and chunk size give the same bytes whatever
 //! the number of cores.
 
+mod decoder;
 mod encoder;
 mod pack;
 mod plan;
@@ -13,5 +14,6 @@ mod scan;
 mod sparse;
 mod tar_entry;
 
+pub use decoder::decode;
 pub use pack::{PackError, PackOptions, pack};
 pub use scan::{Entry, Kind, ScanError, scan, with_xattr};

@@ -1,14 +1,17 @@
-//! `imagebuild list`, `show`, `diff` and `verify`: what is in the store.
+//! `imagebuild list`, `show`, `sbom`, `diff` and `verify`: what is in the store.
+
+use std::path::PathBuf;
 
 use anyhow::bail;
 use bootspec::cmdline::KernelArg;
 use bootspec::manifest::{Manifest, Root};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{StoreArgs, TrustArgs, print};
 use crate::diff::{self, Change};
 use crate::progress::{Progress, human};
+use crate::sbom::{self, Format};
 use crate::signing::{Trust, key_id_of};
 use crate::store::{Published, Store};
 use crate::transfer::remote::{Remote, RemoteUrl};
@@ -28,6 +31,26 @@ pub struct ImageArgs {
     image: String,
     #[command(flatten)]
     store: StoreArgs,
+}
+
+#[derive(Args)]
+pub struct SbomArgs {
+    /// NAME for the current version, or NAME/VERSION
+    image: String,
+    /// The format
+    #[arg(long, default_value = "cyclonedx")]
+    format: SbomFormat,
+    /// The image store
+    #[arg(long, value_name = "DIR", env = "BOOTNODE_STORE", default_value = "/var/lib/bootnode/store")]
+    store: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SbomFormat {
+    /// CycloneDX 1.6, JSON
+    Cyclonedx,
+    /// SPDX 2.3, JSON
+    Spdx,
 }
 
 #[derive(Args)]
@@ -82,6 +105,15 @@ fn list_remote(url: &RemoteUrl, as_json: bool) -> anyhow::Result<()> {
         return print(&serde_json::to_string_pretty(&list)?);
     }
     list.iter().try_for_each(|image| print(&image.to_string()))
+}
+
+pub fn sbom(args: &SbomArgs) -> anyhow::Result<()> {
+    let store = Store::new(&args.store);
+    let format = match args.format {
+        SbomFormat::Cyclonedx => Format::CycloneDx,
+        SbomFormat::Spdx => Format::Spdx,
+    };
+    print(&serde_json::to_string_pretty(&sbom::sbom(&store, &store.resolve(&args.image)?, format)?)?)
 }
 
 /// A version in the list. Mode and root are null if its manifest cannot be read.

@@ -37,6 +37,8 @@ enum Command {
     List(images::ListArgs),
     /// Describe an image
     Show(images::ImageArgs),
+    /// Print the packages of an image as a software bill of materials
+    Sbom(images::SbomArgs),
     /// What differs between two versions: packages, files, how they boot
     Diff(images::DiffArgs),
     /// Read every file of an image again and compare it with the manifest
@@ -126,6 +128,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Lock(args) => lock::run(&args, &progress),
         Command::List(args) => images::list(&args),
         Command::Show(args) => images::show(&args),
+        Command::Sbom(args) => images::sbom(&args),
         Command::Diff(args) => images::diff(&args, &progress),
         Command::Verify(args) => images::verify(&args, &progress),
         Command::Rollback(args) => retention::rollback(&args, &progress),

@@ -11,6 +11,7 @@ use bootspec::manifest::Compression;
 use bootspec::pax::split_record;
 use tar::{Archive, EntryType, Header};
 
+use crate::archive::decode;
 use crate::digest::digest;
 
 const XATTR_PREFIX: &str = "SCHILY.xattr.";
@@ -70,10 +71,7 @@ pub fn read_listing(
     done: &mut impl FnMut(u64),
 ) -> io::Result<BTreeMap<String, Object>> {
     let file = BufReader::with_capacity(1 << 20, Counted { file: File::open(path)?, done });
-    match compression {
-        Compression::Xz => list(xz2::bufread::XzDecoder::new_multi_decoder(file)),
-        Compression::Zstd => list(zstd::Decoder::with_buffer(file)?),
-    }
+    list(decode(file, compression)?)
 }
 
 struct Counted<'a, F> {

@@ -14,9 +14,8 @@ use rustix::fs::{FlockOperation, flock, syncfs};
 use super::LockError;
 use crate::file_error::{FileError, failed};
 use crate::progress::Step;
-use crate::sandbox::View;
 use crate::store::{DRAFT_PREFIX, lock, remove_dead_drafts, sync};
-use crate::tool::{Tools, program};
+use crate::tool::Tools;
 
 const DIR: &str = "roots";
 const ROOT: &str = "root";
@@ -74,8 +73,11 @@ impl Roots {
     /// Keeps a copy of the root of `tools` as that of `digest`, and no other that nobody is copying.
     pub fn keep(&self, digest: Sha256Digest, tools: &Tools, step: &Step) -> Result<(), LockError> {
         let draft = self.begin()?;
-        copy(tools.sandbox().root(), &draft.root(), tools, step)?;
+        tools.copy_tree(tools.sandbox().root(), &draft.root(), step)?;
         let path = draft.dir.path();
+        // It stays, with the setuid programs of another system in it: they are nobody's to run.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .map_err(failed("set the mode of", path))?;
         File::open(path)
             .and_then(|dir| Ok(syncfs(dir)?))
             .map_err(failed("sync to disk the file system of", path))?;
@@ -105,7 +107,7 @@ impl Roots {
 impl Cached {
     /// Makes the root of `tools`, which is not there yet, a copy of it.
     pub fn copy_to(&self, tools: &Tools, step: &Step) -> Result<(), LockError> {
-        copy(&self.root, tools.sandbox().root(), tools, step)
+        Ok(tools.copy_tree(&self.root, tools.sandbox().root(), step)?)
     }
 }
 
@@ -114,13 +116,6 @@ impl Draft {
     pub fn root(&self) -> PathBuf {
         self.dir.path().join(ROOT)
     }
-}
-
-/// With all that an archive of the root can tell: owners, modes, times, hard links, attributes, holes, device nodes.
-fn copy(from: &Path, to: &Path, tools: &Tools, step: &Step) -> Result<(), LockError> {
-    let mut command = program("cp");
-    command.args(["--archive", "--reflink=auto", "--no-target-directory"]).arg(from).arg(to);
-    Ok(tools.run("copying the root", View::Host, command, step)?)
 }
 
 #[cfg(test)]
@@ -145,6 +140,8 @@ mod tests {
         let [first, second, third] = [1, 2, 3].map(|n| Sha256Digest::new([n; 32]));
         assert!(roots.find(first).unwrap().is_none());
         roots.keep(first, &tools("made"), &step).unwrap();
+        let kept = roots.dir.join(first.to_string());
+        assert_eq!(fs::metadata(kept).unwrap().permissions().mode() & 0o777, 0o700);
 
         fs::create_dir(roots.dir.join(".draft-dead")).unwrap();
         let in_use = roots.find(first).unwrap().unwrap();

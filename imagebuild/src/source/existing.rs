@@ -55,7 +55,7 @@ impl Job<'_> {
         let proxy = existing.proxy.as_ref();
         match &existing.root {
             ExistingRoot::Tar(path) => self.unpack(path, &TAR)?,
-            ExistingRoot::Directory(path) => self.copy(path)?,
+            ExistingRoot::Directory(path) => self.tools.copy_tree(path, self.root(), self.step)?,
             ExistingRoot::Image(name) => self.unpack_image(store, &store.resolve(name)?)?,
             ExistingRoot::Oci(image) => self.unpack_oci(image, proxy)?,
         }
@@ -68,12 +68,6 @@ impl Job<'_> {
         let mut command = program("tar");
         command.args(options).arg("--file").arg(archive).arg("--directory").arg(self.root());
         Ok(self.tools.run(&format!("unpacking {}", archive.display()), View::Host, command, self.step)?)
-    }
-
-    fn copy(&self, dir: &Path) -> Result<(), SourceError> {
-        let mut command = program("cp");
-        command.args(["--archive", "--reflink=auto", "--no-target-directory"]).arg(dir).arg(self.root());
-        Ok(self.tools.run(&format!("copying {}", dir.display()), View::Host, command, self.step)?)
     }
 
     fn unpack_image(&self, store: &Store, image: &ImageRef) -> Result<(), SourceError> {
