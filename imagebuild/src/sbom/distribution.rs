@@ -9,6 +9,7 @@ use tar::Archive;
 
 use crate::archive::decode;
 use crate::file_error::{FileError, failed};
+use crate::source::PackageFormat;
 
 const OS_RELEASE: [&str; 2] = ["usr/lib/os-release", "etc/os-release"];
 /// Longer ones are not read to the end.
@@ -26,26 +27,7 @@ pub struct Distribution {
     /// Its VERSION_ID: `12`, `9.4`. Empty for one that always moves on.
     pub version: String,
     /// What its packages are.
-    pub format: Packages,
-}
-
-/// A kind of packages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packages {
-    /// Debian's.
-    Deb,
-    /// RPM.
-    Rpm,
-}
-
-impl Packages {
-    /// What purls call it.
-    pub fn purl_type(self) -> &'static str {
-        match self {
-            Self::Deb => "deb",
-            Self::Rpm => "rpm",
-        }
-    }
+    pub format: PackageFormat,
 }
 
 /// The distribution of a version's root. Unknown if the root says none that is known here, or is no archive.
@@ -83,8 +65,8 @@ fn parse(text: &str) -> Option<Distribution> {
     let like = value("ID_LIKE");
     let is = |known: &[&str]| known.contains(&&*id) || like.split(' ').any(|id| known.contains(&id));
     let format = match (is(&DEB), is(&RPM)) {
-        (true, _) => Packages::Deb,
-        (false, true) => Packages::Rpm,
+        (true, _) => PackageFormat::Deb,
+        (false, true) => PackageFormat::Rpm,
         (false, false) => return None,
     };
     Some(Distribution { id, version: value("VERSION_ID"), format })
@@ -97,7 +79,7 @@ mod tests {
 
     #[test]
     fn distributions_are_known_by_their_names_or_by_what_they_are_like() {
-        let check = |text: &str, expected: Option<(&str, &str, Packages)>| {
+        let check = |text: &str, expected: Option<(&str, &str, PackageFormat)>| {
             let expected = expected.map(|(id, version, format)| Distribution {
                 id: id.into(),
                 version: version.into(),
@@ -107,11 +89,11 @@ mod tests {
         };
         check(
             "NAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nID=debian\n",
-            Some(("debian", "12", Packages::Deb)),
+            Some(("debian", "12", PackageFormat::Deb)),
         );
         let rocky = "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID='9.4'\n";
-        check(rocky, Some(("rocky", "9.4", Packages::Rpm)));
-        check("ID=debian\n", Some(("debian", "", Packages::Deb)));
+        check(rocky, Some(("rocky", "9.4", PackageFormat::Rpm)));
+        check("ID=debian\n", Some(("debian", "", PackageFormat::Deb)));
         check("ID=alpine\nVERSION_ID=3\n", None);
         check("", None);
     }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::file_error::failed;
+use crate::source::PackageFormat;
 use crate::store::{Store, StoreError};
 
 pub use distribution::Distribution;
@@ -81,12 +82,10 @@ impl Sbom<'_> {
     fn purl(&self, package: &Package) -> Option<String> {
         let Distribution { id, version, format } = self.distribution.as_ref()?;
         let mut version_of_package = package.version.as_str();
-        let mut purl = PackageUrl::new(format.purl_type(), &package.name).ok()?;
+        let mut purl = PackageUrl::new(format.to_string(), &package.name).ok()?;
         purl.with_namespace(id).ok()?;
         // The type rpm has the epoch apart.
-        if let (distribution::Packages::Rpm, Some((epoch, rest))) =
-            (format, version_of_package.split_once(':'))
-        {
+        if let (PackageFormat::Rpm, Some((epoch, rest))) = (format, version_of_package.split_once(':')) {
             version_of_package = rest;
             purl.add_qualifier("epoch", epoch.to_owned()).ok()?;
         }
@@ -105,7 +104,6 @@ fn key(package: &Package) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::distribution::Packages;
     use super::*;
     use bootspec::manifest::{BootMode, Build, FORMAT};
     use std::collections::BTreeMap;
@@ -136,7 +134,7 @@ mod tests {
         }
     }
 
-    fn of(manifest: &Manifest, format: Option<Packages>) -> Sbom<'_> {
+    fn of(manifest: &Manifest, format: Option<PackageFormat>) -> Sbom<'_> {
         let distribution =
             format.map(|format| Distribution { id: "some".into(), version: "9.4".into(), format });
         let digest = Sha256Digest::new([7; 32]);
@@ -148,11 +146,11 @@ mod tests {
         let manifest = manifest(&[("libstdc++6", "1:2.0~b+c-1", "amd64")]);
         let purl = |format| of(&manifest, Some(format)).purl(&manifest.packages[0]).unwrap();
         assert_eq!(
-            purl(Packages::Deb),
+            purl(PackageFormat::Deb),
             "pkg:deb/some/libstdc%2B%2B6@1:2.0~b%2Bc-1?arch=amd64&distro=some-9.4"
         );
         assert_eq!(
-            purl(Packages::Rpm),
+            purl(PackageFormat::Rpm),
             "pkg:rpm/some/libstdc%2B%2B6@2.0~b%2Bc-1?arch=amd64&distro=some-9.4&epoch=1"
         );
         assert_eq!(of(&manifest, None).purl(&manifest.packages[0]), None);
@@ -162,7 +160,7 @@ mod tests {
     fn every_package_is_in_both_lists_once_and_under_its_own_id() {
         let manifest =
             manifest(&[("bash", "5.2", "amd64"), ("libc6", "2.36", "amd64"), ("libc6", "2.36", "i386")]);
-        let sbom = of(&manifest, Some(Packages::Deb));
+        let sbom = of(&manifest, Some(PackageFormat::Deb));
         let ids = |list: &Value, key: &str| -> std::collections::BTreeSet<String> {
             list.as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
         };

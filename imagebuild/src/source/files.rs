@@ -10,7 +10,7 @@ use super::SourceError;
 use crate::lock::Pinned;
 use crate::recipe::{PackageSource, Source};
 
-/// A kind of package. Printed, it is the ending of a package's file.
+/// A kind of package. Printed, it is the ending of a package's file, and the type of its purl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PackageFormat {
     /// Debian's.
