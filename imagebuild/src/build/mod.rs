@@ -31,7 +31,7 @@ use crate::source::{self, SourceError};
 use crate::store::{Store, StoreError};
 
 pub use origin::{build_time, tool};
-use origin::{host_name, inputs_digest, locked_base, source_date, time_version};
+use origin::{host_name, inputs_digest, source_date, time_version};
 pub use repack::{check_repack, repack};
 
 /// What to build, and with what.
@@ -157,10 +157,14 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, BuildError> {
     }
     request.signing.check(recipe.mode(), recipe.boot.rollback_index)?;
     let base = recipe.input_digest()?;
-    let base = locked_base(base, request.locked);
+    let lock = request.locked.map(|locked| locked.lock.digest());
     let source = source::state(recipe, request.store)?;
-    let inputs =
-        inputs_digest(&[Some(base), source], Some(request.compression), request.programs, request.signing)?;
+    let inputs = inputs_digest(
+        &[Some(base), lock, source],
+        Some(request.compression),
+        request.programs,
+        request.signing,
+    )?;
     Ok(Plan { inputs, unchanged: unchanged(request.store, recipe, inputs)? })
 }
 

@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use super::BuildError;
 use crate::file_error::failed;
 use crate::initramfs::Programs;
-use crate::lock::Locked;
 use crate::recipe::CompressionSpec;
 use crate::signing::Signing;
 
-/// Digest of what decides the root (`bases`), of how the root is packed, and of everything that goes into the initramfs from this machine.
+/// Digest of what decides the root (`bases`: recipe, lock, what it starts from), of how the root is packed, and of everything
+/// that goes into the initramfs from this machine.
 pub fn inputs_digest(
     bases: &[Option<Sha256Digest>],
     compression: Option<CompressionSpec>,
@@ -36,12 +36,6 @@ pub fn inputs_digest(
         digest.update(format!("signer {}", signer.id()));
     }
     Ok(Sha256Digest::new(digest.finalize().into()))
-}
-
-/// Digest of a recipe, `base`, and of the lock of its packages.
-pub fn locked_base(base: Sha256Digest, locked: Option<Locked<'_>>) -> Sha256Digest {
-    let Some(Locked { lock, .. }) = locked else { return base };
-    Sha256Digest::new(Sha256::digest(format!("{base} lock {}", lock.digest())).into())
 }
 
 /// What SOURCE_DATE_EPOCH says (<https://reproducible-builds.org/specs/source-date-epoch/>), if it is set.
