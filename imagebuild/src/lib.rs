@@ -30,4 +30,5 @@ mod sys;
 mod testing;
 pub mod tool;
 pub mod transfer;
+pub mod tree;
 pub mod verify;

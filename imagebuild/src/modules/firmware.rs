@@ -5,8 +5,7 @@ use std::path::Path;
 use bootspec::initramfs::FIRMWARE_DIR;
 use object::{Object, ObjectSection};
 
-use super::ModulesError;
-use super::tree::{Tree, variants};
+use crate::tree::{Tree, TreeError, variants};
 
 /// Names of the firmware files, relative to the kernel's firmware directory: MODULE_FIRMWARE in the driver's source, which
 /// ends up in the section `.modinfo` as one of its `KEY=VALUE\0`. Names that would leave that directory are no names.
@@ -29,7 +28,7 @@ pub fn member_path(name: &str) -> String {
 
 /// The file, unpacked, from the first of the directories in which the kernel looks (kernel:
 /// Documentation/driver-api/firmware/fw_search_path).
-pub fn find(tree: &Tree, release: &str, name: &str) -> Result<Option<Vec<u8>>, ModulesError> {
+pub fn find(tree: &Tree, release: &str, name: &str) -> Result<Option<Vec<u8>>, TreeError> {
     let dir = Path::new(FIRMWARE_DIR);
     let updates = dir.join("updates");
     for dir in [updates.join(release), updates, dir.join(release), dir.to_owned()] {

@@ -6,8 +6,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::nics::COMPANIONS;
-use super::tree::Tree;
 use super::{ModulesError, kernel_name};
+use crate::tree::{Tree, TreeError};
 
 /// The modules of one kernel. Names are in the kernel's spelling.
 #[derive(Debug, Default)]
@@ -33,10 +33,9 @@ struct Module {
 impl Index {
     pub fn read(tree: &Tree, release: &str) -> Result<Self, ModulesError> {
         let dir = Path::new("lib/modules").join(release);
-        let unreadable =
-            |source| ModulesError::Index { release: release.to_owned(), source: Box::new(source) };
+        let unreadable = |source| ModulesError::Index { release: release.to_owned(), source };
         let dep = tree.read(&dir.join("modules.dep")).map_err(unreadable)?;
-        let read = |name| Ok(tree.read_if_there(&dir.join(name))?.unwrap_or_default());
+        let read = |name| Ok::<_, TreeError>(tree.read_if_there(&dir.join(name))?.unwrap_or_default());
         let [alias, softdep, builtin] =
             [read("modules.alias")?, read("modules.softdep")?, read("modules.builtin")?];
         let text = String::from_utf8_lossy;

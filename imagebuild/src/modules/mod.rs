@@ -8,19 +8,17 @@ mod firmware;
 mod index;
 mod nics;
 mod storage;
-mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use bootspec::initramfs::{MODULES_ALIAS, MODULES_DEP, MODULES_DIR};
 use serde::Deserialize;
 
+use crate::tree::{Tree, TreeError};
 use index::Index;
 pub use nics::COMMON_NICS;
 pub use storage::COMMON_STORAGE;
-use tree::Tree;
 
 /// The word that stands for [`COMMON_NICS`] among the names of modules.
 pub const COMMON_NICS_WORD: &str = "common-nics";
@@ -144,17 +142,11 @@ pub enum ModulesError {
         release: String,
         /// Which file, and why not.
         #[source]
-        source: Box<ModulesError>,
+        source: TreeError,
     },
     /// A file of the root cannot be read or unpacked.
-    #[error("cannot read {} in the root", path.display())]
-    Read {
-        /// Path in the root.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] TreeError),
     /// A module is no object file.
     #[error("{} is not a kernel module", path.display())]
     NotElf {

@@ -10,7 +10,16 @@ use flate2::read::MultiGzDecoder;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use xz2::read::XzDecoder;
 
-use super::ModulesError;
+/// A file of the root cannot be read or unpacked.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {} in the root", path.display())]
+pub struct TreeError {
+    /// Path in the root.
+    path: PathBuf,
+    /// Why not.
+    #[source]
+    source: io::Error,
+}
 
 /// A root file system.
 pub struct Tree {
@@ -18,33 +27,33 @@ pub struct Tree {
 }
 
 impl Tree {
-    pub fn open(root: &Path) -> Result<Self, ModulesError> {
+    /// The root file system at `root`.
+    pub fn open(root: &Path) -> Result<Self, TreeError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match open(root, flags, Mode::empty()) {
             Ok(root) => Ok(Self { root }),
-            Err(errno) => Err(ModulesError::Read { path: root.to_owned(), source: errno.into() }),
+            Err(errno) => Err(TreeError { path: root.to_owned(), source: errno.into() }),
         }
     }
 
     /// The contents of a file, as they are. `path` begins at the root.
-    pub fn read(&self, path: &Path) -> Result<Vec<u8>, ModulesError> {
-        self.try_read(path).map_err(|source| ModulesError::Read { path: path.to_owned(), source })
+    pub fn read(&self, path: &Path) -> Result<Vec<u8>, TreeError> {
+        self.try_read(path).map_err(|source| TreeError { path: path.to_owned(), source })
     }
 
     /// The contents of a file, unpacked if its name says that it is compressed.
-    pub fn read_unpacked(&self, path: &Path) -> Result<Vec<u8>, ModulesError> {
-        self.read(path).and_then(|data| {
-            unpack(path, data).map_err(|source| ModulesError::Read { path: path.to_owned(), source })
-        })
+    pub fn read_unpacked(&self, path: &Path) -> Result<Vec<u8>, TreeError> {
+        self.read(path)
+            .and_then(|data| unpack(path, data).map_err(|source| TreeError { path: path.to_owned(), source }))
     }
 
     /// As [`Self::read`]; none if there is no such file.
-    pub fn read_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, ModulesError> {
+    pub fn read_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, TreeError> {
         absent_is_none(self.read(path))
     }
 
     /// As [`Self::read_unpacked`]; none if there is no such file.
-    pub fn read_unpacked_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, ModulesError> {
+    pub fn read_unpacked_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, TreeError> {
         absent_is_none(self.read_unpacked(path))
     }
 
@@ -60,9 +69,9 @@ impl Tree {
     }
 }
 
-fn absent_is_none(result: Result<Vec<u8>, ModulesError>) -> Result<Option<Vec<u8>>, ModulesError> {
+fn absent_is_none(result: Result<Vec<u8>, TreeError>) -> Result<Option<Vec<u8>>, TreeError> {
     match result {
-        Err(ModulesError::Read { source, .. }) if is_absent(&source) => Ok(None),
+        Err(TreeError { source, .. }) if is_absent(&source) => Ok(None),
         result => result.map(Some),
     }
 }
