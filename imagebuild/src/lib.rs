@@ -13,6 +13,7 @@ pub mod initramfs;
 pub mod interrupt;
 pub mod kernel;
 pub mod lock;
+pub mod microcode;
 pub mod modules;
 pub mod programs;
 pub mod progress;

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, open, openat2};
 use xz2::read::XzDecoder;
 
 /// A file of the root cannot be read or unpacked.
@@ -55,6 +55,26 @@ impl Tree {
     /// As [`Self::read_unpacked`]; none if there is no such file.
     pub fn read_unpacked_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, TreeError> {
         absent_is_none(self.read_unpacked(path))
+    }
+
+    /// The names in a directory, sorted; none if there is no such directory. A name that is not UTF-8 is none that anyone
+    /// looks for.
+    pub fn names_if_there(&self, dir: &Path) -> Result<Vec<String>, TreeError> {
+        match self.try_names(dir) {
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
+            result => result.map_err(|source| TreeError { path: dir.to_owned(), source }),
+        }
+    }
+
+    fn try_names(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat2(&self.root, dir, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(dir)? {
+            names.extend(entry?.file_name().to_str().map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
     }
 
     fn try_read(&self, path: &Path) -> io::Result<Vec<u8>> {

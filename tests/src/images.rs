@@ -106,6 +106,11 @@ variant = "minbase"
 package = "linux-image-cloud-amd64"
 args = ["console=ttyS0,115200"]
 
+# No microcode, but what the kernel takes for some until it looks closer.
+[[file]]
+path = "/usr/lib/firmware/intel-ucode/06-55-04"
+content = "\u0001\u0000\u0000\u0000"
+
 [boot]
 root = "{root}"
 {compression}"#

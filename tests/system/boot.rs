@@ -8,7 +8,7 @@ use anyhow::Result;
 use bootlab::firmware::Firmware;
 use bootlab::images;
 use bootlab::lab::{Goal, Lab};
-use bootlab::places::store_dir;
+use bootlab::places::{shell_store_dir, store_dir};
 use bootlab::qemu::NodeSpec;
 use bootspec::event::Phase;
 
@@ -32,6 +32,23 @@ fn bios_node_boots_to_a_shell_that_answers() -> Result<()> {
     // The ROM of the card is iPXE already, so it is sent the script at once.
     assert_eq!(timeline.reached(Phase::Nbp), None);
     node.console().ask("cat /proc/cmdline", "bootnode.node=node-000", IDLE_BOOT)?;
+    Ok(())
+}
+
+/// The kernel looks for microcode before it knows of compression, and leaves it where it then unpacks the rest.
+#[test]
+fn the_kernel_finds_microcode_in_front_of_what_it_unpacks() -> Result<()> {
+    let image = images::shell("shell-tmpfs", "tmpfs", &[])?;
+    let mut spec = NodeSpec::classic(34, &image.to_string());
+    spec.settings.insert("mode".to_owned(), "failsafe".into());
+    let lab = Lab::start("microcode", &shell_store_dir(), from_ref(&spec))?;
+    let node = lab.boot(&spec)?;
+    lab.wait_for(&node, Goal::FailsafeShell, IDLE_BOOT)?;
+    node.console().ask(
+        "wc -c /kernel/x86/microcode/*",
+        "4 /kernel/x86/microcode/GenuineIntel.bin",
+        IDLE_BOOT,
+    )?;
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use crate::file_system::{self, FileSystemError};
 use crate::initramfs::{InitramfsError, Programs, SegmentCompression};
 use crate::kernel::KernelError;
 use crate::lock::{LockError, Locked};
+use crate::microcode::MicrocodeError;
 use crate::modules::ModulesError;
 use crate::progress::Progress;
 use crate::recipe::{CompressionSpec, Recipe, RecipeError, RootKind};
@@ -91,6 +92,9 @@ pub enum BuildError {
     /// The SELinux policy cannot be read.
     #[error(transparent)]
     Selinux(#[from] SelinuxError),
+    /// The microcode for the initramfs could not be collected.
+    #[error(transparent)]
+    Microcode(#[from] MicrocodeError),
     /// The kernel modules for the initramfs could not be collected.
     #[error(transparent)]
     Modules(#[from] ModulesError),
@@ -194,6 +198,7 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
     copy(&built.kernel.vmlinuz, &draft.dir().join(VMLINUZ))?;
     let config = built.kernel.config(&root)?;
     let segments = SegmentCompression::for_kernel(config.as_ref());
+    pack::microcode(recipe, &tools, draft.dir(), progress)?;
     let packed = match recipe.mode() {
         BootMode::Failsafe => None,
         BootMode::Discover => {

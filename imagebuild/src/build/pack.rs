@@ -9,12 +9,30 @@ use super::{BuildError, Request};
 use crate::archive::{self, Entry, PackError, PackOptions, scan, with_xattr};
 use crate::file_error::failed;
 use crate::file_system::{self, FileSystemOptions};
-use crate::initramfs::{MODULES, MODULES_FETCHED, SegmentCompression, modules_segment};
+use crate::initramfs::{
+    MICROCODE, MODULES, MODULES_FETCHED, SegmentCompression, microcode_segment, modules_segment,
+};
+use crate::microcode;
 use crate::modules::{self, ModuleSpec};
 use crate::progress::{Progress, human};
 use crate::recipe::{Recipe, RootKind};
 use crate::selinux;
 use crate::tool::Tools;
+
+/// Writes the microcode's segment into `dir`, if the root has any and the recipe does not forbid it.
+pub fn microcode(recipe: &Recipe, tools: &Tools, dir: &Path, progress: &Progress) -> Result<(), BuildError> {
+    let updates = microcode::collect(tools.sandbox().root(), recipe.microcode)?;
+    if updates.is_empty() {
+        return Ok(());
+    }
+    let step = progress.step("collect microcode");
+    let segment = microcode_segment(&updates).map_err(BuildError::Initramfs)?;
+    let path = dir.join(MICROCODE);
+    fs::write(&path, &segment).map_err(failed("write", &path))?;
+    let files: usize = updates.iter().map(|vendor| vendor.files).sum();
+    step.done(&format!("{files} files -> {}", human(segment.len() as u64)));
+    Ok(())
+}
 
 /// Writes the modules' segment of each initramfs that has one into `dir`. The SELinux policy rides along.
 pub fn modules(

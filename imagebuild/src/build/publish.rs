@@ -11,7 +11,7 @@ use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, MANIFEST, VMLI
 use super::{BuildError, Outcome};
 use crate::file_error::failed;
 use crate::initramfs::{
-    MODULES, MODULES_FETCHED, Programs, SegmentCompression, init_segment, write_root_segment,
+    MICROCODE, MODULES, MODULES_FETCHED, Programs, SegmentCompression, init_segment, write_root_segment,
 };
 use crate::progress::{Progress, human};
 use crate::signing::{Signer, Signing};
@@ -65,11 +65,12 @@ fn write_initramfs(
     signing: &Signing,
 ) -> Result<Vec<ArtifactName>, BuildError> {
     let mut names = Vec::new();
+    let microcode = read_if_there(&dir.join(MICROCODE))?;
     if manifest.mode != BootMode::Fetched {
         let path = dir.join(INITRAMFS);
         let mut out = BufWriter::new(File::create_new(&path).map_err(failed("create", &path))?);
         let modules = read_if_there(&dir.join(MODULES))?;
-        out.write_all(init).and_then(|()| out.write_all(&modules)).map_err(failed("write", &path))?;
+        out.write_all(&[&microcode, init, &modules].concat()).map_err(failed("write", &path))?;
         let json = manifest.carried().to_json();
         let signature = sign_manifest(&json, manifest, signing)?;
         let root = manifest.root.as_ref().map(|root| (root, dir.join(root.file().as_str())));
@@ -81,7 +82,7 @@ fn write_initramfs(
     if manifest.root.is_some() {
         let path = dir.join(INITRAMFS_FETCHED);
         let modules = read_if_there(&dir.join(MODULES_FETCHED))?;
-        fs::write(&path, [init, &modules].concat()).map_err(failed("write", &path))?;
+        fs::write(&path, [&microcode, init, &modules].concat()).map_err(failed("write", &path))?;
         names.push(INITRAMFS_FETCHED.parse()?);
     }
     Ok(names)
@@ -98,7 +99,7 @@ fn sign_manifest(json: &str, manifest: &Manifest, signing: &Signing) -> Result<O
 fn artifact_names(dir: &Path, manifest: &Manifest) -> Result<Vec<ArtifactName>, BuildError> {
     let mut names: Vec<ArtifactName> = vec![VMLINUZ.parse()?];
     names.extend(manifest.root.as_ref().map(|root| root.file().clone()));
-    for name in [MODULES, MODULES_FETCHED, INITRAMFS, INITRAMFS_FETCHED] {
+    for name in [MICROCODE, MODULES, MODULES_FETCHED, INITRAMFS, INITRAMFS_FETCHED] {
         if dir.join(name).exists() {
             names.push(name.parse()?);
         }

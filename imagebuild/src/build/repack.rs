@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bootspec::ImageRef;
@@ -12,7 +12,7 @@ use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, initramfs_of};
 use super::origin::{build_time, host_name, inputs_digest, time_version, tool};
 use super::{BuildError, Outcome, publish, require_shell};
 use crate::file_error::failed;
-use crate::initramfs::{MODULES, MODULES_FETCHED, Programs, SegmentCompression};
+use crate::initramfs::{MICROCODE, MODULES, MODULES_FETCHED, Programs, SegmentCompression};
 use crate::progress::Progress;
 use crate::signing::Signing;
 use crate::store::{Draft, Store};
@@ -28,7 +28,9 @@ pub fn repack(
 ) -> Result<Outcome, BuildError> {
     let _held = store.hold(image)?;
     let old = check_repack(store, image, programs, signing)?;
-    let compression = segment_compression(&store.dir(image).join(initramfs_of(old.mode)))?;
+    let microcode_bytes = old.artifacts.get(&MICROCODE.parse()?).map_or(0, |artifact| artifact.size_bytes);
+    let initramfs = store.dir(image).join(initramfs_of(old.mode));
+    let compression = segment_compression(&initramfs, microcode_bytes)?;
     let time_unix = build_time()?;
     let draft = store.begin(&image.name, &time_version(time_unix)?)?;
     let mut artifacts = old.artifacts.clone();
@@ -37,7 +39,7 @@ pub fn repack(
         let path = store.dir(image).join(name.as_str());
         fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
     }
-    refuse_damaged_modules(store, image, &artifacts, &draft)?;
+    refuse_damaged_segments(store, image, &artifacts, &draft)?;
     let step = progress.step(format!("repack {image}"));
     if store.signature(image)?.is_some() && signing.signer.is_none() {
         step.note("it is signed, and the new version is not: --sign-key signs it");
@@ -66,24 +68,27 @@ pub fn check_repack(
     Ok(old)
 }
 
-/// What the kernel of an image can unpack, by what it was given before: the kernel's configuration is packed away.
-fn segment_compression(initramfs: &Path) -> Result<SegmentCompression, BuildError> {
+/// What the kernel of an image can unpack, by what it was given before, behind the microcode: the kernel's configuration is
+/// packed away.
+fn segment_compression(initramfs: &Path, microcode_bytes: u64) -> Result<SegmentCompression, BuildError> {
     let mut head = [0; 4];
     File::open(initramfs)
-        .and_then(|mut file| file.read_exact(&mut head))
+        .and_then(|file| file.read_exact_at(&mut head, microcode_bytes))
         .map_err(failed("read", initramfs))?;
     SegmentCompression::of(&head).ok_or_else(|| BuildError::Compression { path: initramfs.to_owned() })
 }
 
-/// The modules become part of a new initramfs with a new digest, so damage to them would become the truth.
-fn refuse_damaged_modules(
+/// The segments become part of a new initramfs with a new digest, so damage to them would become the truth.
+fn refuse_damaged_segments(
     store: &Store,
     image: &ImageRef,
     artifacts: &BTreeMap<ArtifactName, Artifact>,
     draft: &Draft,
 ) -> Result<(), BuildError> {
     for (name, expected) in artifacts {
-        if [MODULES, MODULES_FETCHED].contains(&name.as_str()) && draft.describe(name)? != *expected {
+        if [MICROCODE, MODULES, MODULES_FETCHED].contains(&name.as_str())
+            && draft.describe(name)? != *expected
+        {
             let path = store.dir(image).join(name.as_str());
             return Err(BuildError::Damaged { image: image.clone(), path });
         }

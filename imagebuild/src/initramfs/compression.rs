@@ -45,7 +45,7 @@ impl SegmentCompression {
 
     /// Compresses `archive`, padded so that whatever follows begins aligned. The kernel checks the stream's checksum.
     pub fn compress(self, archive: &[u8]) -> io::Result<Vec<u8>> {
-        let mut segment = match self {
+        let segment = match self {
             Self::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
                 io::Write::write_all(&mut encoder, archive)?;
@@ -58,9 +58,14 @@ impl SegmentCompression {
                 encoder.finish()?
             }
         };
-        segment.resize(segment.len().next_multiple_of(ALIGNMENT), 0);
-        Ok(segment)
+        Ok(padded(segment))
     }
+}
+
+/// `segment` with zeros up to where the kernel looks for another.
+pub fn padded(mut segment: Vec<u8>) -> Vec<u8> {
+    segment.resize(segment.len().next_multiple_of(ALIGNMENT), 0);
+    segment
 }
 
 #[cfg(test)]

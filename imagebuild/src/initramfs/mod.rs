@@ -1,5 +1,7 @@
 //! Composes the initramfs: concatenated newc archives (kernel: Documentation/driver-api/early-userspace/buffer-format).
 //!
+//! 0. The microcode's, not compressed, if the root has any: the kernel looks for it before it can unpack anything. A file of
+//!    its own in the store too, as the modules' segment.
 //! 1. Init's segment, compressed: init, the rescue busybox, the directories and the console that init needs before it
 //!    has mounted anything, and what init is to trust.
 //! 2. The modules' segment, compressed: kernel modules, their indexes and their firmware. A file of its own in the store
@@ -7,7 +9,7 @@
 //! 3. The root's segment, not compressed: the manifest and the root, which is compressed already. init unlinks each chunk
 //!    of a root archive as it is consumed.
 //!
-//! `initramfs.img` carries the root and so has all of them; `initramfs-fetched.img` has the first two.
+//! `initramfs.img` carries the root and so has all of them; `initramfs-fetched.img` has all but the last.
 
 mod compression;
 #[doc(hidden)]
@@ -22,12 +24,15 @@ use bootspec::initramfs::{
 };
 use bootspec::manifest::{Root, RootArchive, RootFileSystem};
 
+use crate::microcode::Updates;
 use crate::modules::ModuleSet;
 use crate::signing::Trust;
 
 pub use compression::SegmentCompression;
 use newc::Newc;
 
+/// The artifact that is the microcode's segment of both initramfs. Absent if there is none.
+pub const MICROCODE: &str = "microcode.img";
 /// The artifact that is the modules' segment of `initramfs.img`. Absent if it needs none.
 pub const MODULES: &str = "modules.img";
 /// The artifact that is the modules' segment of `initramfs-fetched.img`.
@@ -98,6 +103,15 @@ pub fn init_segment(
         archive.data(&path, contents.as_bytes())?;
     }
     compression.compress(&archive.finish()?).map_err(InitramfsError::Write)
+}
+
+/// The microcode's segment.
+pub fn microcode_segment(updates: &[Updates]) -> Result<Vec<u8>, InitramfsError> {
+    let mut archive = Newc::new(Vec::new());
+    for vendor in updates {
+        archive.data(vendor.member, &vendor.contents)?;
+    }
+    Ok(compression::padded(archive.finish()?))
 }
 
 /// The modules' segment.

@@ -152,6 +152,7 @@ impl At<'_, '_> {
     fn recipe<S: WireSource>(&self, wire: wire::Recipe<S>) -> Result<Recipe, RecipeError> {
         let source = wire.source.check(self, "source")?;
         let boot = self.boot(wire.boot, &source)?;
+        let microcode = wire.initramfs.microcode;
         let modules = self.modules(wire.initramfs, boot.mode)?;
         let recipe = Recipe {
             name: wire.name,
@@ -171,6 +172,7 @@ impl At<'_, '_> {
             compression: self.compression(wire.compression, boot.root)?,
             boot,
             modules,
+            microcode,
             selinux_policy: self.selinux(wire.selinux, boot)?,
             variants: self.effective.known_variants().clone(),
             inputs: self.effective.inputs(),

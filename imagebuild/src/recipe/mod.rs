@@ -80,6 +80,8 @@ pub struct Recipe {
     pub boot: BootSpec,
     /// Kernel modules that a node needs to fetch its root, or to find out what it is made of.
     pub modules: ModuleSpec,
+    /// Whether the initramfs begin with the root's microcode. Without a word, they do if it has any.
+    pub microcode: Option<bool>,
     /// The SELinux policy that nodes load and by which the root is labelled: `targeted`.
     pub selinux_policy: Option<String>,
     /// The variants that may be chosen.

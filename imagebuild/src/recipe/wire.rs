@@ -294,6 +294,7 @@ pub struct Boot {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Initramfs {
+    pub microcode: Option<bool>,
     pub modules: Option<ModuleSpec>,
 }
 
