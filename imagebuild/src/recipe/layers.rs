@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bootspec::store::ImageName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -11,6 +12,8 @@ use super::{Recipe, RecipeError};
 
 /// The key that names them.
 pub const EXTENDS: &str = "extends";
+/// Directory of the shipped layers, which are no recipes by themselves, among the shipped recipes.
+const SHIPPED_LAYERS: &str = "layers";
 
 /// All that was read.
 #[derive(Debug)]
@@ -64,8 +67,7 @@ impl Layers {
             let problem =
                 |problem| RecipeError::Value { place: place.clone(), key: EXTENDS.to_owned(), problem };
             let dir = path.parent().unwrap_or(Path::new("/"));
-            let base =
-                Recipe::find_from(dir, &name, shipped_dirs).map_err(|error| problem(error.to_string()))?;
+            let base = find(dir, &name, shipped_dirs).map_err(|error| problem(error.to_string()))?;
             if extending.contains(&real(&base)) {
                 return Err(problem(format!("{} extends itself in the end", base.display())));
             }
@@ -81,6 +83,16 @@ impl Layers {
         self.order.push(number);
         Ok(())
     }
+}
+
+/// The file that `name_or_path` means in a recipe in `dir`: a layer that is shipped, or what it would mean on the command line.
+fn find(dir: &Path, name_or_path: &str, shipped_dirs: &[PathBuf]) -> Result<PathBuf, RecipeError> {
+    let layer = format!("{name_or_path}.toml");
+    let is_name = name_or_path.parse::<ImageName>().is_ok();
+    let mut shipped =
+        shipped_dirs.iter().filter(|_| is_name).map(|dir| dir.join(SHIPPED_LAYERS).join(&layer));
+    Recipe::find_from(dir, name_or_path, shipped_dirs)
+        .or_else(|error| shipped.find(|path| path.is_file()).ok_or(error))
 }
 
 /// What files are compared by: `../a/recipe.toml` and a link to it are one recipe.

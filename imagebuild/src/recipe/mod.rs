@@ -537,12 +537,16 @@ mod tests {
             "debian-12-compute",
             "debian-12-hpc",
             "debian-13-compute",
+            "debian-13-hpc",
             "discover",
             "failsafe",
             "fedora-compute",
             "rocky-10-compute",
             "rocky-8-compute",
             "rocky-9-compute",
+            "rocky-9-hpc",
+            "ubuntu-24.04-compute",
+            "ubuntu-24.04-hpc",
         ];
         assert_eq!(names, expected.map(str::to_owned).into());
         for name in names {
@@ -557,7 +561,7 @@ mod tests {
     fn an_unknown_recipe_is_refused_with_the_names_there_are() {
         let error = Recipe::find("compute", &[shipped_dir()]).unwrap_err();
         assert!(
-            error.to_string().contains("debian-12-hpc, debian-13-compute, discover, failsafe"),
+            error.to_string().contains("debian-12-hpc, debian-13-compute, debian-13-hpc, discover, failsafe"),
             "{error}"
         );
     }

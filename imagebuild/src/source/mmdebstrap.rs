@@ -28,6 +28,17 @@ const KEEP_ARCHIVES: &str = "essential/unlink,cleanup/apt/cache";
 /// mmdebstrap's own hooks that make /bin, /sbin and /lib links before the first package is unpacked, where the suite
 /// wants that. Without them the package usrmerge does it afterwards, and brings perl into the image for it.
 const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
+/// Runs the first of them, but not where base-files brings the links along and only provides the name usr-is-merged, as
+/// Ubuntu's does since 24.04: the hooks take that for a package and miss it later (mmdebstrap 1.3).
+const MERGE_USR: &str = r#"cd "$1"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+apt-get update --error-on=any
+if apt-cache show --no-all-versions usr-is-merged 2> /dev/null | grep --quiet '^Package: usr-is-merged$'; then
+    /usr/share/mmdebstrap/hooks/maybe-merged-usr/setup00.sh "$1"
+fi"#;
+/// Runs the second where the first has left its work to be finished.
+const FINISH_MERGED_USR: &str = r#"if [ -n "$(dpkg-query --root="$1" --show --showformat='${Version}' usr-is-merged 2> /dev/null)" ]; then
+    /usr/share/mmdebstrap/hooks/maybe-merged-usr/essential00.sh "$1"
+fi"#;
 /// Writes what is installed to `packages`, as apt names packages: `NAME:ARCHITECTURE=VERSION`.
 const LIST_INSTALLED: &str = r#"dpkg-query --admindir="$1/var/lib/dpkg" --show --showformat='${Package}:${Architecture}=${Version}\n' > "$BOOTNODE_WORK/packages""#;
 /// The same of what was unpacked. dpkg knows nothing of it, but apt says once more what it takes.
@@ -136,7 +147,8 @@ impl Job<'_> {
             command.arg(format!("--setup-hook={USE_FILES}"));
         }
         if *purpose == Purpose::System && Path::new(MERGED_USR_HOOKS).is_dir() {
-            command.arg(format!("--hook-dir={MERGED_USR_HOOKS}"));
+            command.arg(format!("--setup-hook={MERGE_USR}"));
+            command.arg(format!("--essential-hook={FINISH_MERGED_USR}"));
         }
         add_last_hooks(&mut command, *purpose, hooks);
         command.arg(format!("--skip={KEEP_ARCHIVES}"));
