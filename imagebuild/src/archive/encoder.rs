@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use bootspec::Sha256Digest;
 use bootspec::manifest::Compression;
 use sha2::{Digest, Sha256};
-use xz2::stream::{Check, Stream};
+use xz2::stream::{Check, Filters, LzmaOptions, Stream};
+
+use super::content::Content;
 
 /// Compresses what is written to it.
 pub struct Encoder<W: Write> {
@@ -30,13 +32,13 @@ pub struct Encoded {
 }
 
 impl<W: Write> Encoder<W> {
-    /// A new stream into `out`. Levels: xz 0 to 9, zstd 1 to 22.
-    pub fn new(compression: Compression, level: u32, out: W) -> io::Result<Self> {
+    /// A new stream of such `content` into `out`. Levels: xz 0 to 9, zstd 1 to 22.
+    pub fn new(compression: Compression, level: u32, content: Content, out: W) -> io::Result<Self> {
         let out = Hasher { out, digest: Sha256::new(), bytes: 0 };
         let inner = match compression {
             Compression::Xz => {
                 // CRC32, because that is the check every decoder has. Integrity rests on the manifest's SHA-256.
-                let stream = Stream::new_easy_encoder(level, Check::Crc32)?;
+                let stream = Stream::new_stream_encoder(&xz_filters(level, content)?, Check::Crc32)?;
                 Inner::Xz(xz2::write::XzEncoder::new_stream(out, stream))
             }
             Compression::Zstd => Inner::Zstd(zstd::Encoder::new(out, level as i32)?),
@@ -75,6 +77,17 @@ impl<W: Write> Write for Encoder<W> {
             Inner::Zstd(encoder) => encoder.flush(),
         }
     }
+}
+
+/// Every decoder of xz has the x86 filter, busybox' included, unless it was left out by configuration, as from some kernels'.
+/// It is of use to [`Content::X86Code`] alone.
+fn xz_filters(level: u32, content: Content) -> io::Result<Filters> {
+    let mut filters = Filters::new();
+    if content == Content::X86Code {
+        filters.x86();
+    }
+    filters.lzma2(&LzmaOptions::new_preset(level)?);
+    Ok(filters)
 }
 
 /// Memory that a decoder of a stream of this level takes: its dictionary or window, and some for tables and buffers

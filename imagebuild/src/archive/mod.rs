@@ -6,6 +6,7 @@
 //! The format is described in `docs/image-format.md`. The same tree, level and chunk size give the same bytes whatever
 //! the number of cores.
 
+mod content;
 mod decoder;
 mod encoder;
 mod pack;

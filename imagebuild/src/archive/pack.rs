@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bootspec::manifest::{Chunk, Compression, RootArchive, Stage};
 use bootspec::store::ArtifactName;
 
+use super::content::read_content;
 use super::encoder::{Encoded, Encoder, decoder_bytes};
 use super::plan::{ChunkPlan, plan};
 use super::scan::{Entry, Kind, ScanError};
@@ -77,7 +78,11 @@ pub fn pack(
         entries.iter_mut().for_each(|entry| entry.clamp_mtime(latest));
     }
     step.set_total(entries.iter().map(apparent_bytes).sum());
-    let chunks = plan(&entries, options.chunk_bytes);
+    let contents = entries
+        .iter()
+        .map(|entry| read_content(root, entry).map_err(|source| cannot_pack(entry, source)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let chunks = plan(&entries, &contents, options.chunk_bytes);
     let packer = Packer { root, dir, options, step, chunks: &chunks };
     let packed = packer.pack_all()?;
 
@@ -94,6 +99,10 @@ pub fn pack(
         inodes: entries.iter().filter(|entry| !matches!(entry.kind, Kind::HardLink(_))).count() as u64,
         decoder_bytes: decoder_bytes(options.compression, options.level),
     })
+}
+
+fn cannot_pack(entry: &Entry, source: io::Error) -> PackError {
+    PackError::Entry { path: entry.path.clone(), source }
 }
 
 fn apparent_bytes(entry: &Entry) -> u64 {
@@ -146,15 +155,16 @@ impl Packer<'_> {
     fn pack_chunk(&self, chunk: &ChunkPlan<'_>) -> Result<PackedChunk, PackError> {
         let failed = |source| PackError::Write { path: self.dir.to_owned(), source };
         let file = tempfile::tempfile_in(self.dir).map_err(failed)?;
-        let mut encoder = Encoder::new(self.options.compression, self.options.level, BufWriter::new(file))
-            .map_err(failed)?;
+        let PackOptions { compression, level, .. } = self.options;
+        let mut encoder =
+            Encoder::new(compression, level, chunk.content, BufWriter::new(file)).map_err(failed)?;
         let (mut data_bytes, mut page_rounded_bytes) = (0, 0);
         for entry in &chunk.entries {
             if interrupt::requested() {
                 return Err(PackError::Interrupted);
             }
             let bytes = write_entry(self.root, entry, chunk.stage, &mut encoder)
-                .map_err(|source| PackError::Entry { path: entry.path.clone(), source })?;
+                .map_err(|source| cannot_pack(entry, source))?;
             data_bytes += bytes;
             page_rounded_bytes += bytes.next_multiple_of(PAGE_BYTES);
             self.step.advance(apparent_bytes(entry));
