@@ -9,7 +9,9 @@ mod image;
 mod livenet;
 mod measure;
 mod memory;
+mod pack;
 mod root;
+mod store;
 mod unpack;
 
 use std::fs;
@@ -44,7 +46,7 @@ struct Bench {
     run: fn(Rounds) -> Result<Vec<Measurement>>,
 }
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 16] = [
     Bench { name: "unpack-xz", run: unpack::xz },
     Bench { name: "unpack-zstd", run: unpack::zstd },
     Bench { name: "unpack-cpu", run: unpack::cpu },
@@ -52,6 +54,11 @@ const BENCHES: [Bench; 11] = [
     Bench { name: "unpack-scaling", run: unpack::scaling },
     Bench { name: "unpack-balance", run: unpack::balance },
     Bench { name: "create", run: create::run },
+    Bench { name: "pack-xz", run: pack::xz },
+    Bench { name: "pack-zstd", run: pack::zstd },
+    Bench { name: "pack-memory", run: pack::memory },
+    Bench { name: "repack", run: store::repack },
+    Bench { name: "verify", run: store::verify },
     Bench { name: "peak-memory-carried", run: memory::carried },
     Bench { name: "peak-memory-fetched", run: memory::fetched },
     Bench { name: "boot-classic", run: classic::boot },

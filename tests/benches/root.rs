@@ -76,7 +76,19 @@ const fn level(compression: Compression) -> u32 {
     }
 }
 
-/// The root as a tree.
+/// Writes the archive at `xz` to `plain` without the filter for x86, which busybox cannot read.
+pub fn without_filter(xz: &Path, plain: &Path) -> Result<()> {
+    let script = "xz -dc \"$1\" | xz -T0 -\"$3\" --check=crc32 >\"$2\"";
+    let level = level(Compression::Xz).to_string();
+    run(Command::new("sh").args(["-ec", script, "sh"]).arg(xz).arg(plain).arg(level))
+}
+
+/// The root as it is in the image, as a tree.
+pub fn one_copy() -> Result<PathBuf> {
+    Ok(unpacked()?.join("0"))
+}
+
+/// The root as a tree, several times over.
 fn unpacked() -> Result<PathBuf> {
     let root = bench_dir().join("root");
     let complete = bench_dir().join("root.complete");

@@ -25,6 +25,9 @@ fn gauntlet(root: &Path) {
     fs::write(at("usr/bin/su"), "setuid").unwrap();
     chown(at("usr/bin/su"), Some(0), Some(42)).unwrap();
     mode(&at("usr/bin/su"), 0o4755);
+    // A program, since xz has a filter for code.
+    fs::copy("/bin/sh", at("usr/bin/sh")).unwrap();
+    time(&at("usr/bin/sh"), 1_650_000_000, 0);
     fs::hard_link(at("usr/bin/su"), at("var/another-name")).unwrap();
     fs::write(at("usr/bin/ping"), "capable").unwrap();
     // VFS_CAP_REVISION_2, effective, CAP_NET_RAW.
@@ -269,23 +272,60 @@ fn gnu_tar_reads_zstd_archives_without_loss() {
 
 /// libarchive leaves ACLs alone that are stored as the attributes they are; it has records of its own for them.
 #[test]
+fn bsdtar_reads_xz_archives_without_loss_but_acls() {
+    check_tool(Compression::Xz, |_| {}, "bsdtar", &["--numeric-owner"]);
+}
+
+#[test]
 fn bsdtar_reads_zstd_archives_without_loss_but_acls() {
     check_tool(Compression::Zstd, |_| {}, "bsdtar", &["--numeric-owner"]);
 }
 
+/// What decodes a file to standard output. busybox has no filter for x86 (1.35).
+const XZ_DECODERS: [&[&str]; 3] = [&["xz", "-dc"], &["bsdcat"], &["python3", "-c", PYTHON_XZ]];
+const PYTHON_XZ: &str =
+    "import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)";
+
+/// Chunks of code went through the filter for x86, which is the first in their block's header (xz's file format, 5.3.2).
+#[test]
+fn decoders_of_xz_read_the_filter_for_x86() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, out) = (dir.path().join("root"), dir.path().join("out"));
+    gauntlet(&root);
+    let archive = pack_gauntlet(&root, &out, options(Compression::Xz, 2));
+    let file = out.join(archive.file.as_str());
+    let bytes = fs::read(&file).unwrap();
+    let filter = |chunk: &Chunk| bytes[chunk.offset_bytes as usize + 14];
+    let (x86, lzma2) = (0x04, 0x21);
+    let filters: Vec<u8> = archive.chunks.iter().map(filter).collect();
+    assert!(filters.contains(&x86) && filters.iter().all(|id| [x86, lzma2].contains(id)), "{filters:?}");
+
+    let tar_bytes: u64 = archive.chunks.iter().map(|chunk| chunk.tar_bytes).sum();
+    let program = fs::read("/bin/sh").unwrap();
+    for decoder in XZ_DECODERS {
+        let decoded = Command::new(decoder[0]).args(&decoder[1..]).arg(&file).output().unwrap();
+        assert!(decoded.status.success(), "{decoder:?}: {}", String::from_utf8_lossy(&decoded.stderr));
+        assert_eq!(decoded.stdout.len() as u64, tar_bytes, "{decoder:?}");
+        let found = decoded.stdout.windows(program.len()).step_by(512).any(|part| part == program);
+        assert!(found, "{decoder:?}: the program is not as it was");
+    }
+}
+
 #[test]
 fn the_number_of_jobs_does_not_change_a_byte() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("root");
-    gauntlet(&root);
-    let pack = |jobs| {
-        let out = dir.path().join(format!("out-{jobs}"));
-        let archive = pack_gauntlet(&root, &out, options(Compression::Zstd, jobs));
-        (fs::read(out.join(archive.file.as_str())).unwrap(), archive)
-    };
-    let (one, many) = (pack(1), pack(5));
-    assert!(one == many);
-    assert!(one.1.chunks.iter().filter(|chunk| chunk.stage == Stage::Entries).count() >= 3);
+    for compression in [Compression::Xz, Compression::Zstd] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        gauntlet(&root);
+        let pack = |jobs| {
+            let out = dir.path().join(format!("out-{jobs}"));
+            let archive = pack_gauntlet(&root, &out, options(compression, jobs));
+            (fs::read(out.join(archive.file.as_str())).unwrap(), archive)
+        };
+        let (one, many) = (pack(1), pack(5));
+        assert!(one == many, "{compression}");
+        assert!(one.1.chunks.iter().filter(|chunk| chunk.stage == Stage::Entries).count() >= 3);
+    }
 }
 
 #[test]

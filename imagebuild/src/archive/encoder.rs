@@ -79,8 +79,8 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-/// Every decoder of xz has the x86 filter, busybox' included, unless it was left out by configuration, as from some kernels'.
-/// It is of use to [`Content::X86Code`] alone.
+/// The x86 filter is of use to [`Content::X86Code`] alone. liblzma has it, and so init, xz, tar, libarchive and Python;
+/// busybox does not.
 fn xz_filters(level: u32, content: Content) -> io::Result<Filters> {
     let mut filters = Filters::new();
     if content == Content::X86Code {
@@ -120,5 +120,39 @@ impl<W: Write> Write for Hasher<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn encode(content: Content, bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = Encoder::new(Compression::Xz, 1, content, Vec::new()).unwrap();
+        encoder.write_all(bytes).unwrap();
+        let (xz, encoded) = encoder.finish().unwrap();
+        assert_eq!((encoded.input_bytes, encoded.output_bytes), (bytes.len() as u64, xz.len() as u64));
+        xz
+    }
+
+    /// Calls of one function from everywhere: `e8` and how far away it is.
+    fn code() -> Vec<u8> {
+        let call = |at: i32| [vec![0xe8], (0x10_0000 - at).to_le_bytes().to_vec(), vec![0x90; 3]].concat();
+        (0..0x8000).step_by(8).flat_map(call).collect()
+    }
+
+    #[test]
+    fn the_x86_filter_shortens_code() {
+        let (code, mut decoded) = (code(), Vec::new());
+        let (with, without) = (encode(Content::X86Code, &code), encode(Content::Other, &code));
+        assert!(
+            with.len() * 4 < without.len(),
+            "{} bytes with the filter, {} without",
+            with.len(),
+            without.len()
+        );
+        xz2::read::XzDecoder::new(&*with).read_to_end(&mut decoded).unwrap();
+        assert!(decoded == code);
     }
 }

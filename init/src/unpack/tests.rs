@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Barrier;
 use std::thread::{self, ThreadId};
+use xz2::stream::{Check, Filters, LzmaOptions};
 
 /// An archive being made, chunk by chunk, in a directory.
 struct Fixture {
@@ -43,7 +44,11 @@ impl Fixture {
         let tar = builder.into_inner().unwrap();
         let compressed = match self.archive.compression {
             Compression::Xz => {
-                let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 1);
+                // As imagebuild does where the entries are code: with the filter for x86.
+                let mut filters = Filters::new();
+                filters.x86().lzma2(&LzmaOptions::new_preset(1).unwrap());
+                let stream = Stream::new_stream_encoder(&filters, Check::Crc32).unwrap();
+                let mut encoder = xz2::write::XzEncoder::new_stream(Vec::new(), stream);
                 encoder.write_all(&tar).unwrap();
                 encoder.finish().unwrap()
             }
