@@ -72,7 +72,12 @@ impl Variant {
         let files = recipe.get_mut("file").and_then(Value::as_array_mut).context("it has files")?;
         files.push(Value::Table(first_program()));
         let (format, level) = (self.compression.to_string(), self.level);
-        recipe.insert("compression".to_owned(), toml! { format = format level = level }.into());
+        let mut compression = toml! { format = format level = level };
+        if self.compression == Compression::Xz {
+            // The peer is busybox, which does not have it.
+            compression.insert("x86_filter".to_owned(), false.into());
+        }
+        recipe.insert("compression".to_owned(), compression.into());
         let root = self.root;
         recipe.insert("boot".to_owned(), toml! { root = root }.into());
         Ok(toml::to_string(&recipe)?)

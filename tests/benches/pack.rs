@@ -60,6 +60,7 @@ fn against(
     let options = PackOptions {
         compression,
         level,
+        x86_filter: true,
         chunk_bytes: DEFAULT_CHUNK_BYTES,
         jobs: available_parallelism()?,
         source_date: None,
@@ -123,8 +124,14 @@ pub fn memory(_: Rounds) -> Result<Vec<Measurement>> {
     let measure = |name, compression, level| -> Result<Measurement> {
         let mib = |jobs: usize| -> Result<f64> {
             let jobs = NonZeroUsize::new(jobs).context("there is a thread")?;
-            let options =
-                PackOptions { compression, level, chunk_bytes: PART_CHUNK_BYTES, jobs, source_date: None };
+            let options = PackOptions {
+                compression,
+                level,
+                x86_filter: true,
+                chunk_bytes: PART_CHUNK_BYTES,
+                jobs,
+                source_date: None,
+            };
             Ok(peak_bytes_of(|| pack_ours(&root, options).map(drop))? as f64 / MIB)
         };
         let peaks = [(1, mib(1)?), (2, mib(2)?), (4, mib(4)?)];

@@ -42,6 +42,8 @@ impl Packed {
             let options = PackOptions {
                 compression,
                 level: level(compression),
+                // busybox, a peer, has no filter.
+                x86_filter: false,
                 chunk_bytes: 16 << 20,
                 jobs,
                 source_date: None,
@@ -74,13 +76,6 @@ const fn level(compression: Compression) -> u32 {
         Compression::Xz => 1,
         Compression::Zstd => 9,
     }
-}
-
-/// Writes the archive at `xz` to `plain` without the filter for x86, which busybox cannot read.
-pub fn without_filter(xz: &Path, plain: &Path) -> Result<()> {
-    let script = "xz -dc \"$1\" | xz -T0 -\"$3\" --check=crc32 >\"$2\"";
-    let level = level(Compression::Xz).to_string();
-    run(Command::new("sh").args(["-ec", script, "sh"]).arg(xz).arg(plain).arg(level))
 }
 
 /// The root as it is in the image, as a tree.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -12,7 +12,7 @@ use init::unpack::{Carried, ChunkSource, unpack, unpacking_order};
 use serde_json::{Value, json};
 
 use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu};
-use crate::root::{Packed, Tmpfs, bench_dir, without_filter};
+use crate::root::{Packed, Tmpfs};
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -24,35 +24,31 @@ const GNU_ZSTD: Script = "zstd -dcq \"$1\" | tar -x -C \"$2\"";
 const GNU_XZ: Script = "tar -xJf \"$1\" -C \"$2\"";
 
 pub fn xz(rounds: Rounds) -> Result<Vec<Measurement>> {
-    let (packed, dir) = (Packed::with(Compression::Xz)?, tempfile::tempdir_in(bench_dir())?);
-    let plain = dir.path().join("plain.tar.xz");
-    without_filter(&packed.file, &plain)?;
-    against("unpack-xz", &packed, &plain, BUSYBOX_XZ, Goal::AtMost(0.30), rounds)
+    against("unpack-xz", Compression::Xz, BUSYBOX_XZ, Goal::AtMost(0.30), rounds)
 }
 
 pub fn zstd(rounds: Rounds) -> Result<Vec<Measurement>> {
-    let packed = Packed::with(Compression::Zstd)?;
-    against("unpack-zstd", &packed, &packed.file, GNU_ZSTD, Goal::AtMost(0.50), rounds)
+    against("unpack-zstd", Compression::Zstd, GNU_ZSTD, Goal::AtMost(0.50), rounds)
 }
 
 fn against(
     name: &'static str,
-    packed: &Packed,
-    peer_file: &Path,
+    compression: Compression,
     peer: Script,
     goal: Goal,
     rounds: Rounds,
 ) -> Result<Vec<Measurement>> {
+    let packed = Packed::with(compression)?;
     let [ours, peers] =
-        rounds.in_turn(name, [&mut || unpack_ours(packed, 2), &mut || unpack_peer(peer_file, peer)])?;
+        rounds.in_turn(name, [&mut || unpack_ours(&packed, 2), &mut || unpack_peer(&packed, peer)])?;
     let measurement = Measurement::new(name, least_wall(&ours), least_wall(&peers), "wall-seconds", goal);
-    Ok(vec![measurement.with_details(details(packed, peer, &ours, &peers))])
+    Ok(vec![measurement.with_details(details(&packed, peer, &ours, &peers))])
 }
 
 pub fn cpu(rounds: Rounds) -> Result<Vec<Measurement>> {
     let (name, packed) = ("unpack-cpu", Packed::with(Compression::Xz)?);
     let [ours, peers] =
-        rounds.in_turn(name, [&mut || unpack_ours(&packed, 1), &mut || unpack_peer(&packed.file, GNU_XZ)])?;
+        rounds.in_turn(name, [&mut || unpack_ours(&packed, 1), &mut || unpack_peer(&packed, GNU_XZ)])?;
     let measurement =
         Measurement::new(name, median_cpu(&ours), median_cpu(&peers), "cpu-seconds", Goal::AtMost(0.75));
     Ok(vec![measurement.with_details(details(&packed, GNU_XZ, &ours, &peers))])
@@ -153,9 +149,9 @@ impl CarriedChunks {
     }
 }
 
-fn unpack_peer(file: &Path, script: Script) -> Result<Cost> {
+fn unpack_peer(packed: &Packed, script: Script) -> Result<Cost> {
     let (source, target) = (Tmpfs::mount()?, Tmpfs::mount()?);
-    let copy = source.path().join("archive").with_extension(file.extension().unwrap_or_default());
-    fs::copy(file, &copy)?;
+    let copy = source.path().join("archive").with_extension(packed.file.extension().unwrap_or_default());
+    fs::copy(&packed.file, &copy)?;
     Cost::of_command(Command::new("sh").args(["-ec", script, "sh"]).arg(&copy).arg(target.path()))
 }

@@ -7,8 +7,6 @@ use bootspec::manifest::Compression;
 use sha2::{Digest, Sha256};
 use xz2::stream::{Check, Filters, LzmaOptions, Stream};
 
-use super::content::Content;
-
 /// Compresses what is written to it.
 pub struct Encoder<W: Write> {
     inner: Inner<W>,
@@ -32,13 +30,14 @@ pub struct Encoded {
 }
 
 impl<W: Write> Encoder<W> {
-    /// A new stream of such `content` into `out`. Levels: xz 0 to 9, zstd 1 to 22.
-    pub fn new(compression: Compression, level: u32, content: Content, out: W) -> io::Result<Self> {
+    /// A new stream into `out`. Levels: xz 0 to 9, zstd 1 to 22. `x86` says whether what will be written is code for x86 that
+    /// is to go through a filter for it; only xz has one.
+    pub fn new(compression: Compression, level: u32, x86: bool, out: W) -> io::Result<Self> {
         let out = Hasher { out, digest: Sha256::new(), bytes: 0 };
         let inner = match compression {
             Compression::Xz => {
                 // CRC32, because that is the check every decoder has. Integrity rests on the manifest's SHA-256.
-                let stream = Stream::new_stream_encoder(&xz_filters(level, content)?, Check::Crc32)?;
+                let stream = Stream::new_stream_encoder(&xz_filters(level, x86)?, Check::Crc32)?;
                 Inner::Xz(xz2::write::XzEncoder::new_stream(out, stream))
             }
             Compression::Zstd => Inner::Zstd(zstd::Encoder::new(out, level as i32)?),
@@ -79,11 +78,10 @@ impl<W: Write> Write for Encoder<W> {
     }
 }
 
-/// The x86 filter is of use to [`Content::X86Code`] alone. liblzma has it, and so init, xz, tar, libarchive and Python;
-/// busybox does not.
-fn xz_filters(level: u32, content: Content) -> io::Result<Filters> {
+/// liblzma has the filter for x86, and so init, xz, tar, libarchive and Python; busybox does not.
+fn xz_filters(level: u32, x86: bool) -> io::Result<Filters> {
     let mut filters = Filters::new();
-    if content == Content::X86Code {
+    if x86 {
         filters.x86();
     }
     filters.lzma2(&LzmaOptions::new_preset(level)?);
@@ -128,8 +126,8 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    fn encode(content: Content, bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = Encoder::new(Compression::Xz, 1, content, Vec::new()).unwrap();
+    fn encode(x86: bool, bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = Encoder::new(Compression::Xz, 1, x86, Vec::new()).unwrap();
         encoder.write_all(bytes).unwrap();
         let (xz, encoded) = encoder.finish().unwrap();
         assert_eq!((encoded.input_bytes, encoded.output_bytes), (bytes.len() as u64, xz.len() as u64));
@@ -145,7 +143,7 @@ mod tests {
     #[test]
     fn the_x86_filter_shortens_code() {
         let (code, mut decoded) = (code(), Vec::new());
-        let (with, without) = (encode(Content::X86Code, &code), encode(Content::Other, &code));
+        let (with, without) = (encode(true, &code), encode(false, &code));
         assert!(
             with.len() * 4 < without.len(),
             "{} bytes with the filter, {} without",

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bootspec::manifest::{Chunk, Compression, RootArchive, Stage};
 use bootspec::store::ArtifactName;
 
-use super::content::read_content;
+use super::content::{Content, read_content};
 use super::encoder::{Encoded, Encoder, decoder_bytes};
 use super::plan::{ChunkPlan, plan};
 use super::scan::{Entry, Kind, ScanError};
@@ -28,6 +28,8 @@ pub struct PackOptions {
     pub compression: Compression,
     /// Its level: xz 0 to 9, zstd 1 to 22.
     pub level: u32,
+    /// Whether code for x86 goes through xz's filter for it, which makes it smaller and which busybox cannot read.
+    pub x86_filter: bool,
     /// Tar bytes after which a new chunk begins.
     pub chunk_bytes: u64,
     /// Chunks compressed at once. Each xz encoder at level 6 takes 95 MiB.
@@ -155,9 +157,9 @@ impl Packer<'_> {
     fn pack_chunk(&self, chunk: &ChunkPlan<'_>) -> Result<PackedChunk, PackError> {
         let failed = |source| PackError::Write { path: self.dir.to_owned(), source };
         let file = tempfile::tempfile_in(self.dir).map_err(failed)?;
-        let PackOptions { compression, level, .. } = self.options;
-        let mut encoder =
-            Encoder::new(compression, level, chunk.content, BufWriter::new(file)).map_err(failed)?;
+        let PackOptions { compression, level, x86_filter, .. } = self.options;
+        let x86 = x86_filter && chunk.content == Content::X86Code;
+        let mut encoder = Encoder::new(compression, level, x86, BufWriter::new(file)).map_err(failed)?;
         let (mut data_bytes, mut page_rounded_bytes) = (0, 0);
         for entry in &chunk.entries {
             if interrupt::requested() {
@@ -213,6 +215,7 @@ mod tests {
         let options = PackOptions {
             compression: Compression::Zstd,
             level: 1,
+            x86_filter: true,
             chunk_bytes: 1 << 20,
             jobs: NonZeroUsize::MIN,
             source_date,

@@ -22,8 +22,8 @@ pub fn inputs_digest(
     let mut digest = Sha256::new();
     digest.update(tool());
     bases.iter().flatten().for_each(|base| digest.update(base.as_bytes()));
-    if let Some(CompressionSpec { format, level, chunk_bytes }) = compression {
-        digest.update(format!("{format} {level} {chunk_bytes}"));
+    if let Some(CompressionSpec { format, level, x86_filter, chunk_bytes }) = compression {
+        digest.update(format!("{format} {level} {x86_filter} {chunk_bytes}"));
     }
     for path in [Some(&programs.init), programs.busybox.as_ref()].into_iter().flatten() {
         let contents = fs::read(path).map_err(failed("read", path))?;

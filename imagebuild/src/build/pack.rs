@@ -131,6 +131,7 @@ fn root_archive(
     let options = PackOptions {
         compression: spec.format,
         level: spec.level,
+        x86_filter: spec.x86_filter,
         chunk_bytes: spec.chunk_bytes,
         jobs: request.jobs,
         source_date: times.source_date,

@@ -199,6 +199,7 @@ mod tests {
         let options = PackOptions {
             compression,
             level: 1,
+            x86_filter: true,
             chunk_bytes: 64 << 10,
             jobs: std::num::NonZeroUsize::MIN,
             source_date: None,

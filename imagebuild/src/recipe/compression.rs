@@ -13,6 +13,8 @@ pub struct CompressionSpec {
     pub format: Compression,
     /// Its level: 0 to 9 for xz, 1 to 22 for zstd.
     pub level: u32,
+    /// Whether code for x86 goes through xz's filter for it.
+    pub x86_filter: bool,
     /// Length of tar in one chunk, in bytes.
     pub chunk_bytes: u64,
 }
@@ -27,7 +29,7 @@ pub struct LevelError {
 }
 
 impl CompressionSpec {
-    /// `level` or the format's default: xz 6, zstd 3.
+    /// `level` or the format's default: xz 6, zstd 3. With xz's filter.
     pub fn new(format: Compression, level: Option<u32>, chunk_bytes: u64) -> Result<Self, LevelError> {
         let (default, range) = match format {
             Compression::Xz => (6, 0..=9),
@@ -37,14 +39,15 @@ impl CompressionSpec {
         if !range.contains(&level) {
             return Err(LevelError { format, level, range });
         }
-        Ok(Self { format, level, chunk_bytes })
+        Ok(Self { format, level, x86_filter: true, chunk_bytes })
     }
 
     /// The same with another format or level. A new format begins at its default level.
     pub fn overridden(self, format: Option<Compression>, level: Option<u32>) -> Result<Self, LevelError> {
         let same_format = format.is_none_or(|format| format == self.format);
         let level = level.or(same_format.then_some(self.level));
-        Self::new(format.unwrap_or(self.format), level, self.chunk_bytes)
+        let new = Self::new(format.unwrap_or(self.format), level, self.chunk_bytes)?;
+        Ok(Self { x86_filter: self.x86_filter, ..new })
     }
 }
 

@@ -333,6 +333,7 @@ pub struct Scriptlets {
 pub struct Compression {
     pub format: Option<Format>,
     pub level: Option<u32>,
+    pub x86_filter: Option<bool>,
     pub chunk: Option<Size>,
 }
 

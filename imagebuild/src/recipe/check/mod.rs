@@ -392,13 +392,19 @@ impl At<'_, '_> {
         if root != RootKind::Tmpfs {
             let problem = "has no meaning for a root that is a file system: it is not cut into chunks";
             self.refuse(wire.chunk, "compression.chunk", problem)?;
+            self.refuse(wire.x86_filter, "compression.x86_filter", problem)?;
         }
         let chunk_bytes = wire.chunk.map_or(DEFAULT_CHUNK_BYTES, |size| size.0);
         if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
             return Err(self.error("compression.chunk", "expected 64K to 1G"));
         }
-        CompressionSpec::new(wire.format.unwrap_or(Compression::Xz), wire.level, chunk_bytes)
-            .map_err(|error| self.error("compression.level", &error.to_string()))
+        let format = wire.format.unwrap_or(Compression::Xz);
+        if format != Compression::Xz {
+            self.refuse(wire.x86_filter, "compression.x86_filter", "is a filter that only xz has")?;
+        }
+        let spec = CompressionSpec::new(format, wire.level, chunk_bytes)
+            .map_err(|error| self.error("compression.level", &error.to_string()))?;
+        Ok(CompressionSpec { x86_filter: wire.x86_filter.unwrap_or(spec.x86_filter), ..spec })
     }
 
     fn each<W, T>(

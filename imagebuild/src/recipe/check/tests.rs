@@ -25,7 +25,8 @@ fn a_minimal_recipe_gets_the_documented_defaults() {
     let recipe = parse(MINIMAL).unwrap();
     let Source::Mmdebstrap(source) = &recipe.source else { panic!("{:?}", recipe.source) };
     assert_eq!((source.variant.as_str(), source.mirrors.len()), ("minbase", 0));
-    let expected = CompressionSpec { format: Compression::Xz, level: 6, chunk_bytes: 16 << 20 };
+    let expected =
+        CompressionSpec { format: Compression::Xz, level: 6, x86_filter: true, chunk_bytes: 16 << 20 };
     assert_eq!(recipe.compression, expected);
 }
 
@@ -178,7 +179,9 @@ fn modules_are_named_or_those_of_common_network_cards() {
 fn what_a_kind_of_root_does_not_have_is_refused() {
     check_rejected("[boot]\nroot = 'erofs'\n[compression]\nlevel = 3", "compression.level: has no meaning");
     check_rejected("[boot]\nroot = 'erofs'\n[compression]\nformat = 'xz'", "lz4hc");
+    check_rejected("[boot]\nroot = 'squashfs'\n[compression]\nx86_filter = false", "not cut into chunks");
     check_rejected("[boot]\nroot = 'squashfs'\n[compression]\nchunk = '1M'", "not cut into chunks");
+    check_rejected("[compression]\nformat = 'zstd'\nx86_filter = true", "a filter that only xz has");
 }
 
 proptest! {
