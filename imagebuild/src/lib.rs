@@ -32,4 +32,5 @@ mod testing;
 pub mod tool;
 pub mod transfer;
 pub mod tree;
+pub mod user_namespace;
 pub mod verify;

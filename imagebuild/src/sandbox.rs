@@ -4,6 +4,9 @@
 //! end with the work: when imagebuild returns, fails or is killed, the kernel kills what the program started and drops
 //! the mounts. So there is no clean-up code that could be skipped. It keeps accidents away from the build host; it is
 //! not a jail for hostile packages, since they run as root.
+//!
+//! All of it works in a user namespace too, where no device node can be made, /sys can only be mounted by who has a
+//! network namespace of his own, and what a mount forbids stays forbidden (mount_namespaces(7)).
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
@@ -14,16 +17,15 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::{panic, thread};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags, open, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
 use rustix::process::{chroot, fchdir};
 
-use crate::{interrupt, sys};
+use crate::{interrupt, sys, user_namespace};
 
-/// Device nodes of the small /dev: name, major and minor number.
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Device nodes of the small /dev, which are those of the build host.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Symbolic links of the small /dev.
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
@@ -90,18 +92,18 @@ pub enum SandboxError {
     },
 }
 
+/// Before it starts, the program mounts its /proc, which the kernel may not permit.
 fn missing_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => "\nhint: install it, or the interpreter that its first line names",
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) => "\nhint: install it, or the interpreter that its first line names",
+        Some(Errno::PERM) => user_namespace::mount_hint(),
         _ => "",
     }
 }
 
 fn privilege_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "\nhint: imagebuild must run as root, with CAP_SYS_ADMIN and CAP_MKNOD"
-        }
+        io::ErrorKind::PermissionDenied => user_namespace::mount_hint(),
         _ => "",
     }
 }
@@ -162,24 +164,24 @@ impl Sandbox {
             View::Host => Ok(()),
             View::HostAndRoot => {
                 let host = self.prepare("open /", open_dir("/"))?;
-                self.enter_root()?;
+                self.enter_root(online)?;
                 self.prepare("return to /", fchdir(&host).and_then(|()| chroot(".")).map_err(io::Error::from))
             }
-            View::Root => self.enter_root(),
+            View::Root => self.enter_root(online),
             View::RootOnline => {
                 let name_servers = fs::read(RESOLV_CONF).unwrap_or_default();
-                self.enter_root()?;
+                self.enter_root(online)?;
                 self.prepare("mount /run", mount_tmpfs("/run"))?;
                 self.prepare("make /etc/resolv.conf", provide_name_servers(&name_servers))
             }
             View::RootReadOnly => {
                 // Made while that is possible; the file systems on them can be written.
                 self.prepare("change into the root", self.as_mount_point())?;
-                self.enter_root()?;
+                self.enter_root(online)?;
                 ["/run", "/tmp"]
                     .into_iter()
                     .try_for_each(|dir| self.prepare("mount /run and /tmp", mount_tmpfs(dir)))?;
-                self.prepare("make the root read-only", make_read_only("/"))
+                self.prepare("make the root read-only", make_read_only(Path::new("/")))
             }
         }
     }
@@ -190,11 +192,15 @@ impl Sandbox {
     }
 
     /// Mounts from within the root, so that links in it cannot lead the mounts elsewhere.
-    fn enter_root(&self) -> Result<(), SandboxError> {
-        self.prepare("change into the root", change_root(&self.root))?;
+    fn enter_root(&self, online: bool) -> Result<(), SandboxError> {
+        // Relative paths lead to what the build host has until the end.
+        self.prepare("change to /", std::env::set_current_dir("/"))?;
+        self.prepare("change into the root", chroot(&self.root).map_err(io::Error::from))?;
         self.prepare("make mount points", make_mount_points())?;
-        self.prepare("mount /sys", mount_sys())?;
-        self.prepare("mount /dev", mount_dev())
+        let mounted = if online { in_own_thread(mount_sys_of_own_network) } else { mount_sys() };
+        self.prepare("mount /sys", mounted)?;
+        self.prepare("mount /dev", mount_dev())?;
+        self.prepare("change into the root", std::env::set_current_dir("/"))
     }
 
     /// Where the program's /proc has to be mounted: by itself, since it shows the namespace of who mounts it.
@@ -243,8 +249,14 @@ fn mount_tmpfs(dir: &str) -> io::Result<()> {
     Ok(mount(c"tmpfs", dir, c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)?)
 }
 
-fn make_read_only(dir: &str) -> io::Result<()> {
-    Ok(mount_remount(dir, MountFlags::BIND | MountFlags::RDONLY, c"")?)
+/// What else the mount forbids stays so.
+fn make_read_only(path: &Path) -> io::Result<()> {
+    let had = statvfs(path)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    flags.set(MountFlags::NOSUID, had.contains(StatVfsMountFlags::NOSUID));
+    flags.set(MountFlags::NODEV, had.contains(StatVfsMountFlags::NODEV));
+    flags.set(MountFlags::NOEXEC, had.contains(StatVfsMountFlags::NOEXEC));
+    Ok(mount_remount(path, flags, c"")?)
 }
 
 /// Gives the root the build host's name servers for the time of the mount. A link leads to /run as a rule.
@@ -275,13 +287,17 @@ fn mount_sys() -> io::Result<()> {
     Ok(mount(c"sysfs", "/sys", c"sysfs", flags, None)?)
 }
 
+/// The same by a thread that has a network of its own, and the mounts of the one that waits for it.
+fn mount_sys_of_own_network() -> io::Result<()> {
+    sys::unshare_network()?;
+    mount_sys()
+}
+
 fn mount_dev() -> io::Result<()> {
     mount(c"dev", "/dev", c"tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=0755,size=64k")?;
-    for (name, major, minor) in DEVICES {
-        let path = Path::new("/dev").join(name);
-        mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))?;
-        // Apart, because the umask has no say here.
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    for name in DEVICES {
+        let in_device = |error: io::Error| io::Error::new(error.kind(), format!("/dev/{name}: {error}"));
+        mount_device(name).map_err(in_device)?;
     }
     for (name, target) in DEVICE_LINKS {
         symlink(target, Path::new("/dev").join(name))?;
@@ -290,6 +306,14 @@ fn mount_dev() -> io::Result<()> {
     fs::create_dir("/dev/shm")?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(mount(c"shm", "/dev/shm", c"tmpfs", flags, c"mode=1777")?)
+}
+
+/// Shows the build host's device node, with the working directory still there. Read-only is its mode, not the device.
+fn mount_device(name: &str) -> io::Result<()> {
+    let path = Path::new("/dev").join(name);
+    File::create(&path)?;
+    mount_bind(Path::new("dev").join(name), &path)?;
+    make_read_only(&path)
 }
 
 fn mount_dev_pts() -> io::Result<()> {

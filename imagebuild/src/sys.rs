@@ -1,5 +1,5 @@
-//! The two system calls for a sandbox that no safe API offers: giving a thread namespaces of its own, and starting a
-//! process that dies with its parent.
+//! The two system calls for a sandbox that no safe API offers: giving a thread or the process namespaces of its own, and
+//! starting a process that dies with its parent.
 #![allow(unsafe_code, reason = "unshare(2) and work between fork(2) and execve(2) have no safe API")]
 
 use std::ffi::CString;
@@ -13,19 +13,29 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+/// Gives the process, which has no other thread, a user namespace of its own. It has no id there until one is mapped.
+pub fn unshare_user() -> io::Result<()> {
+    unshare(UnshareFlags::NEWUSER)
+}
+
 /// Gives the calling thread namespaces of its own: mounts, host name and System V IPC; root and working directory as
-/// well; and, unless it is `online`, a network without any interface that is up. The next process that it starts is PID 1
-/// of a new PID namespace; it can start only that one.
+/// well; and, unless it is `online`, a network without any interface that is up.
 pub fn unshare_thread(online: bool) -> io::Result<()> {
-    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
     flags.set(UnshareFlags::NEWNET, !online);
-    // SAFETY: UnshareFlags::FILES is not among the flags, so file descriptors stay shared with the other threads.
-    Ok(unsafe { unshare_unsafe(flags) }?)
+    unshare(flags)
+}
+
+/// Gives the calling thread a network of its own without any interface that is up, and nothing else.
+pub fn unshare_network() -> io::Result<()> {
+    unshare(UnshareFlags::NEWNET)
 }
 
 /// Makes `command` start as the first process of a PID namespace: it sees its own namespace in each of `proc_dirs`,
-/// and the kernel kills it, and with it the whole namespace, when the thread that starts it ends for any reason.
+/// and the kernel kills it, and with it the whole namespace, when the thread that starts it ends for any reason. The
+/// calling thread can start this process alone, and no thread.
 pub fn start_as_namespace_init(command: &mut Command, proc_dirs: Vec<CString>) -> io::Result<()> {
+    unshare(UnshareFlags::NEWPID)?;
     let parent = pidfd_open(getpid(), PidfdFlags::empty())?;
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -40,6 +50,12 @@ pub fn start_as_namespace_init(command: &mut Command, proc_dirs: Vec<CString>) -
     // allocates nor takes a lock: the paths are C strings already, and an io::Error of an errno owns no memory.
     unsafe { command.pre_exec(prepare) };
     Ok(())
+}
+
+fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    assert!(!flags.contains(UnshareFlags::FILES));
+    // SAFETY: UnshareFlags::FILES is not among the flags, so file descriptors stay shared with the other threads.
+    Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
 /// The parent may have ended before the death signal was set; then nobody would send it.

@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::programs::{self, INIT_VARIABLE};
 use crate::progress::Progress;
 use crate::signing::{Signer, Signing, Trust, ask_password};
+use crate::user_namespace;
 
 /// Builds bootable images for diskless nodes from recipes.
 #[derive(Parser)]
@@ -122,6 +123,10 @@ struct TrustArgs {
 
 /// Runs the command and prints its result.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    if cli.command.makes_roots() {
+        // Before the first thread is there.
+        user_namespace::enter_unless_root()?;
+    }
     let progress = Progress::on_stderr();
     match cli.command {
         Command::Build(args) => build::build(&args, &progress),
@@ -144,6 +149,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sign(args) => keys::sign(&args),
         Command::Manual(args) => generate::manual(&args),
         Command::Completions(args) => generate::completions(&args),
+    }
+}
+
+impl Command {
+    /// Whether it makes root file systems, which is root's to do.
+    fn makes_roots(&self) -> bool {
+        matches!(self, Self::Build(_) | Self::Lock(_))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::progress::Step;
 use crate::recipe::Recipe;
 use crate::source::{self, PackageFiles};
 use crate::tool::Tools;
+use crate::user_namespace;
 
 /// How a build goes by a lock.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,9 @@ fn root_digest(recipe: &Recipe, lock: &Lock, manager: &str) -> Sha256Digest {
     let (tool, lock, selection) = (crate::build::tool(), lock.digest(), Selection::of(recipe));
     let (source, failures) = (&recipe.source, &recipe.allowed_scriptlet_failures);
     let date = std::env::var_os("SOURCE_DATE_EPOCH");
+    // Decides what the owners of a kept root mean.
+    let ids = user_namespace::mapping();
     // For comparison only: what is printed for people to debug with names every field.
-    let all = format!("{tool:?} {manager:?} {lock} {selection:?} {source:?} {failures:?} {date:?}");
+    let all = format!("{tool:?} {manager:?} {lock} {selection:?} {source:?} {failures:?} {date:?} {ids}");
     Sha256Digest::new(Sha256::digest(all).into())
 }

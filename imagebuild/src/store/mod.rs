@@ -337,7 +337,11 @@ pub(crate) fn remove_dead_drafts(parent: &Path) -> Result<(), FileError> {
         // A draft that its process has just removed is gone, and that is all that is wanted.
         let Ok(dir) = File::open(&path) else { continue };
         if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            fs::remove_dir_all(&path).map_err(failed("remove the dead draft", &path))?;
+            match fs::remove_dir_all(&path) {
+                // A build without root was killed, and its files belong to ids that only the next build has.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                result => result.map_err(failed("remove the dead draft", &path))?,
+            }
         }
     }
     Ok(())
