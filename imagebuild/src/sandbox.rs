@@ -386,6 +386,7 @@ fn has_input(output: &PipeReader) -> io::Result<bool> {
 mod tests {
     use super::*;
     use crate::testing::is_root;
+    use std::os::unix::fs::MetadataExt;
 
     /// A root that holds a static busybox, and nothing else.
     fn busybox_root() -> tempfile::TempDir {
@@ -420,6 +421,30 @@ mod tests {
         }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(root.path().to_str().unwrap()), "{mounts}");
+    }
+
+    #[test]
+    fn the_devices_are_the_hosts_and_their_modes_cannot_be_changed() {
+        if !is_root() {
+            return;
+        }
+        let mode = || fs::metadata("/dev/null").unwrap().mode();
+        let before = mode();
+        let script = "chmod 600 /dev/null || rm /dev/null || echo x > /dev/null && echo kept";
+        let (lines, _) = sh(busybox_root().path(), View::Root, script);
+        assert_eq!(lines.last().map(String::as_str), Some("kept"), "{lines:?}");
+        assert_eq!(mode(), before);
+    }
+
+    #[test]
+    fn nothing_of_the_hosts_network_is_in_sys() {
+        if !is_root() {
+            return;
+        }
+        let root = busybox_root();
+        for view in [View::Root, View::RootOnline] {
+            assert_eq!(sh(root.path(), view, "cd /sys/class/net && echo *").0, ["lo"], "{view:?}");
+        }
     }
 
     #[test]

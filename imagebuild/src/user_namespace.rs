@@ -176,7 +176,7 @@ struct Range {
 fn ranges_of(user: &str, uid: u32, kind: &Kind) -> Result<Vec<Range>, UserNamespaceError> {
     let ranges = parse_ranges(&fs::read_to_string(kind.file).unwrap_or_default(), user, uid);
     let found = ranges.iter().map(|range| u64::from(range.count)).sum();
-    // With the caller's own, one less would do; but ranges are given in these sizes, and newuidmap is as strict.
+    // With the caller's own one less would do, but ranges are given in this size.
     if found >= u64::from(IDS) {
         return Ok(ranges);
     }

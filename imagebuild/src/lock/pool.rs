@@ -170,9 +170,13 @@ fn has_digest(path: &Path, sha256: Sha256Digest) -> bool {
 /// A second name where that is possible: on one file system. Of the file itself: a second name of a link would be gone with
 /// what it points to.
 fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    use io::ErrorKind::{CrossesDevices, PermissionDenied};
     let from = fs::canonicalize(from)?;
     match fs::hard_link(&from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => fs::copy(&from, to).map(|_| ()),
+        // Files of others are not everybody's to link (proc_sys_fs(5), protected_hardlinks).
+        Err(error) if [CrossesDevices, PermissionDenied].contains(&error.kind()) => {
+            fs::copy(&from, to).map(|_| ())
+        }
         result => result,
     }
 }

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::recipe::{Dnf, Location, Proxy, Repository};
 use crate::sandbox::View;
-use crate::tool::{hide_proxies, program};
+use crate::tool::{ToolError, hide_proxies, program};
+use crate::user_namespace;
 
 /// Where the image's own rpm looks for its database; hosts have other ideas. rpm leaves /proc and /sys alone, which
 /// are mounted while the packages that own them are unpacked.
@@ -27,6 +28,9 @@ const RPM_MACROS: &str = "%_dbpath /var/lib/rpm\n%_netsharedpath /proc:/sys\n";
 pub(super) const PACKAGE_FORMAT: &str = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\n";
 /// The same behind the digest of the header, which no other package has, and in the form of repoquery(8).
 const TRACE_FORMAT: &str = "%{SHA256HEADER}\\t%{NAME}-%{EPOCHNUM}:%{VERSION}-%{RELEASE}.%{ARCH}\\t";
+/// Without a root to keep logs in, dnf 4 writes into the build host's /var/log, and fails where it may not. The mount goes
+/// with the sandbox.
+const VERSION: &str = "mount -t tmpfs tmpfs /var/log && exec dnf --version";
 /// rpm's pseudo-package for an imported key.
 pub(super) const KEY_PACKAGE: &str = "gpg-pubkey";
 
@@ -68,7 +72,20 @@ impl Job<'_> {
         let mut watch = Watch::default();
         let command = self.install_command(source, purpose, work);
         let what = "installing packages with dnf";
-        self.tools.run_watched(what, View::HostAndRoot, command, self.step, &mut |line| watch.line(line))?;
+        let mut refused = None;
+        let result = self.tools.run_watched(what, View::HostAndRoot, command, self.step, &mut |line| {
+            watch.line(line);
+            if refused.is_none() && line.contains("unpacking of archive failed") {
+                refused = Some(line.to_owned());
+            }
+        });
+        match (result, refused) {
+            // A list of all packages follows, behind which this line is forgotten.
+            (Err(ToolError::Failed { log, .. }), Some(line)) if user_namespace::is_entered() => {
+                return Err(SourceError::Unpack { line, log });
+            }
+            (result, _) => result?,
+        }
         self.remove_traces()?;
         self.judge(watch.failures())
     }
@@ -168,8 +185,7 @@ impl Job<'_> {
 
     /// Where the repositories have these packages. A version may be in several.
     fn urls(&self, source: &Dnf, installed: &[Installed], work: &Path) -> Result<Vec<String>, SourceError> {
-        let mut version = rpm_program("dnf", work);
-        version.arg("--version");
+        let version = version_command();
         let version = self.tools.lines("asking dnf for its version", View::Host, version, self.step)?;
         let mut command = self.dnf_command(source, work);
         command.args(["--cacheonly", "--quiet", "repoquery"]);
@@ -241,6 +257,12 @@ impl Installed {
         let package = parse_packages("rpm", &[package.to_owned()])?.remove(0);
         Ok(Self { package, header: header.to_owned(), nevra: nevra.to_owned() })
     }
+}
+
+pub(super) fn version_command() -> Command {
+    let mut command = program("sh");
+    command.args(["-c", VERSION]);
+    command
 }
 
 /// rpm reads its macros from the home directory.

@@ -2,7 +2,7 @@
 //! else the recipe wants is added by the root's own package manager (`own_manager`).
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bootspec::manifest::{Package, Root};
 use bootspec::store::MANIFEST;
@@ -10,12 +10,13 @@ use bootspec::{ImageRef, Sha256Digest};
 use sha2::{Digest, Sha256};
 
 use super::{Job, SourceError, make_dir};
-use crate::archive::scan;
+use crate::archive::{Entry, scan};
 use crate::file_error::failed;
 use crate::recipe::{Existing, ExistingRoot, Recipe, Source};
 use crate::sandbox::View;
 use crate::store::Store;
 use crate::tool::program;
+use crate::user_namespace::{self, UNMAPPED_ID};
 use crate::verify::verify;
 
 /// GNU tar keeps all that a tar archive can hold, and without `--absolute-names` lets no name lead out of the root.
@@ -28,6 +29,9 @@ const TAR: [&str; 7] = [
     "--xattrs",
     "--xattrs-include=*",
 ];
+
+/// What is in /dev does not come into the image, and device nodes are only root's to make.
+const NOT_DEVICES: [&str; 4] = ["--anchored", "--wildcards", "--exclude=dev/*", "--exclude=./dev/*"];
 
 /// Digest of what `recipe` starts from, as far as it is known here and not a file that the recipe names: the base image,
 /// or what is in the directory. A file of the directory counts as changed when its size or time has.
@@ -54,8 +58,13 @@ impl Job<'_> {
     pub(super) fn existing(&self, existing: &Existing, store: &Store) -> Result<Vec<Package>, SourceError> {
         let proxy = existing.proxy.as_ref();
         match &existing.root {
-            ExistingRoot::Tar(path) => self.unpack(path, &TAR)?,
-            ExistingRoot::Directory(path) => self.tools.copy_tree(path, self.root(), self.step)?,
+            ExistingRoot::Tar(path) => self.unpack(path, &[&TAR[..], &NOT_DEVICES].concat())?,
+            ExistingRoot::Directory(path) => {
+                if let (true, Some(path)) = (user_namespace::is_entered(), foreign(&scan(path)?)) {
+                    return Err(SourceError::Foreign { path });
+                }
+                self.tools.copy_tree(path, self.root(), self.step)?;
+            }
             ExistingRoot::Image(name) => self.unpack_image(store, &store.resolve(name)?)?,
             ExistingRoot::Oci(image) => self.unpack_oci(image, proxy)?,
         }
@@ -67,7 +76,15 @@ impl Job<'_> {
         make_dir(self.root())?;
         let mut command = program("tar");
         command.args(options).arg("--file").arg(archive).arg("--directory").arg(self.root());
-        Ok(self.tools.run(&format!("unpacking {}", archive.display()), View::Host, command, self.step)?)
+        let mut lost = None;
+        let what = format!("unpacking {}", archive.display());
+        self.tools.run_watched(&what, View::Host, command, self.step, &mut |line| {
+            if lost.is_none() && is_lost_attribute(line) {
+                lost = Some(line.to_owned());
+            }
+        })?;
+        let archive = archive.to_owned();
+        lost.map_or(Ok(()), |line| Err(SourceError::LostAttribute { archive, line }))
     }
 
     fn unpack_image(&self, store: &Store, image: &ImageRef) -> Result<(), SourceError> {
@@ -83,5 +100,28 @@ impl Job<'_> {
         // directories right that hold absolute links (docs/image-format.md).
         let options = [&TAR[..], &["--absolute-names"]].concat();
         self.unpack(&store.dir(image).join(archive.file.as_str()), &options)
+    }
+}
+
+/// The first entry whose owner or group is none of those that this user namespace has.
+fn foreign(entries: &[Entry]) -> Option<PathBuf> {
+    let found = entries.iter().find(|entry| entry.uid == UNMAPPED_ID || entry.gid == UNMAPPED_ID);
+    found.map(|entry| Path::new("/").join(&entry.path))
+}
+
+/// GNU tar only warns that it cannot keep an extended attribute.
+fn is_lost_attribute(line: &str) -> bool {
+    line.contains("Cannot set '") && line.contains("' extended attribute for file ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_that_tar_cannot_set_is_noticed() {
+        let line = "tar: setxattrat: Cannot set 'trusted.x' extended attribute for file './f': Operation not permitted";
+        assert!(is_lost_attribute(line));
+        assert!(!is_lost_attribute("tar: ./f: Cannot open: File exists"));
     }
 }

@@ -106,6 +106,37 @@ pub enum SourceError {
         /// The first thing that is wrong.
         problem: String,
     },
+    /// The directory that the recipe starts from has files of somebody else, and their owners would be lost.
+    #[error(
+        "cannot copy {} of the directory: its owner or group is nobody, or is none of this user's ids\nhint: without root, files keep their owners if these are the user himself, who becomes root, and his subordinate ids; start from a tar archive, or run imagebuild as root",
+        path.display()
+    )]
+    Foreign {
+        /// Path in the directory.
+        path: PathBuf,
+    },
+    /// An archive has an attribute that cannot be set here.
+    #[error(
+        "unpacking {} loses an extended attribute: {line}\nhint: without root, trusted.* and as a rule security.selinux cannot be set: run imagebuild as root, or leave them out of the archive",
+        archive.display()
+    )]
+    LostAttribute {
+        /// The archive.
+        archive: PathBuf,
+        /// What tar says.
+        line: String,
+    },
+    /// rpm cannot make a file of a package.
+    #[error(
+        "cannot install packages: {line}\nhint: without root, no device node can be made; leave the package out, or run imagebuild as root. The whole output is in {}",
+        log.display()
+    )]
+    Unpack {
+        /// What rpm says.
+        line: String,
+        /// Where everything that was printed is.
+        log: PathBuf,
+    },
     /// The base image is not there, or cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -198,6 +229,9 @@ pub fn manager_version(recipe: &Recipe, tools: &Tools, step: &Step) -> Result<St
     for name in programs {
         let mut command = program(name);
         command.arg("--version");
+        if *name == "dnf" {
+            command = dnf::version_command();
+        }
         let lines = tools.lines(&format!("asking {name} for its version"), View::Host, command, step)?;
         versions += &lines.join("\n");
     }

@@ -11,7 +11,10 @@ use crate::file_error::failed;
 use crate::recipe::{OciImage, Proxy};
 use crate::sandbox::View;
 use crate::tool::program;
+use crate::user_namespace;
 
+/// Where the passwords of registries are found (containers-auth.json(5)).
+const AUTH_VARIABLES: [&str; 2] = ["HOME", "XDG_RUNTIME_DIR"];
 /// What skopeo's copy is called.
 const TAG: &str = "root";
 /// The member that tells an archive of docker's from one in the OCI image layout. Newer dockers write both.
@@ -25,6 +28,10 @@ impl Job<'_> {
         let (layout, bundle) = (work.join("layout"), work.join("bundle"));
         let mut copy = program("skopeo");
         proxy.iter().for_each(|proxy| set_proxy(&mut copy, proxy));
+        if user_namespace::is_entered() {
+            // Root's own are not for this user.
+            copy.envs(AUTH_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        }
         copy.args(["copy", "--quiet", "--insecure-policy"]);
         if let OciImage::Registry { tls_verify: false, .. } = image {
             copy.arg("--src-tls-verify=false");
