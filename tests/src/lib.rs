@@ -26,3 +26,4 @@ pub mod report;
 pub mod reproduction;
 pub mod rpm_repo;
 pub mod timeline;
+pub mod user;

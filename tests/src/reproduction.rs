@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -11,6 +11,7 @@ use bootspec::ImageRef;
 use serde_json::Value;
 
 use crate::places::{cache_dir, program};
+use crate::user::{self, User};
 
 /// A way to call imagebuild.
 struct Surroundings {
@@ -18,20 +19,29 @@ struct Surroundings {
     jobs: &'static str,
 }
 
-const ONE: Surroundings = Surroundings { shell: "umask 022; exec \"$@\"", jobs: "2" };
+const ONE: Surroundings = Surroundings { shell: "umask 022", jobs: "2" };
 const OTHER: Surroundings = Surroundings {
-    shell: "umask 077; cd /; hostname elsewhere; export TZ=Pacific/Auckland LC_ALL=C HOME=/nonexistent; exec \"$@\"",
+    shell: "umask 077; cd /; hostname elsewhere; export TZ=Pacific/Auckland LC_ALL=C HOME=/nonexistent",
     jobs: "1",
 };
 
 impl Surroundings {
-    /// Builds the recipe into `store`; returns the version.
+    /// Builds the recipe into `store` as root.
     fn build(&self, recipe: &Path, store: &Path) -> Result<ImageRef> {
-        // The host name is that of a UTS namespace of its own.
-        let mut command = Command::new("unshare");
-        command.args(["--uts", "sh", "-c", self.shell, "sh"]).arg(program("imagebuild")?).arg("build");
-        command.arg(recipe).args(["--json", "--jobs", self.jobs, "--store"]).arg(store);
-        command.arg("--cache").arg(cache_dir()).env("SOURCE_DATE_EPOCH", "1790000000");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{}; exec \"$@\"", self.shell), "sh"]);
+        self.run(command, recipe, store, &cache_dir())
+    }
+
+    /// Builds the recipe into `store` as `user`.
+    fn build_as(&self, user: &User, recipe: &Path, store: &Path) -> Result<ImageRef> {
+        self.run(user.command(self.shell)?, recipe, store, &user.cache()?)
+    }
+
+    /// Returns the version.
+    fn run(&self, mut command: Command, recipe: &Path, store: &Path, cache: &Path) -> Result<ImageRef> {
+        command.arg(program("imagebuild")?).arg("build").arg(recipe).args(["--json", "--jobs", self.jobs]);
+        command.arg("--store").arg(store).arg("--cache").arg(cache).env("SOURCE_DATE_EPOCH", "1790000000");
         let output = command.output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let built: Value = serde_json::from_slice(&output.stdout)?;
@@ -49,20 +59,24 @@ fn files(store: &Path, image: &ImageRef) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-/// Builds the recipe twice, in surroundings that differ in umask, working directory, host name, time zone, locale, store,
-/// number of cores and, by the length of a build, time. Both versions must have the same files, byte for byte.
+/// Builds the recipe twice, in surroundings that differ in who builds, root or another user, in umask, working directory,
+/// host name, time zone, locale, store, cache, number of cores and, by the length of a build, time. Both versions must
+/// have the same files, byte for byte.
 pub fn check(recipe: &Path) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+    let (dir, user) = (tempfile::tempdir()?, User::new()?);
+    let recipe = &user.give("recipe.toml", &fs::read_to_string(recipe)?)?;
+    let (one, other) = (dir.path().join("one"), user.home().join("other"));
     let image = ONE.build(recipe, &one)?;
-    ensure!(image == OTHER.build(recipe, &other)?, "the versions have other names");
+    ensure!(image == OTHER.build_as(&user, recipe, &other)?, "the versions have other names");
     let (built, again) = (files(&one, &image)?, files(&other, &image)?);
     let names = built.keys().chain(again.keys());
     let differing: Vec<_> = names.filter(|name| built.get(*name) != again.get(*name)).collect();
     ensure!(differing.is_empty(), "{differing:?} differ: {}", difference(&one, &other, &image)?);
     // bootserve reads the store as another user.
-    let mode = fs::metadata(image.dir(&other))?.permissions().mode() & 0o777;
+    let version = fs::metadata(image.dir(&other))?;
+    let mode = version.permissions().mode() & 0o777;
     ensure!(mode == 0o755, "the version has mode {mode:o}");
+    ensure!(version.uid() == user::UID, "the version belongs to {}", version.uid());
     Ok(())
 }
 

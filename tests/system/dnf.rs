@@ -62,8 +62,13 @@ group = "hpc"
 presets = true
 
 [[script]]
+name = "files of others"
+run = "echo x > /opt/file; chown alice:65535 /opt/file; chmod 2755 /opt/file"
+
+[[script]]
 name = "what the image must be"
 run = """
+test "$(stat -c '%U %g' /opt/file)" = "alice 65535"
 test "$(systemctl is-enabled ssh.service)" = enabled
 test "$(systemctl is-enabled chrony.service)" = disabled
 test "$(id -u alice) $(id -g alice) $(id -gn alice)" = "4001 4000 hpc"

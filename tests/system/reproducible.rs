@@ -8,7 +8,7 @@ use bootlab::reproduction;
 /// It touches what imagebuild makes itself besides the packages: files, directories, users, services, a script.
 const RECIPE: &str = r#"
 name = "reproducible"
-packages = ["systemd"]
+packages = ["systemd", "libcap2-bin"]
 
 [source]
 type = "mmdebstrap"
@@ -31,7 +31,27 @@ enable = ["systemd-networkd.service"]
 
 [[script]]
 name = "made by a script"
-run = "mkdir /opt/made; echo made > /opt/made/file"
+run = """
+mkdir /opt/made
+echo made > /opt/made/file
+cp /bin/true /opt/made/capable
+setcap cap_net_raw=ep /opt/made/capable
+cp /bin/true /opt/made/setuid
+chown someone:65535 /opt/made/setuid
+chmod 6755 /opt/made/setuid
+"""
+
+[[script]]
+name = "the network"
+network = true
+run = "test -s /etc/resolv.conf; echo made > /dev/null"
+
+[[check]]
+name = "what belongs to whom"
+run = """
+getcap /opt/made/capable | grep cap_net_raw=ep
+test "$(stat -c '%a %U %g' /opt/made/setuid)" = "6755 someone 65535"
+"""
 
 [compression]
 format = "zstd"
