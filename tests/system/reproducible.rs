@@ -44,7 +44,7 @@ chmod 6755 /opt/made/setuid
 [[script]]
 name = "the network"
 network = true
-run = "test -s /etc/resolv.conf; echo made > /dev/null"
+run = "test -s /etc/resolv.conf; test -d /sys/kernel; echo made > /dev/null"
 
 [[check]]
 name = "what belongs to whom"
