@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -64,7 +64,8 @@ fn build_as_root(user: &User, recipe: &Path) -> Result<()> {
 
 /// A recipe that starts from a root that exists already.
 fn recipe(user: &User, name: &str, source: &str) -> Result<PathBuf> {
-    let rest = "[initramfs]\nmodules = []\n[compression]\nformat = 'zstd'\nlevel = 1\n";
+    let rest = "[[check]]\nname = 'read-only'\nrun = '! busybox touch /file && busybox touch /dev/shm/file'\n\
+                [initramfs]\nmodules = []\n[compression]\nformat = 'zstd'\nlevel = 1\n";
     Ok(user.give(&format!("{name}.toml"), &format!("name = '{name}'\n[source]\n{source}\n{rest}"))?)
 }
 
@@ -75,6 +76,7 @@ fn make_root(root: &Path, owner: u32) -> Result<()> {
     }
     fs::copy("/bin/busybox", root.join("bin/busybox"))?;
     fs::set_permissions(root.join("bin/busybox"), PermissionsExt::from_mode(0o4755))?;
+    symlink("busybox", root.join("bin/sh"))?;
     for (file, contents) in [("boot/vmlinuz-1.0", "kernel"), ("etc/passwd", "root:x:0:0::/root:/bin/sh\n")] {
         fs::write(root.join(file), contents)?;
     }
@@ -139,13 +141,17 @@ fn archives_and_container_images_give_the_same_bytes_as_root_gets_of_them() -> R
     // Nodes in /dev are those of a running system, which has its own.
     let tar = make_tar(&user, "root.tar", |root| make_node(&root.join("dev/null")))?;
     let container = make_container(&user)?;
+    // As home directories often are: what a mount forbids, a user namespace may not permit again.
+    let home = user.home().display().to_string();
+    let forbid = format!("mount --bind {home} {home}; mount -o remount,bind,nosuid,nodev {home}");
     for (name, source) in [
         ("tar", format!("type = 'tar'\npath = '{}'", tar.display())),
         ("oci", format!("type = 'oci'\narchive = '{}'", container.display())),
     ] {
         let recipe = recipe(&user, name, &source)?;
         build_as_root(&user, &recipe)?;
-        succeed(&user, &["build", &recipe.display().to_string()])?;
+        let output = imagebuild(&user, &forbid, &["build", &recipe.display().to_string()])?;
+        ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         let (of_root, of_user) =
             (files(&user.home().join("of-root"), name)?, files(&user.home().join("store"), name)?);
         let names = of_root.keys().chain(of_user.keys());
@@ -237,6 +243,7 @@ fn a_build_that_is_killed_leaves_nothing_that_the_next_one_does_not_remove() -> 
     let mut build = command(&user, ":", &["build", &recipe])?.stderr(Stdio::null()).spawn()?;
     let begun = || fs::metadata(&log).is_ok_and(|log| log.len() > 0);
     wait_until(STEP, || begun() || !matches!(build.try_wait(), Ok(None)));
+    ensure!(nothing_is_left(&user).is_err(), "what works is not seen");
     build.kill()?;
     build.wait()?;
     ensure!(begun(), "dnf has not begun");
