@@ -50,7 +50,7 @@ const SWITCHES: [(&str, &str, &str); 3] = [
 ];
 const APPARMOR_SWITCH: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
 const APPARMOR_HINT: &str = "\nhint: AppArmor gives user namespaces no rights on this machine: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or load a profile for imagebuild that has the rule `userns,`";
-const CONTAINER_HINT: &str = "\nhint: without root the kernel permits no such mount where parts of /proc or /sys are hidden, as containers hide them: start the container with them unmasked, or run imagebuild as root";
+const CONTAINER_HINT: &str = "\nhint: without root, the kernel mounts no /proc and no /sys where parts of the existing ones are hidden, as containers hide them: start the container with them unmasked, or run imagebuild as root";
 const ROOT_HINT: &str = "\nhint: imagebuild needs CAP_SYS_ADMIN for this: run it as root on the machine itself, or in a container that has it";
 
 /// This user cannot build here.

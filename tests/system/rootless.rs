@@ -381,3 +381,22 @@ fn where_it_is_not_possible_the_user_is_told_why_and_what_helps() -> Result<()> 
     }
     Ok(())
 }
+
+/// As containers do it, which hide parts of both under mounts.
+#[test]
+fn where_parts_of_proc_or_sys_are_hidden_the_user_is_told_so() -> Result<()> {
+    let user = User::new()?;
+    let archive = make_tar(&user, "root.tar", |_| Ok(()))?;
+    let recipe = recipe(&user, "hidden", &format!("type = 'tar'\npath = '{}'", archive.display()))?;
+    for (hidden, expected) in
+        [("/proc/irq", "cannot run tar: Operation not permitted"), ("/sys/firmware", "cannot mount /sys for")]
+    {
+        let hide = format!("mount -t tmpfs tmpfs {hidden}");
+        let error = fail(&user, &hide, &["build", &recipe.display().to_string()])?;
+        ensure!(
+            error.contains(expected) && error.contains("where parts of the existing ones are hidden"),
+            "{hidden}: {error}"
+        );
+    }
+    Ok(())
+}
