@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bootspec::ImageName;
 use bootspec::manifest::Package;
 
 use crate::customise::{self, CustomiseError};
@@ -100,7 +101,7 @@ pub fn build_root(
         let step = progress.step(format!("customise: {}", recipe.name));
         customise::apply(recipe, &tools, init_binary, &step)?;
         step.done(&customise::summary(recipe));
-        warn_of_secrets(&tools, recipe, progress)?;
+        warn_of_secrets(&tools, &recipe.name, progress)?;
     }
 
     let step = progress.step(format!("find the kernel: {}", recipe.name));
@@ -117,8 +118,9 @@ pub fn build_root(
     Ok((BuiltRoot { kernel, architecture, packages }, tools))
 }
 
-fn warn_of_secrets(tools: &Tools, recipe: &Recipe, progress: &Progress) -> Result<(), RootError> {
-    let step = progress.step(format!("look for secrets: {}", recipe.name));
+/// Warns of what in the root of `tools`, which becomes one of `image`, nobody else should read.
+pub fn warn_of_secrets(tools: &Tools, image: &ImageName, progress: &Progress) -> Result<(), SandboxError> {
+    let step = progress.step(format!("look for secrets: {image}"));
     let found = secrets::find(tools)?;
     for secret in &found {
         step.note(&format!(

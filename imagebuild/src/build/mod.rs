@@ -33,6 +33,7 @@ use crate::store::{Store, StoreError};
 
 pub use origin::{build_time, tool};
 use origin::{host_name, inputs_digest, source_date, time_version};
+use pack::Packing;
 pub use repack::{check_repack, repack};
 
 /// What to build, and with what.
@@ -211,8 +212,14 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
                 file_system::require_kernel(release, config, format, request.compression.format)?;
             }
             pack::modules(recipe, &tools, release, segments, draft.dir(), progress)?;
-            let times = pack::Times { build_unix: time_unix, source_date: source_date()? };
-            Some(pack::root(&tools, release, draft.dir(), request, times, progress)?)
+            let packing = Packing {
+                kind: recipe.boot.root,
+                compression: request.compression,
+                jobs: request.jobs,
+                time_unix,
+                source_date: source_date()?,
+            };
+            Some(pack::root(&tools, release, draft.dir(), packing, progress)?)
         }
     };
     let manifest = Manifest {

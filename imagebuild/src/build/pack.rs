@@ -1,11 +1,12 @@
 //! Packs the root, and the kernel modules that a node needs before it has the root.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use bootspec::manifest::{BootMode, Root, RootArchive, RootFileSystem};
 
-use super::{BuildError, Request};
+use super::BuildError;
 use crate::archive::{self, Entry, PackError, PackOptions, scan, with_xattr};
 use crate::file_error::failed;
 use crate::file_system::{self, FileSystemOptions};
@@ -15,7 +16,7 @@ use crate::initramfs::{
 use crate::microcode;
 use crate::modules::{self, ModuleSpec};
 use crate::progress::{Progress, human};
-use crate::recipe::{Recipe, RootKind};
+use crate::recipe::{CompressionSpec, Recipe, RootKind};
 use crate::selinux;
 use crate::tool::Tools;
 
@@ -86,11 +87,17 @@ fn needed_by(root: RootKind) -> ModuleSpec {
     }
 }
 
-/// The times of a build, in seconds since 1970.
+/// How a root is packed.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// When it was made.
-    pub build_unix: i64,
+pub struct Packing {
+    /// What it is on the node.
+    pub kind: RootKind,
+    /// How it is compressed.
+    pub compression: CompressionSpec,
+    /// Chunks compressed at once.
+    pub jobs: NonZeroUsize,
+    /// When the image is made, in seconds since 1970.
+    pub time_unix: i64,
     /// SOURCE_DATE_EPOCH, if it is set: nothing in the root is younger.
     pub source_date: Option<i64>,
 }
@@ -100,19 +107,16 @@ pub fn root(
     tools: &Tools,
     release: &str,
     dir: &Path,
-    request: &Request<'_>,
-    times: Times,
+    packing: Packing,
     progress: &Progress,
 ) -> Result<Root, BuildError> {
-    Ok(match request.recipe.boot.root {
+    Ok(match packing.kind {
         RootKind::Tmpfs => {
-            Root::Archive(root_archive(tools.sandbox().root(), release, dir, request, times, progress)?)
+            Root::Archive(root_archive(tools.sandbox().root(), release, dir, packing, progress)?)
         }
         RootKind::FileSystem(format) => {
-            let compression = request.compression;
-            let Times { build_unix: time_unix, source_date } = times;
-            let options =
-                FileSystemOptions { format, compression, jobs: request.jobs, time_unix, source_date };
+            let Packing { compression, jobs, time_unix, source_date, .. } = packing;
+            let options = FileSystemOptions { format, compression, jobs, time_unix, source_date };
             Root::FileSystem(root_file_system(tools, dir, options, progress)?)
         }
     })
@@ -122,19 +126,18 @@ fn root_archive(
     root: &Path,
     release: &str,
     dir: &Path,
-    request: &Request<'_>,
-    times: Times,
+    packing: Packing,
     progress: &Progress,
 ) -> Result<RootArchive, BuildError> {
-    let spec = request.compression;
+    let spec = packing.compression;
     let step = progress.step(format!("pack the root file system with {} level {}", spec.format, spec.level));
     let options = PackOptions {
         compression: spec.format,
         level: spec.level,
         x86_filter: spec.x86_filter,
         chunk_bytes: spec.chunk_bytes,
-        jobs: request.jobs,
-        source_date: times.source_date,
+        jobs: packing.jobs,
+        source_date: packing.source_date,
     };
     let entries = scan(root).map_err(|error| BuildError::Pack(PackError::Scan(error)))?;
     if let Some(warning) = lost_user_attributes(&entries, release) {

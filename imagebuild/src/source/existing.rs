@@ -9,13 +9,15 @@ use bootspec::store::MANIFEST;
 use bootspec::{ImageRef, Sha256Digest};
 use sha2::{Digest, Sha256};
 
+use super::own_manager::list_packages;
 use super::{Job, SourceError, make_dir};
 use crate::archive::{Entry, scan};
 use crate::file_error::failed;
+use crate::progress::Step;
 use crate::recipe::{Existing, ExistingRoot, Recipe, Source};
 use crate::sandbox::View;
 use crate::store::Store;
-use crate::tool::program;
+use crate::tool::{Tools, program};
 use crate::user_namespace::{self, UNMAPPED_ID};
 use crate::verify::verify;
 
@@ -58,49 +60,53 @@ impl Job<'_> {
     pub(super) fn existing(&self, existing: &Existing, store: &Store) -> Result<Vec<Package>, SourceError> {
         let proxy = existing.proxy.as_ref();
         match &existing.root {
-            ExistingRoot::Tar(path) => self.unpack(path, &[&TAR[..], &NOT_DEVICES].concat())?,
+            ExistingRoot::Tar(path) => {
+                unpack(path, &[&TAR[..], &NOT_DEVICES].concat(), self.tools, self.step)?;
+            }
             ExistingRoot::Directory(path) => {
                 if let (true, Some(path)) = (user_namespace::is_entered(), foreign(&scan(path)?)) {
                     return Err(SourceError::Foreign { path });
                 }
                 self.tools.copy_tree(path, self.root(), self.step)?;
             }
-            ExistingRoot::Image(name) => self.unpack_image(store, &store.resolve(name)?)?,
+            ExistingRoot::Image(name) => unpack_image(store, &store.resolve(name)?, self.tools, self.step)?,
             ExistingRoot::Oci(image) => self.unpack_oci(image, proxy)?,
         }
         self.add_packages(proxy)?;
-        self.list_packages()
+        list_packages(self.tools, self.step)
     }
+}
 
-    fn unpack(&self, archive: &Path, options: &[&str]) -> Result<(), SourceError> {
-        make_dir(self.root())?;
-        let mut command = program("tar");
-        command.args(options).arg("--file").arg(archive).arg("--directory").arg(self.root());
-        let mut lost = None;
-        let what = format!("unpacking {}", archive.display());
-        self.tools.run_watched(&what, View::Host, command, self.step, &mut |line| {
-            if lost.is_none() && is_lost_attribute(line) {
-                lost = Some(line.to_owned());
-            }
-        })?;
-        let archive = archive.to_owned();
-        lost.map_or(Ok(()), |line| Err(SourceError::LostAttribute { archive, line }))
+/// Verifies `image` and unpacks its root into that of `tools`.
+pub fn unpack_image(store: &Store, image: &ImageRef, tools: &Tools, step: &Step) -> Result<(), SourceError> {
+    let _held = store.hold(image)?;
+    let Some(Root::Archive(archive)) = store.manifest(image)?.root else {
+        return Err(SourceError::NoArchive { image: image.clone() });
+    };
+    if let Some(damage) = verify(store, image, &[], |_| {})?.into_iter().next() {
+        let problem = format!("{} {}", damage.what, damage.problem);
+        return Err(SourceError::Damaged { image: image.clone(), problem });
     }
+    // The archive is our own: no name in it leads out of the root, and with this option GNU tar gets the times of
+    // directories right that hold absolute links (docs/image-format.md).
+    let options = [&TAR[..], &["--absolute-names"]].concat();
+    unpack(&store.dir(image).join(archive.file.as_str()), &options, tools, step)
+}
 
-    fn unpack_image(&self, store: &Store, image: &ImageRef) -> Result<(), SourceError> {
-        let _held = store.hold(image)?;
-        let Some(Root::Archive(archive)) = store.manifest(image)?.root else {
-            return Err(SourceError::NoArchive { image: image.clone() });
-        };
-        if let Some(damage) = verify(store, image, &[], |_| {})?.into_iter().next() {
-            let problem = format!("{} {}", damage.what, damage.problem);
-            return Err(SourceError::Damaged { image: image.clone(), problem });
+fn unpack(archive: &Path, options: &[&str], tools: &Tools, step: &Step) -> Result<(), SourceError> {
+    let root = tools.sandbox().root();
+    make_dir(root)?;
+    let mut command = program("tar");
+    command.args(options).arg("--file").arg(archive).arg("--directory").arg(root);
+    let mut lost = None;
+    let what = format!("unpacking {}", archive.display());
+    tools.run_watched(&what, View::Host, command, step, &mut |line| {
+        if lost.is_none() && is_lost_attribute(line) {
+            lost = Some(line.to_owned());
         }
-        // The archive is our own: no name in it leads out of the root, and with this option GNU tar gets the times of
-        // directories right that hold absolute links (docs/image-format.md).
-        let options = [&TAR[..], &["--absolute-names"]].concat();
-        self.unpack(&store.dir(image).join(archive.file.as_str()), &options)
-    }
+    })?;
+    let archive = archive.to_owned();
+    lost.map_or(Ok(()), |line| Err(SourceError::LostAttribute { archive, line }))
 }
 
 /// The first entry whose owner or group is none of those that this user namespace has.

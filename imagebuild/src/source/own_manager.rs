@@ -13,9 +13,10 @@ use super::mmdebstrap::PACKAGE_FORMAT as DPKG_FORMAT;
 use super::scriptlet::Watch;
 use super::{Job, SourceError, parse_packages, set_proxy};
 use crate::file_error::failed;
+use crate::progress::Step;
 use crate::recipe::Proxy;
 use crate::sandbox::View;
-use crate::tool::program;
+use crate::tool::{Tools, program};
 
 /// Maintainer scripts ask it before they start a service (invoke-rc.d(8)); 101 forbids it.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -50,14 +51,13 @@ impl Job<'_> {
             return Ok(());
         }
         let manager = self.manager()?;
-        let made_policy = self.forbid_services()?;
+        let made_policy = forbid_services(self.tools)?;
         if !manager.refresh.is_empty() {
             self.manage(manager, "refreshing package lists", manager.refresh, &[], proxy)?;
         }
         self.manage(manager, "installing packages", manager.install, &self.packages, proxy)?;
         if made_policy {
-            let path = Path::new(POLICY);
-            self.tools.sandbox().inside(|| fs::remove_file(path).map_err(failed("remove", path)))??;
+            allow_services(self.tools)?;
         }
         Ok(())
     }
@@ -90,42 +90,45 @@ impl Job<'_> {
         self.tools.run_watched(&what, View::RootOnline, command, self.step, on_line)?;
         self.judge(watch.failures())
     }
+}
 
-    /// Where Debian's scripts look for a policy, there will be one; says whether it was made.
-    fn forbid_services(&self) -> Result<bool, SourceError> {
-        let path = Path::new(POLICY);
-        let make = || {
-            if !path.parent().is_some_and(Path::is_dir) || path.exists() {
-                return Ok(false);
-            }
-            fs::write(path, POLICY_TEXT)?;
-            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).map(|()| true)
-        };
-        Ok(self
-            .tools
-            .sandbox()
-            .inside(|| make().map_err(|error: io::Error| failed("write", path)(error)))??)
-    }
-
-    /// What is installed in a root that has brought its database along; nothing if it has none.
-    pub(super) fn list_packages(&self) -> Result<Vec<Package>, SourceError> {
-        let list = |name: &'static str, command: Command| {
-            let what = format!("listing packages with the root's own {name}");
-            parse_packages(name, &self.tools.lines(&what, View::Root, command, self.step)?)
-        };
-        if self.tools.root_has("dpkg-query")? {
-            let mut command = program("dpkg-query");
-            command.args(["--show", &format!("--showformat={DPKG_FORMAT}")]);
-            list("dpkg-query", command)
-        } else if self.tools.root_has("rpm")? {
-            let mut command = program("rpm");
-            command.args(["-qa", "--qf", RPM_FORMAT]);
-            let mut packages = list("rpm", command)?;
-            packages.retain(|package| package.name != KEY_PACKAGE);
-            Ok(packages)
-        } else {
-            self.step.note("the root has neither dpkg-query nor rpm: the manifest will list no packages");
-            Ok(Vec::new())
+/// Where Debian's scripts look for a policy, there will be one; says whether it was made.
+fn forbid_services(tools: &Tools) -> Result<bool, SourceError> {
+    let path = Path::new(POLICY);
+    let make = || {
+        if !path.parent().is_some_and(Path::is_dir) || path.exists() {
+            return Ok(false);
         }
+        fs::write(path, POLICY_TEXT)?;
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).map(|()| true)
+    };
+    Ok(tools.sandbox().inside(|| make().map_err(|error: io::Error| failed("write", path)(error)))??)
+}
+
+/// Takes that policy away again.
+fn allow_services(tools: &Tools) -> Result<(), SourceError> {
+    let path = Path::new(POLICY);
+    Ok(tools.sandbox().inside(|| fs::remove_file(path).map_err(failed("remove", path)))??)
+}
+
+/// What is installed in a root that has brought its database along; nothing if it has none.
+pub fn list_packages(tools: &Tools, step: &Step) -> Result<Vec<Package>, SourceError> {
+    let list = |name: &'static str, command: Command| {
+        let what = format!("listing packages with the root's own {name}");
+        parse_packages(name, &tools.lines(&what, View::Root, command, step)?)
+    };
+    if tools.root_has("dpkg-query")? {
+        let mut command = program("dpkg-query");
+        command.args(["--show", &format!("--showformat={DPKG_FORMAT}")]);
+        list("dpkg-query", command)
+    } else if tools.root_has("rpm")? {
+        let mut command = program("rpm");
+        command.args(["-qa", "--qf", RPM_FORMAT]);
+        let mut packages = list("rpm", command)?;
+        packages.retain(|package| package.name != KEY_PACKAGE);
+        Ok(packages)
+    } else {
+        step.note("the root has neither dpkg-query nor rpm: the manifest will list no packages");
+        Ok(Vec::new())
     }
 }
