@@ -157,7 +157,7 @@ impl PartialEq for Assignment<'_> {
 mod tests {
     use super::*;
     use bootspec::Sha256Digest;
-    use bootspec::manifest::{Artifact, Build, FORMAT};
+    use bootspec::manifest::{Artifact, Build, FORMAT, RootOrigin};
 
     const NODE_000: &str = "fc:ab:14:e8:66:01";
     const STRANGER: &str = "02:00:00:00:00:01";
@@ -227,6 +227,7 @@ mod tests {
                 tool: "imagebuild".into(),
                 host: "head".into(),
                 time_unix: 0,
+                root: RootOrigin::default(),
             },
         }
     }

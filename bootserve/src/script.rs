@@ -146,7 +146,7 @@ impl Script {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bootspec::manifest::{BootMode, Build, FORMAT};
+    use bootspec::manifest::{BootMode, Build, FORMAT, RootOrigin};
 
     const MAC: MacAddr = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x02]);
     const CLIENT: Client = Client { mac: MAC, script_url: "http://192.168.0.1/ipxe?mac=fc-ab-14-e8-66-02" };
@@ -168,6 +168,7 @@ mod tests {
                 tool: "imagebuild".into(),
                 host: "head".into(),
                 time_unix: 0,
+                root: RootOrigin::default(),
             },
         }
     }

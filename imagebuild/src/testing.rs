@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bootspec::ImageRef;
 use bootspec::manifest::{
-    Artifact, BootMode, Build, FORMAT, FileSystemFormat, Manifest, Root, RootFileSystem,
+    Artifact, BootMode, Build, FORMAT, FileSystemFormat, Manifest, Root, RootFileSystem, RootOrigin,
 };
 use bootspec::signature::TrustedKey;
 
@@ -56,6 +56,7 @@ pub fn manifest() -> Manifest {
             tool: "test".into(),
             host: "test".into(),
             time_unix: 1_700_000_000,
+            root: RootOrigin::default(),
         },
     }
 }

@@ -11,7 +11,7 @@ use bootlab::deadline::wait_until;
 use bootlab::netns::NetNs;
 use bootlab::places::program;
 use bootspec::ImageRef;
-use bootspec::manifest::{Artifact, BootMode, Build, FORMAT, Manifest};
+use bootspec::manifest::{Artifact, BootMode, Build, FORMAT, Manifest, RootOrigin};
 use imagebuild::digest::digest;
 use imagebuild::store::Store;
 use serde_json::Value;
@@ -91,7 +91,13 @@ fn publish(store: &Path) -> Result<ImageRef> {
         let (size_bytes, sha256) = digest(contents)?;
         artifacts.insert(name.parse()?, Artifact { size_bytes, sha256 });
     }
-    let build = Build { inputs: digest(&b""[..])?.1, tool: "test".into(), host: "test".into(), time_unix: 0 };
+    let build = Build {
+        inputs: digest(&b""[..])?.1,
+        tool: "test".into(),
+        host: "test".into(),
+        time_unix: 0,
+        root: RootOrigin::default(),
+    };
     let manifest = Manifest {
         format: FORMAT,
         image: draft.image.clone(),

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use bootspec::manifest::{
-    Artifact, BootMode, Build, FORMAT, FileSystemFormat, Manifest, Root, RootFileSystem,
+    Artifact, BootMode, Build, FORMAT, FileSystemFormat, Manifest, Root, RootFileSystem, RootOrigin,
 };
 use bootspec::store::image_dir;
 use bootspec::{ImageRef, Sha256Digest};
@@ -47,6 +47,7 @@ pub fn publish(store: &Path, image: &str, mode: BootMode, files: &[(&str, &[u8])
             tool: "test".to_owned(),
             host: "test".to_owned(),
             time_unix: 0,
+            root: RootOrigin::default(),
         },
     };
     std::fs::write(dir.join("manifest.json"), manifest.to_json()).unwrap();

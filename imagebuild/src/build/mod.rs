@@ -11,7 +11,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use bootspec::manifest::{BootMode, Build, FORMAT, Manifest};
+use bootspec::manifest::{self, BootMode, Build, FORMAT, FileSystemFormat, Manifest, RootOrigin};
 use bootspec::store::{NameError, VMLINUZ};
 use bootspec::{ImageRef, ImageVersion, Sha256Digest};
 
@@ -233,7 +233,7 @@ pub fn build(request: &Request<'_>, progress: &Progress) -> Result<Outcome, Buil
         root: packed,
         rollback_index: recipe.boot.rollback_index,
         packages: built.packages,
-        build: Build { inputs, tool: tool(), host: host_name()?, time_unix },
+        build: Build { inputs, tool: tool(), host: host_name()?, time_unix, root: origin_of_root(request) },
     };
     publish::finish(draft, manifest, segments, request.programs, request.signing, progress)
 }
@@ -243,6 +243,23 @@ fn require_shell(mode: BootMode, programs: &Programs) -> Result<(), BuildError> 
         (BootMode::Failsafe, None) => Err(BuildError::NoBusybox),
         _ => Ok(()),
     }
+}
+
+fn origin_of_root(request: &Request<'_>) -> RootOrigin {
+    let recipe = request.recipe;
+    let packing = recipe.mode().has_root().then(|| packing(recipe.boot.root, request.compression));
+    RootOrigin {
+        edited_from: None,
+        packing: packing.flatten(),
+        selinux_policy: recipe.selinux_policy.clone(),
+    }
+}
+
+/// What the manifest says of how a root was compressed.
+fn packing(kind: RootKind, compression: CompressionSpec) -> Option<manifest::Packing> {
+    let CompressionSpec { format, level, chunk_bytes } = compression;
+    let chosen = kind != RootKind::FileSystem(FileSystemFormat::Erofs);
+    chosen.then_some(manifest::Packing { compression: format, level, chunk_bytes })
 }
 
 /// The current version, if it was built from the same inputs.

@@ -121,7 +121,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use bootspec::Sha256Digest;
-    use bootspec::manifest::{Build, FORMAT, FileSystemFormat, Root, RootFileSystem};
+    use bootspec::manifest::{Build, FORMAT, FileSystemFormat, Root, RootFileSystem, RootOrigin};
     use bootspec::signature;
     use cpio::newc;
 
@@ -152,6 +152,7 @@ mod tests {
                 tool: "test".into(),
                 host: "test".into(),
                 time_unix: 0,
+                root: RootOrigin::default(),
             },
         }
     }

@@ -49,7 +49,7 @@ pub fn repack(
     let manifest = Manifest {
         image: draft.image.clone(),
         artifacts,
-        build: Build { inputs, tool: tool(), host: host_name()?, time_unix },
+        build: Build { inputs, tool: tool(), host: host_name()?, time_unix, root: old.build.root },
         ..old
     };
     publish::finish(draft, manifest, compression, programs, signing, progress)

@@ -105,7 +105,7 @@ fn key(package: &Package) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bootspec::manifest::{BootMode, Build, FORMAT};
+    use bootspec::manifest::{BootMode, Build, FORMAT, RootOrigin};
     use std::collections::BTreeMap;
 
     fn manifest(packages: &[(&str, &str, &str)]) -> Manifest {
@@ -130,6 +130,7 @@ mod tests {
                 tool: "imagebuild 1.2".into(),
                 host: String::new(),
                 time_unix: 0,
+                root: RootOrigin::default(),
             },
         }
     }

@@ -378,7 +378,7 @@ pub(crate) fn sync(path: &Path) -> Result<(), FileError> {
 mod tests {
     use super::*;
     use bootspec::Sha256Digest;
-    use bootspec::manifest::{BootMode, Build, FORMAT};
+    use bootspec::manifest::{BootMode, Build, FORMAT, RootOrigin};
     use std::collections::BTreeMap;
 
     pub fn publish(store: &Store, version: &str, contents: &str) -> ImageRef {
@@ -402,6 +402,7 @@ mod tests {
                 tool: "test".into(),
                 host: "test".into(),
                 time_unix: 0,
+                root: RootOrigin::default(),
             },
         };
         draft.publish(&manifest.to_json(), None, &manifest).unwrap()

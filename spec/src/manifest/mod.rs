@@ -133,6 +133,40 @@ pub struct Build {
     pub host: String,
     /// When, in seconds since the epoch (SOURCE_DATE_EPOCH if that was set).
     pub time_unix: i64,
+    /// How its root was made.
+    #[serde(default, skip_serializing_if = "RootOrigin::is_empty")]
+    pub root: RootOrigin,
+}
+
+/// How a root was made, as far as who makes another one of it must know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootOrigin {
+    /// The version whose root this was before it was edited by hand. What recipe made it is in that one's `inputs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited_from: Option<ImageRef>,
+    /// How it was compressed. Absent if there is nothing to choose: without a root, and with EROFS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
+    /// The policy by which it was labelled for SELinux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux_policy: Option<String>,
+}
+
+impl RootOrigin {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a root was compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packing {
+    /// The compressor.
+    pub compression: Compression,
+    /// Its level.
+    pub level: u32,
+    /// Tar in one chunk, in bytes, if the root is an archive.
+    pub chunk_bytes: u64,
 }
 
 /// The manifest cannot be used.
@@ -258,6 +292,11 @@ mod tests {
                 tool: "imagebuild 0".into(),
                 host: "head".into(),
                 time_unix: 0,
+                root: RootOrigin {
+                    edited_from: Some("compute/0".parse().unwrap()),
+                    packing: Some(Packing { compression: Compression::Xz, level: 6, chunk_bytes: 1 << 24 }),
+                    selinux_policy: Some("targeted".into()),
+                },
             },
         }
     }
@@ -283,6 +322,15 @@ mod tests {
         let carried = manifest.carried();
         assert_eq!(Manifest::parse(carried.to_json().as_bytes()).unwrap(), carried);
         assert!(carried.packages.is_empty() && carried.artifacts.is_empty());
+    }
+
+    #[test]
+    fn how_the_root_was_made_may_be_left_out() {
+        let mut manifest = sample();
+        manifest.build.root = RootOrigin::default();
+        let json = manifest.to_json();
+        assert!(!json.contains("packing") && !json.contains("edited_from"), "{json}");
+        assert_eq!(Manifest::parse(json.as_bytes()).unwrap(), manifest);
     }
 
     #[test]
