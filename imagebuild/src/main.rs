@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use bootspec::diagnosis::explain;
 use clap::Parser;
 use imagebuild::{cli, interrupt};
 use rustix::fs::Mode;
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("imagebuild: {}", explain(&*error));
+            eprintln!("imagebuild: {}", cli::diagnosis(&*error));
             ExitCode::FAILURE
         }
     }

@@ -19,6 +19,7 @@ pub mod direct;
 pub mod firmware;
 pub mod images;
 pub mod lab;
+pub mod leftovers;
 pub mod netns;
 pub mod places;
 pub mod qemu;

@@ -165,8 +165,13 @@ impl Packer<'_> {
             if interrupt::requested() {
                 return Err(PackError::Interrupted);
             }
-            let bytes = write_entry(self.root, entry, chunk.stage, &mut encoder)
-                .map_err(|source| cannot_pack(entry, source))?;
+            let bytes = write_entry(self.root, entry, chunk.stage, &mut encoder).map_err(|source| {
+                // What is read is not to blame for that.
+                match source.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failed(source),
+                    _ => cannot_pack(entry, source),
+                }
+            })?;
             data_bytes += bytes;
             page_rounded_bytes += bytes.next_multiple_of(PAGE_BYTES);
             self.step.advance(apparent_bytes(entry));

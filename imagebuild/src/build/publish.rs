@@ -11,7 +11,8 @@ use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, MANIFEST, VMLI
 use super::{BuildError, Outcome};
 use crate::file_error::failed;
 use crate::initramfs::{
-    MICROCODE, MODULES, MODULES_FETCHED, Programs, SegmentCompression, init_segment, write_root_segment,
+    InitramfsError, MICROCODE, MODULES, MODULES_FETCHED, Programs, SegmentCompression, init_segment,
+    write_root_segment,
 };
 use crate::progress::{Progress, human};
 use crate::signing::{Signer, Signing};
@@ -75,7 +76,10 @@ fn write_initramfs(
         let signature = sign_manifest(&json, manifest, signing)?;
         let root = manifest.root.as_ref().map(|root| (root, dir.join(root.file().as_str())));
         let root = root.as_ref().map(|(root, path)| (*root, path.as_path()));
-        write_root_segment(&json, signature.as_deref(), root, &mut out).map_err(BuildError::Initramfs)?;
+        write_root_segment(&json, signature.as_deref(), root, &mut out).map_err(|error| match error {
+            InitramfsError::Write(source) => failed("write", &path)(source).into(),
+            error => BuildError::Initramfs(error),
+        })?;
         out.flush().map_err(failed("write", &path))?;
         names.push(INITRAMFS.parse()?);
     }

@@ -13,12 +13,18 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand};
 
 use crate::programs::{self, INIT_VARIABLE};
 use crate::progress::Progress;
 use crate::signing::{Signer, Signing, Trust, ask_password};
 use crate::user_namespace;
+
+/// What the system says when there is no more room, in English, as all programs of a build do.
+const NO_SPACE: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
+const NO_SPACE_HINT: &str = "\nhint: make room where that file is. In the store, a build needs room for the unpacked root as well, until \
+     it is published, and `imagebuild gc` removes old versions; what is in the cache may be removed";
 
 /// Builds bootable images for diskless nodes from recipes.
 #[derive(Parser)]
@@ -173,6 +179,15 @@ impl SigningArgs {
     }
 }
 
+/// The error as it is printed. A disk may be full in any step, and for programs as well as for us.
+pub fn diagnosis(error: &dyn std::error::Error) -> String {
+    let text = explain(error);
+    match NO_SPACE.iter().any(|no_space| text.contains(no_space)) {
+        true => text + NO_SPACE_HINT,
+        false => text,
+    }
+}
+
 /// A line on standard output. That nobody reads it any more is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout(), "{text}") {
@@ -189,5 +204,14 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_a_way_out() {
+        let error = |errno: rustix::io::Errno| diagnosis(&io::Error::from(errno));
+        for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
+            assert!(error(errno).contains("\nhint: make room"), "{}", error(errno));
+        }
+        assert!(!error(rustix::io::Errno::IO).contains("hint"));
     }
 }

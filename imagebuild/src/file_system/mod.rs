@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bootspec::Sha256Digest;
@@ -28,6 +28,9 @@ pub const BLOCK_BYTES: u64 = 4 << 20;
 const EROFS_CLUSTER: &str = "-C65536";
 /// The same tree is to give the same image, and nobody looks for the root by its UUID.
 const EROFS_UUID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// mksquashfs writes blocks of 128 KiB, mkfs.erofs clusters.
+const LARGEST_WRITE_BYTES: u64 = 128 << 10;
 
 /// The variable that mksquashfs and mkfs.erofs read too.
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -78,6 +81,15 @@ pub enum FileSystemError {
     /// The program failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// It failed because the disk is full, which mkfs.erofs takes for a result that is out of range.
+    #[error("cannot write {}: No space left on device", path.display())]
+    NoRoom {
+        /// The image.
+        path: PathBuf,
+        /// What the program said.
+        #[source]
+        source: ToolError,
+    },
     /// The tree cannot be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
@@ -131,21 +143,33 @@ pub fn pack(
     let file: ArtifactName = format!("rootfs.{format}").parse().expect("the formats are plain names");
     let path = dir.join(file.as_str());
     let path = std::path::absolute(&path).map_err(failed("find", &path))?;
-    let (what, mut command) = match format {
+    let (name, mut command) = match format {
         FileSystemFormat::Squashfs => {
             note_lost_acls(root, step)?;
-            ("packing the root with mksquashfs", mksquashfs(root, &path, options))
+            ("mksquashfs", mksquashfs(root, &path, options))
         }
-        FileSystemFormat::Erofs => ("packing the root with mkfs.erofs", mkfs_erofs(root, &path)),
+        FileSystemFormat::Erofs => ("mkfs.erofs", mkfs_erofs(root, &path)),
     };
     // Both programs do with it what we do with an archive. Another one of the environment has been read into the options.
     match options.source_date {
         Some(time) => command.env(SOURCE_DATE_EPOCH, time.to_string()),
         None => command.env_remove(SOURCE_DATE_EPOCH),
     };
-    tools.run(what, View::Host, command, step)?;
+    // Not each says by itself which file it cannot write.
+    let what = format!("packing the root into {} with {name}", path.display());
+    if let Err(source) = tools.run(&what, View::Host, command, step) {
+        return Err(match is_full(&path) {
+            true => FileSystemError::NoRoom { path, source },
+            false => source.into(),
+        });
+    }
     let (size_bytes, blocks) = digest_blocks(&path)?;
     Ok(RootFileSystem { file, format, size_bytes, block_bytes: BLOCK_BYTES, blocks })
+}
+
+/// Whether there is less room left on the disk of `path` than a write of those programs takes.
+fn is_full(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < LARGEST_WRITE_BYTES)
 }
 
 fn mksquashfs(root: &Path, image: &Path, options: FileSystemOptions) -> Command {

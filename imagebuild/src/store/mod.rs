@@ -277,8 +277,8 @@ impl Draft {
         }
         sync(dir)?;
         let destination = self.parent.join(self.image.version.as_str());
-        let dir = self.dir.keep();
-        fs::rename(&dir, &destination).map_err(failed("publish", &destination))?;
+        fs::rename(dir, &destination).map_err(failed("publish", &destination))?;
+        let _published = self.dir.keep();
         sync(&self.parent)?;
         Ok(self.image)
     }
