@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{StoreArgs, TrustArgs, print};
-use crate::diff::{self, Change};
+use crate::diff::{self, Difference};
 use crate::progress::{Progress, human};
 use crate::sbom::{self, Format};
 use crate::signing::{Trust, key_id_of};
@@ -195,6 +195,9 @@ fn describe(manifest: &Manifest, signature: Option<&str>) -> String {
         "" => String::new(),
         host => format!(" on {host}"),
     };
+    if let Some(origin) = &manifest.build.root.edited_from {
+        lines.push(format!("edited        by hand, from {origin}"));
+    }
     lines.push(format!("built         by {}{on_host}", manifest.build.tool));
     lines.join("\n")
 }
@@ -207,6 +210,11 @@ pub fn diff(args: &DiffArgs, progress: &Progress) -> anyhow::Result<()> {
     if args.store.json {
         return print(&serde_json::to_string_pretty(&difference)?);
     }
+    print_difference(&difference)
+}
+
+/// What differs, part by part.
+pub fn print_difference(difference: &Difference) -> anyhow::Result<()> {
     let parts = [
         ("manifest", Some(&difference.manifest)),
         ("packages", Some(&difference.packages)),
@@ -217,7 +225,7 @@ pub fn diff(args: &DiffArgs, progress: &Progress) -> anyhow::Result<()> {
             Some(changes) if changes.is_empty() => {}
             Some(changes) => {
                 print(&format!("{name}:"))?;
-                changes.iter().try_for_each(|change| print(&format!("  {}", describe_change(change))))?;
+                changes.iter().try_for_each(|change| print(&format!("  {change}")))?;
             }
             None => print("files: not compared, since a root is a file system image")?,
         }
@@ -226,15 +234,6 @@ pub fn diff(args: &DiffArgs, progress: &Progress) -> anyhow::Result<()> {
         print("nothing differs")?;
     }
     Ok(())
-}
-
-pub fn describe_change(Change { what, before, after }: &Change) -> String {
-    match (before, after) {
-        (Some(before), Some(after)) => format!("~ {what}  {before} -> {after}"),
-        (Some(before), None) => format!("- {what}  {before}"),
-        (None, Some(after)) => format!("+ {what}  {after}"),
-        (None, None) => what.clone(),
-    }
 }
 
 pub fn verify(args: &VerifyArgs, progress: &Progress) -> anyhow::Result<()> {

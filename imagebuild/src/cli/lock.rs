@@ -6,7 +6,6 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 
-use super::images::describe_change;
 use super::recipe::SelectionArgs;
 use super::{CacheArgs, print};
 use crate::diff::Change;
@@ -87,7 +86,7 @@ fn print_result(
         return print(&serde_json::to_string_pretty(&result)?);
     }
     differences.iter().try_for_each(|line| print(line.trim()))?;
-    changes.iter().try_for_each(|change| print(&describe_change(change)))?;
+    changes.iter().try_for_each(|change| print(&change.to_string()))?;
     let note = if written { "" } else { "  (not written)" };
     print(&format!("{}: {} packages{note}", path.display(), new.packages.len()))
 }

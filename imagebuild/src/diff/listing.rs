@@ -1,6 +1,6 @@
 //! What is in a root archive: each object with its metadata and the digest of its contents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -21,18 +21,18 @@ const MAX_RECORDS_BYTES: u64 = 1 << 20;
 /// An object of a root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    kind: &'static str,
-    mode: u32,
-    owner: String,
+    pub(super) kind: &'static str,
+    pub(super) mode: u32,
+    pub(super) owner: String,
     /// Seconds since the epoch, with a fraction if there is one.
-    mtime: String,
+    pub(super) mtime: String,
     /// The target of a link, the number of a device.
-    target: Option<String>,
+    pub(super) target: Option<String>,
     /// Bytes of a file.
-    size_bytes: Option<u64>,
+    pub(super) size_bytes: Option<u64>,
     /// Digest of a file's contents; of one with holes, of its map and its data.
-    content: Option<Sha256Digest>,
-    xattrs: BTreeMap<String, Vec<u8>>,
+    pub(super) content: Option<Sha256Digest>,
+    pub(super) xattrs: BTreeMap<String, Vec<u8>>,
 }
 
 impl fmt::Display for Object {
@@ -47,6 +47,11 @@ impl fmt::Display for Object {
 }
 
 impl Object {
+    /// Whether it has this extended attribute.
+    pub fn has_xattr(&self, name: &str) -> bool {
+        self.xattrs.contains_key(name)
+    }
+
     /// All that is compared, by name.
     pub fn fields(&self, with_times: bool) -> BTreeMap<String, String> {
         let fixed = [
@@ -62,6 +67,19 @@ impl Object {
         let xattrs = self.xattrs.iter().map(|(name, value)| (name.clone(), value.escape_ascii().to_string()));
         fixed.chain(xattrs).collect()
     }
+}
+
+/// The fields that differ, as they are in each.
+pub fn differing_fields(before: &Object, after: &Object, with_times: bool) -> Option<(String, String)> {
+    let (before, after) = (before.fields(with_times), after.fields(with_times));
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let differing: Vec<&String> =
+        names.into_iter().filter(|name| before.get(*name) != after.get(*name)).collect();
+    let shown = |fields: &BTreeMap<String, String>| {
+        let field = |name: &&String| format!("{name} {}", fields.get(*name).map_or("none", String::as_str));
+        differing.iter().map(field).collect::<Vec<_>>().join(", ")
+    };
+    (!differing.is_empty()).then(|| (shown(&before), shown(&after)))
 }
 
 /// Reads the archive at `path`. `done` is told how many bytes of the file have been read.
@@ -244,8 +262,7 @@ mod tests {
         fs::write(&path, "after!").unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         let after = listing_of(root.path(), Compression::Zstd);
-        let differing =
-            |with_times| super::super::differing_fields(&before["/f"], &after["/f"], with_times).unwrap();
+        let differing = |with_times| differing_fields(&before["/f"], &after["/f"], with_times).unwrap();
         assert!(!differing(false).0.contains("mtime") && differing(true).0.contains("mtime"));
         let (before, after) = differing(false);
         assert!(

@@ -1,9 +1,10 @@
 //! What differs between two versions: packages, the files of the root, and the rest of the manifest.
 
 mod listing;
+mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::path::PathBuf;
 
 use bootspec::ImageRef;
@@ -15,7 +16,8 @@ use crate::file_error::{FileError, failed};
 use crate::store::{Store, StoreError};
 
 pub use listing::Object;
-use listing::read_listing;
+use listing::{differing_fields, read_listing};
+pub use tree::{TreeError, read_tree};
 
 /// All differences.
 #[derive(Debug, Serialize)]
@@ -39,6 +41,18 @@ pub struct Change {
     pub after: Option<String>,
 }
 
+impl Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = &self.what;
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => write!(f, "~ {what}  {before} -> {after}"),
+            (Some(before), None) => write!(f, "- {what}  {before}"),
+            (None, Some(after)) => write!(f, "+ {what}  {after}"),
+            (None, None) => f.write_str(what),
+        }
+    }
+}
+
 impl Difference {
     /// Whether nothing differs that was compared.
     pub fn is_empty(&self) -> bool {
@@ -58,17 +72,32 @@ pub fn compare(
     let (old, new) = (store.manifest(before)?, store.manifest(after)?);
     let mut read = |image, manifest: &Manifest| read_files(store, image, manifest, &mut done);
     let files = match (is_archive(&old), is_archive(&new)) {
-        (true, true) => Some(changes(&read(before, &old)?, &read(after, &new)?, |one, other| {
-            differing_fields(one, other, with_times)
-        })),
+        (true, true) => Some(file_changes(&read(before, &old)?, &read(after, &new)?, with_times)),
         _ => None,
     };
-    let same = |before: &String, after: &String| (before != after).then(|| (before.clone(), after.clone()));
     Ok(Difference {
         manifest: changes(&described(&old), &described(&new), same),
-        packages: changes(&versions(&old.packages), &versions(&new.packages), same),
+        packages: package_changes(&old.packages, &new.packages),
         files,
     })
+}
+
+/// Which packages were added and removed, and which have another version.
+pub fn package_changes(before: &[Package], after: &[Package]) -> Vec<Change> {
+    changes(&versions(before), &versions(after), same)
+}
+
+/// What differs between two roots; in the times as well if `with_times`.
+pub fn file_changes(
+    before: &BTreeMap<String, Object>,
+    after: &BTreeMap<String, Object>,
+    with_times: bool,
+) -> Vec<Change> {
+    changes(before, after, |one, other| differing_fields(one, other, with_times))
+}
+
+fn same(before: &String, after: &String) -> Option<(String, String)> {
+    (before != after).then(|| (before.clone(), after.clone()))
 }
 
 /// An image without a root has no files, which can be compared with those of any other.
@@ -139,19 +168,6 @@ pub(crate) fn changes<T: Display>(
     names.into_iter().filter_map(change).collect()
 }
 
-/// The fields that differ, as they are in each.
-fn differing_fields(before: &Object, after: &Object, with_times: bool) -> Option<(String, String)> {
-    let (before, after) = (before.fields(with_times), after.fields(with_times));
-    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    let differing: Vec<&String> =
-        names.into_iter().filter(|name| before.get(*name) != after.get(*name)).collect();
-    let shown = |fields: &BTreeMap<String, String>| {
-        let field = |name: &&String| format!("{name} {}", fields.get(*name).map_or("none", String::as_str));
-        differing.iter().map(field).collect::<Vec<_>>().join(", ")
-    };
-    (!differing.is_empty()).then(|| (shown(&before), shown(&after)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,9 +182,6 @@ mod tests {
             [package("bash", "5.1"), package("vim", "9"), package("linux", "6.1"), package("linux", "6.2")];
         let after =
             [package("bash", "5.2"), package("nano", "7"), package("linux", "6.2"), package("linux", "6.1")];
-        let same =
-            |before: &String, after: &String| (before != after).then(|| (before.clone(), after.clone()));
-        let changes = changes(&versions(&before), &versions(&after), same);
         let change = |what: &str, before: Option<&str>, after: Option<&str>| Change {
             what: format!("{what}.amd64"),
             before: before.map(str::to_owned),
@@ -179,6 +192,6 @@ mod tests {
             change("nano", None, Some("7")),
             change("vim", Some("9"), None),
         ];
-        assert_eq!(changes, expected);
+        assert_eq!(package_changes(&before, &after), expected);
     }
 }

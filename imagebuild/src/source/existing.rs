@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bootspec::manifest::{Package, Root};
+use bootspec::manifest::{FileSystemFormat, Package, Root};
 use bootspec::store::MANIFEST;
 use bootspec::{ImageRef, Sha256Digest};
 use sha2::{Digest, Sha256};
@@ -34,6 +34,10 @@ const TAR: [&str; 7] = [
 
 /// What is in /dev does not come into the image, and device nodes are only root's to make.
 const NOT_DEVICES: [&str; 4] = ["--anchored", "--wildcards", "--exclude=dev/*", "--exclude=./dev/*"];
+
+/// Format, image, mount point and root are its arguments.
+const COPY_MOUNTED: &str =
+    r#"mount -t "$1" -o loop,ro "$2" "$3" && cp --archive --no-target-directory "$3" "$4""#;
 
 /// Digest of what `recipe` starts from, as far as it is known here and not a file that the recipe names: the base image,
 /// or what is in the directory. A file of the directory counts as changed when its size or time has.
@@ -73,24 +77,51 @@ impl Job<'_> {
             ExistingRoot::Oci(image) => self.unpack_oci(image, proxy)?,
         }
         self.add_packages(proxy)?;
-        list_packages(self.tools, self.step)
+        Ok(list_packages(self.tools, self.step)?.unwrap_or_else(|| {
+            self.step.note("the root has neither dpkg-query nor rpm: the manifest will list no packages");
+            Vec::new()
+        }))
     }
 }
 
 /// Verifies `image` and unpacks its root into that of `tools`.
 pub fn unpack_image(store: &Store, image: &ImageRef, tools: &Tools, step: &Step) -> Result<(), SourceError> {
     let _held = store.hold(image)?;
-    let Some(Root::Archive(archive)) = store.manifest(image)?.root else {
-        return Err(SourceError::NoArchive { image: image.clone() });
+    let Some(root) = store.manifest(image)?.root else {
+        return Err(SourceError::NoRoot { image: image.clone() });
     };
     if let Some(damage) = verify(store, image, &[], |_| {})?.into_iter().next() {
         let problem = format!("{} {}", damage.what, damage.problem);
         return Err(SourceError::Damaged { image: image.clone(), problem });
     }
-    // The archive is our own: no name in it leads out of the root, and with this option GNU tar gets the times of
-    // directories right that hold absolute links (docs/image-format.md).
-    let options = [&TAR[..], &["--absolute-names"]].concat();
-    unpack(&store.dir(image).join(archive.file.as_str()), &options, tools, step)
+    let path = store.dir(image).join(root.file().as_str());
+    match root {
+        Root::Archive(_) => {
+            // The archive is our own: no name in it leads out of the root, and with this option GNU tar gets the times of
+            // directories right that hold absolute links (docs/image-format.md).
+            let options = [&TAR[..], &["--absolute-names"]].concat();
+            unpack(&path, &options, tools, step)
+        }
+        Root::FileSystem(image) => copy_mounted(&path, image.format, tools, step),
+    }
+}
+
+/// Copies what is in a file system image. The kernel reads all that is in it; unsquashfs(1) and fsck.erofs(1) do not, in all
+/// their releases. The mount is the program's own, and ends with it.
+fn copy_mounted(
+    image: &Path,
+    format: FileSystemFormat,
+    tools: &Tools,
+    step: &Step,
+) -> Result<(), SourceError> {
+    let root = tools.sandbox().root();
+    let mounted = root.with_extension("mounted");
+    make_dir(&mounted)?;
+    let mut command = program("sh");
+    command.args(["-c", COPY_MOUNTED, "sh", &format.to_string()]).arg(image).arg(&mounted).arg(root);
+    tools.run(&format!("mounting and copying {}", image.display()), View::Host, command, step)?;
+    fs::remove_dir(&mounted).map_err(failed("remove", &mounted))?;
+    Ok(())
 }
 
 fn unpack(archive: &Path, options: &[&str], tools: &Tools, step: &Step) -> Result<(), SourceError> {

@@ -21,8 +21,9 @@ use bootspec::manifest::Package;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-pub use existing::state;
+pub use existing::{state, unpack_image};
 pub use files::{PackageFiles, PackageFormat, Traced};
+pub use own_manager::{allow_services, forbid_services, list_packages};
 pub use scriptlet::ScriptletFailure;
 
 use crate::archive::ScanError;
@@ -90,11 +91,9 @@ pub enum SourceError {
         /// The file.
         path: PathBuf,
     },
-    /// The root of the base image is not an archive.
-    #[error(
-        "{image} has no root that another image can build on: expected an archive\nhint: build it with [boot] root = \"tmpfs\""
-    )]
-    NoArchive {
+    /// The base image has no root.
+    #[error("{image} has no root that another image can build on: it is a failsafe or discover image")]
+    NoRoot {
         /// The base image.
         image: ImageRef,
     },

@@ -11,7 +11,7 @@ use bootspec::manifest::Package;
 use super::dnf::{KEY_PACKAGE, PACKAGE_FORMAT as RPM_FORMAT};
 use super::mmdebstrap::PACKAGE_FORMAT as DPKG_FORMAT;
 use super::scriptlet::Watch;
-use super::{Job, SourceError, parse_packages, set_proxy};
+use super::{Job, SourceError, parse_packages, set_proxy, sorted};
 use crate::file_error::failed;
 use crate::progress::Step;
 use crate::recipe::Proxy;
@@ -93,7 +93,7 @@ impl Job<'_> {
 }
 
 /// Where Debian's scripts look for a policy, there will be one; says whether it was made.
-fn forbid_services(tools: &Tools) -> Result<bool, SourceError> {
+pub fn forbid_services(tools: &Tools) -> Result<bool, SourceError> {
     let path = Path::new(POLICY);
     let make = || {
         if !path.parent().is_some_and(Path::is_dir) || path.exists() {
@@ -105,17 +105,21 @@ fn forbid_services(tools: &Tools) -> Result<bool, SourceError> {
     Ok(tools.sandbox().inside(|| make().map_err(|error: io::Error| failed("write", path)(error)))??)
 }
 
-/// Takes that policy away again.
-fn allow_services(tools: &Tools) -> Result<(), SourceError> {
+/// Takes that policy away again, unless there is another one by now.
+pub fn allow_services(tools: &Tools) -> Result<(), SourceError> {
     let path = Path::new(POLICY);
-    Ok(tools.sandbox().inside(|| fs::remove_file(path).map_err(failed("remove", path)))??)
+    let is_ours = || fs::read(path).is_ok_and(|text| text == POLICY_TEXT.as_bytes());
+    let remove = || if is_ours() { fs::remove_file(path).map_err(failed("remove", path)) } else { Ok(()) };
+    Ok(tools.sandbox().inside(remove)??)
 }
 
-/// What is installed in a root that has brought its database along; nothing if it has none.
-pub fn list_packages(tools: &Tools, step: &Step) -> Result<Vec<Package>, SourceError> {
+/// What is installed in a root that has brought its package manager along, sorted; None if it has not.
+pub fn list_packages(tools: &Tools, step: &Step) -> Result<Option<Vec<Package>>, SourceError> {
     let list = |name: &'static str, command: Command| {
         let what = format!("listing packages with the root's own {name}");
-        parse_packages(name, &tools.lines(&what, View::Root, command, step)?)
+        let mut packages = parse_packages(name, &tools.lines(&what, View::Root, command, step)?)?;
+        packages.retain(|package| package.name != KEY_PACKAGE);
+        Ok(Some(sorted(packages)))
     };
     if tools.root_has("dpkg-query")? {
         let mut command = program("dpkg-query");
@@ -124,11 +128,8 @@ pub fn list_packages(tools: &Tools, step: &Step) -> Result<Vec<Package>, SourceE
     } else if tools.root_has("rpm")? {
         let mut command = program("rpm");
         command.args(["-qa", "--qf", RPM_FORMAT]);
-        let mut packages = list("rpm", command)?;
-        packages.retain(|package| package.name != KEY_PACKAGE);
-        Ok(packages)
+        list("rpm", command)
     } else {
-        step.note("the root has neither dpkg-query nor rpm: the manifest will list no packages");
-        Ok(Vec::new())
+        Ok(None)
     }
 }
