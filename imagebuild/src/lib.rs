@@ -27,6 +27,7 @@ pub mod signing;
 pub mod source;
 pub mod store;
 mod sys;
+mod terminal;
 #[cfg(test)]
 mod testing;
 pub mod tool;

@@ -85,6 +85,11 @@ impl Step {
         }
     }
 
+    /// Ends the step without a word: from now on something else writes to the terminal.
+    pub fn hand_over(self) {
+        self.bar.finish_and_clear();
+    }
+
     /// Ends the step; `summary` says what came of it: `113 packages`.
     pub fn done(self, summary: &str) {
         self.bar.finish_and_clear();

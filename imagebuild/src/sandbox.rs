@@ -11,6 +11,7 @@
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, PipeReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -20,9 +21,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags, open, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
-use rustix::process::{chroot, fchdir};
+use rustix::process::{Pid, PidfdFlags, chroot, fchdir, pidfd_open};
 
-use crate::{interrupt, sys, user_namespace};
+use crate::{interrupt, sys, terminal, user_namespace};
 
 /// Device nodes of the small /dev, which are those of the build host.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -59,6 +60,15 @@ pub enum View {
     RootOnline,
     /// The same as [`View::Root`], but nothing in the root can be changed; /run and /tmp are file systems of their own.
     RootReadOnly,
+}
+
+/// What a program that a person works with reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// Our standard input; what it prints goes to our standard error.
+    Inherited,
+    /// A terminal of its own, between it and ours: it has job control, and keys such as Ctrl-C are its alone.
+    Terminal,
 }
 
 /// The sandbox could not be set up.
@@ -132,16 +142,39 @@ impl Sandbox {
         command: Command,
         on_line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<ExitStatus, SandboxError> {
+        self.start(view, command, |command, proc_dirs| run_as_namespace_init(command, proc_dirs, on_line))
+    }
+
+    /// Runs `command` to its end for a person to work with.
+    pub fn run_attached(
+        &self,
+        view: View,
+        command: Command,
+        console: Console,
+    ) -> Result<ExitStatus, SandboxError> {
+        self.start(view, command, |command, proc_dirs| run_attached(command, proc_dirs, console))
+    }
+
+    fn start(
+        &self,
+        view: View,
+        command: Command,
+        run: impl FnOnce(Command, Vec<PathBuf>) -> io::Result<ExitStatus> + Send,
+    ) -> Result<ExitStatus, SandboxError> {
         in_own_thread(|| {
             self.enter(view)?;
             let program = command.get_program().to_string_lossy().into_owned();
-            run_as_namespace_init(command, self.proc_dirs(view), on_line).map_err(|source| {
-                match source.kind() {
-                    io::ErrorKind::Interrupted => SandboxError::Interrupted { program },
-                    _ => SandboxError::Start { program, source },
-                }
+            run(command, self.proc_dirs(view)).map_err(|source| match source.kind() {
+                io::ErrorKind::Interrupted => SandboxError::Interrupted { program },
+                _ => SandboxError::Start { program, source },
             })
         })
+    }
+
+    /// Makes the directories on which /proc, /sys and /dev are mounted, if the root lacks one.
+    pub fn make_mount_points(&self) -> Result<(), SandboxError> {
+        let made = self.inside(make_mount_points)?;
+        self.prepare("make mount points", made)
     }
 
     /// Does `work` with the root file system as `/`: no link inside it leads out of it. File descriptors that were
@@ -171,6 +204,8 @@ impl Sandbox {
             View::RootOnline => {
                 let name_servers = fs::read(RESOLV_CONF).unwrap_or_default();
                 self.enter_root()?;
+                // Without it, name servers would stay in the root.
+                self.prepare("make /run", make_dir("/run", 0o755))?;
                 self.prepare("mount /run", mount_tmpfs("/run"))?;
                 self.prepare("make /etc/resolv.conf", provide_name_servers(&name_servers))
             }
@@ -231,13 +266,16 @@ fn change_root(root: &Path) -> io::Result<()> {
 
 /// The package that owns the directories expects these modes, and some package managers do not mend them.
 fn make_mount_points() -> io::Result<()> {
-    for (path, mode) in [("/proc", 0o555), ("/sys", 0o555), ("/dev", 0o755)] {
-        match DirBuilder::new().mode(mode).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result?,
-        }
+    [("/proc", 0o555), ("/sys", 0o555), ("/dev", 0o755)]
+        .into_iter()
+        .try_for_each(|(path, mode)| make_dir(path, mode))
+}
+
+fn make_dir(path: &str, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
     }
-    Ok(())
 }
 
 /// A directory that is not there stays so.
@@ -332,8 +370,7 @@ fn run_as_namespace_init(
     proc_dirs: Vec<PathBuf>,
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> io::Result<ExitStatus> {
-    let proc_dirs = proc_dirs.into_iter().map(|dir| CString::new(dir.into_os_string().into_encoded_bytes()));
-    sys::start_as_namespace_init(&mut command, proc_dirs.collect::<Result<_, _>>()?)?;
+    start_as_namespace_init(&mut command, proc_dirs)?;
     let (output, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn()?;
@@ -347,6 +384,28 @@ fn run_as_namespace_init(
     child.wait()
 }
 
+fn run_attached(mut command: Command, proc_dirs: Vec<PathBuf>, console: Console) -> io::Result<ExitStatus> {
+    start_as_namespace_init(&mut command, proc_dirs)?;
+    if console == Console::Terminal {
+        return terminal::run(command);
+    }
+    let mut child = command.stdin(Stdio::inherit()).stdout(io::stderr()).stderr(Stdio::inherit()).spawn()?;
+    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    while !is_ready(&ended)? {
+        if interrupt::requested() {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+    }
+    child.wait()
+}
+
+fn start_as_namespace_init(command: &mut Command, proc_dirs: Vec<PathBuf>) -> io::Result<()> {
+    let proc_dirs = proc_dirs.into_iter().map(|dir| CString::new(dir.into_os_string().into_encoded_bytes()));
+    sys::start_as_namespace_init(command, proc_dirs.collect::<Result<_, _>>()?)
+}
+
 /// Gives `on_line` each line of `output` up to its end, and notices within [`INTERRUPT_CHECK`] when the user wants to
 /// stop. Bytes that are not UTF-8 are replaced: the lines are for people.
 fn each_line(mut output: PipeReader, on_line: &mut dyn FnMut(&str)) -> io::Result<()> {
@@ -356,7 +415,7 @@ fn each_line(mut output: PipeReader, on_line: &mut dyn FnMut(&str)) -> io::Resul
         if interrupt::requested() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        if !has_input(&output)? {
+        if !is_ready(&output)? {
             continue;
         }
         let length = output.read(&mut buffer)?;
@@ -379,8 +438,8 @@ fn emit(line: &[u8], on_line: &mut dyn FnMut(&str)) {
 }
 
 /// Waits until there is something to read, or the end, or for [`INTERRUPT_CHECK`].
-fn has_input(output: &PipeReader) -> io::Result<bool> {
-    match poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&INTERRUPT_CHECK)) {
+fn is_ready(file: &impl AsFd) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&INTERRUPT_CHECK)) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),

@@ -1,5 +1,5 @@
-//! The two system calls for a sandbox that no safe API offers: giving a thread or the process namespaces of its own, and
-//! starting a process that dies with its parent.
+//! The system calls for a sandbox that no safe API offers: giving a thread or the process namespaces of its own, and
+//! starting a process that dies with its parent or has a terminal of its own.
 #![allow(unsafe_code, reason = "unshare(2) and work between fork(2) and execve(2) have no safe API")]
 
 use std::ffi::CString;
@@ -10,7 +10,10 @@ use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, mount};
-use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
+use rustix::process::{
+    PidfdFlags, Signal, getpid, ioctl_tiocsctty, pidfd_open, set_parent_process_death_signal, setsid,
+};
+use rustix::stdio::stdin;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Gives the process, which has no other thread, a user namespace of its own. It has no id there until one is mapped.
@@ -56,6 +59,17 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
     assert!(!flags.contains(UnshareFlags::FILES));
     // SAFETY: UnshareFlags::FILES is not among the flags, so file descriptors stay shared with the other threads.
     Ok(unsafe { unshare_unsafe(flags) }?)
+}
+
+/// Makes `command` lead a session whose controlling terminal is its standard input.
+pub fn lead_session(command: &mut Command) {
+    let lead = || {
+        setsid()?;
+        Ok(ioctl_tiocsctty(stdin())?)
+    };
+    // SAFETY: between fork and exec the closure makes two system calls. It neither allocates nor takes a lock, and standard
+    // input, by now the command's, is open.
+    unsafe { command.pre_exec(lead) };
 }
 
 /// The parent may have ended before the death signal was set; then nobody would send it.

@@ -1,6 +1,7 @@
-//! The build, step by step: recipe -> root file system -> packed root -> initramfs -> published image. And `repack`,
-//! which begins in the middle.
+//! The build, step by step: recipe -> root file system -> packed root -> initramfs -> published image. And `repack` and
+//! `edit`, which begin in the middle.
 
+mod edit;
 mod origin;
 mod pack;
 mod publish;
@@ -31,6 +32,7 @@ use crate::signing::{Signing, SigningError};
 use crate::source::{self, SourceError};
 use crate::store::{Store, StoreError};
 
+pub use edit::{EditError, EditRequest, Edited, edit};
 pub use origin::{build_time, tool};
 use origin::{host_name, inputs_digest, source_date, time_version};
 use pack::Packing;
@@ -136,6 +138,9 @@ pub enum BuildError {
     /// SOURCE_DATE_EPOCH is set to something else than a time.
     #[error("SOURCE_DATE_EPOCH is '{0}': expected seconds since 1970")]
     SourceDateEpoch(String),
+    /// A root cannot be edited.
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// The file name of an artifact is not usable.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -257,9 +262,9 @@ fn origin_of_root(request: &Request<'_>) -> RootOrigin {
 
 /// What the manifest says of how a root was compressed.
 fn packing(kind: RootKind, compression: CompressionSpec) -> Option<manifest::Packing> {
-    let CompressionSpec { format, level, chunk_bytes } = compression;
+    let CompressionSpec { format, level, x86_filter, chunk_bytes } = compression;
     let chosen = kind != RootKind::FileSystem(FileSystemFormat::Erofs);
-    chosen.then_some(manifest::Packing { compression: format, level, chunk_bytes })
+    chosen.then_some(manifest::Packing { compression: format, level, x86_filter, chunk_bytes })
 }
 
 /// The current version, if it was built from the same inputs.

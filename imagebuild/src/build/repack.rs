@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use bootspec::ImageRef;
 use bootspec::manifest::{Artifact, Build, Manifest};
@@ -28,18 +27,11 @@ pub fn repack(
 ) -> Result<Outcome, BuildError> {
     let _held = store.hold(image)?;
     let old = check_repack(store, image, programs, signing)?;
-    let microcode_bytes = old.artifacts.get(&MICROCODE.parse()?).map_or(0, |artifact| artifact.size_bytes);
-    let initramfs = store.dir(image).join(initramfs_of(old.mode));
-    let compression = segment_compression(&initramfs, microcode_bytes)?;
+    let compression = segment_compression(store, image, &old)?;
     let time_unix = build_time()?;
     let draft = store.begin(&image.name, &time_version(time_unix)?)?;
-    let mut artifacts = old.artifacts.clone();
-    artifacts.retain(|name, _| ![INITRAMFS, INITRAMFS_FETCHED].contains(&name.as_str()));
-    for name in artifacts.keys() {
-        let path = store.dir(image).join(name.as_str());
-        fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
-    }
-    refuse_damaged_segments(store, image, &artifacts, &draft)?;
+    let artifacts =
+        share(store, image, &old, &draft, |name| ![INITRAMFS, INITRAMFS_FETCHED].contains(&name))?;
     let step = progress.step(format!("repack {image}"));
     if store.signature(image)?.is_some() && signing.signer.is_none() {
         step.note("it is signed, and the new version is not: --sign-key signs it");
@@ -68,14 +60,38 @@ pub fn check_repack(
     Ok(old)
 }
 
-/// What the kernel of an image can unpack, by what it was given before, behind the microcode: the kernel's configuration is
+/// Links the artifacts of `image` that are `wanted` into the draft, and returns them.
+pub fn share(
+    store: &Store,
+    image: &ImageRef,
+    old: &Manifest,
+    draft: &Draft,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<ArtifactName, Artifact>, BuildError> {
+    let mut artifacts = old.artifacts.clone();
+    artifacts.retain(|name, _| wanted(name.as_str()));
+    for name in artifacts.keys() {
+        let path = store.dir(image).join(name.as_str());
+        fs::hard_link(&path, draft.dir().join(name.as_str())).map_err(failed("link", &path))?;
+    }
+    refuse_damaged_segments(store, image, &artifacts, draft)?;
+    Ok(artifacts)
+}
+
+/// What the kernel of `image` can unpack, by what it was given before, behind the microcode: the kernel's configuration is
 /// packed away.
-fn segment_compression(initramfs: &Path, microcode_bytes: u64) -> Result<SegmentCompression, BuildError> {
+pub fn segment_compression(
+    store: &Store,
+    image: &ImageRef,
+    old: &Manifest,
+) -> Result<SegmentCompression, BuildError> {
+    let initramfs = store.dir(image).join(initramfs_of(old.mode));
+    let microcode_bytes = old.artifacts.get(&MICROCODE.parse()?).map_or(0, |artifact| artifact.size_bytes);
     let mut head = [0; 4];
-    File::open(initramfs)
+    File::open(&initramfs)
         .and_then(|file| file.read_exact_at(&mut head, microcode_bytes))
-        .map_err(failed("read", initramfs))?;
-    SegmentCompression::of(&head).ok_or_else(|| BuildError::Compression { path: initramfs.to_owned() })
+        .map_err(failed("read", &initramfs))?;
+    SegmentCompression::of(&head).ok_or(BuildError::Compression { path: initramfs })
 }
 
 /// The segments become part of a new initramfs with a new digest, so damage to them would become the truth.

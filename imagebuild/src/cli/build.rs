@@ -72,7 +72,7 @@ struct LockedArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum CompressionArg {
+pub enum CompressionArg {
     Xz,
     Zstd,
 }
@@ -155,7 +155,7 @@ impl LockedArgs {
     }
 }
 
-fn print_outcome(store: &Store, outcome: &Outcome, as_json: bool) -> anyhow::Result<()> {
+pub fn print_outcome(store: &Store, outcome: &Outcome, as_json: bool) -> anyhow::Result<()> {
     let dir = store.dir(&outcome.image);
     if as_json {
         let result = json!({"image": outcome.image, "dir": dir, "reused": outcome.reused});
@@ -235,7 +235,7 @@ fn print_plan(plan: &[(&'static str, Value)], as_json: bool) -> anyhow::Result<(
     Ok(())
 }
 
-fn all_cores() -> NonZeroUsize {
+pub fn all_cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 

@@ -7,6 +7,7 @@ mod keys;
 mod lock;
 mod recipe;
 mod retention;
+mod shell;
 mod transfer;
 
 use std::io::{self, Write};
@@ -66,6 +67,8 @@ enum Command {
     Pull(transfer::PullArgs),
     /// Publish a new version with another init, busybox or keys and the same root, kernel and kernel modules
     Repack(build::RepackArgs),
+    /// Change the root of an image by hand, and publish it as a new version
+    Shell(shell::ShellArgs),
     /// Make keys
     #[command(subcommand)]
     Key(keys::KeyCommand),
@@ -150,6 +153,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Push(args) => transfer::push(&args, &progress),
         Command::Pull(args) => transfer::pull(&args, &progress),
         Command::Repack(args) => build::repack(&args, &progress),
+        Command::Shell(args) => shell::shell(&args, &progress),
         Command::Key(keys::KeyCommand::New(args)) => keys::new(&args),
         Command::Recipe(command) => recipe::run(&command),
         Command::Sign(args) => keys::sign(&args),
@@ -161,7 +165,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 impl Command {
     /// Whether it makes root file systems, which is root's to do.
     fn makes_roots(&self) -> bool {
-        matches!(self, Self::Build(_) | Self::Lock(_))
+        matches!(self, Self::Build(_) | Self::Lock(_) | Self::Shell(_))
     }
 }
 

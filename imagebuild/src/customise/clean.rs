@@ -46,14 +46,24 @@ pub fn clean(recipe: &Recipe, tools: &Tools) -> Result<(), CustomiseError> {
     tools.sandbox().inside(|| {
         let keep = |path: &Path| recipe.files.iter().any(|file| file.path == path);
         remove_host_files(keep)?;
-        NODE_FILES.iter().try_for_each(|path| remove(Path::new(path), keep))?;
-        let keep_below = |dir: &Path| recipe.files.iter().any(|file| file.path.starts_with(dir));
-        EMPTIED_DIRS.iter().try_for_each(|dir| empty(Path::new(dir), &keep, &keep_below))?;
-        PATTERNS
-            .iter()
-            .try_for_each(|(dir, start, end)| remove_matching(Path::new(dir), start, end, keep))?;
+        remove_traces(keep, |dir| recipe.files.iter().any(|file| file.path.starts_with(dir)))?;
         forget_machine_id(keep)
     })?
+}
+
+/// Cleans the root after work in it by hand, but for the paths of which `keep` says so. What people put there on purpose stays:
+/// the machine's name, id and name servers.
+pub fn clean_after_work(tools: &Tools, keep: impl Fn(&Path) -> bool + Sync) -> Result<(), CustomiseError> {
+    tools.sandbox().inside(|| remove_traces(&keep, &keep))?
+}
+
+fn remove_traces(
+    keep: impl Fn(&Path) -> bool,
+    keep_below: impl Fn(&Path) -> bool,
+) -> Result<(), CustomiseError> {
+    NODE_FILES.iter().try_for_each(|path| remove(Path::new(path), &keep))?;
+    EMPTIED_DIRS.iter().try_for_each(|dir| empty(Path::new(dir), &keep, &keep_below))?;
+    PATTERNS.iter().try_for_each(|(dir, start, end)| remove_matching(Path::new(dir), start, end, &keep))
 }
 
 fn remove_host_files(keep: impl Fn(&Path) -> bool) -> Result<(), CustomiseError> {

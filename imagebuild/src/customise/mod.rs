@@ -18,6 +18,8 @@ mod users;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use clean::clean_after_work;
+
 use crate::progress::Step;
 use crate::recipe::Recipe;
 use crate::sandbox::SandboxError;

@@ -95,6 +95,7 @@ mod tests {
         let options = PackOptions {
             compression: Compression::Zstd,
             level: 1,
+            x86_filter: true,
             chunk_bytes: 1 << 20,
             jobs: std::num::NonZeroUsize::MIN,
             source_date: None,

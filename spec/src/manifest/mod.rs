@@ -165,8 +165,15 @@ pub struct Packing {
     pub compression: Compression,
     /// Its level.
     pub level: u32,
+    /// Whether code for x86 went through xz's filter for it. Left out if it did, or if the compressor has none.
+    #[serde(default = "is_filtered", skip_serializing_if = "bool::clone")]
+    pub x86_filter: bool,
     /// Tar in one chunk, in bytes, if the root is an archive.
     pub chunk_bytes: u64,
+}
+
+const fn is_filtered() -> bool {
+    true
 }
 
 /// The manifest cannot be used.
@@ -294,7 +301,12 @@ mod tests {
                 time_unix: 0,
                 root: RootOrigin {
                     edited_from: Some("compute/0".parse().unwrap()),
-                    packing: Some(Packing { compression: Compression::Xz, level: 6, chunk_bytes: 1 << 24 }),
+                    packing: Some(Packing {
+                        compression: Compression::Xz,
+                        level: 6,
+                        x86_filter: false,
+                        chunk_bytes: 1 << 24,
+                    }),
                     selinux_policy: Some("targeted".into()),
                 },
             },
