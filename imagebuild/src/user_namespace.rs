@@ -66,7 +66,7 @@ pub enum UserNamespaceError {
     },
     /// He has no ids, or not enough of them.
     #[error(
-        "cannot build images as {user}: expected {IDS} subordinate {kind} ids in {file}, found {found}\nhint: run imagebuild as root, or let root give {user} ids that nobody else has: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+        "cannot build images as {user}: expected {IDS} subordinate {kind} ids in {file}, found {found}\nhint: run imagebuild as root, or let root give {user} ids that nobody else has: touch /etc/subuid /etc/subgid; usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
     )]
     NoIds {
         /// Who.

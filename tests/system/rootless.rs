@@ -165,6 +165,36 @@ fn archives_and_container_images_give_the_same_bytes_as_root_gets_of_them() -> R
 }
 
 #[test]
+fn an_image_is_edited_without_root_unless_only_root_can_read_its_root() -> Result<()> {
+    let user = User::new()?;
+    // What a root that is a file system needs of its kernel.
+    let built_in = ["loop", "overlay", "squashfs"].map(|name| format!("kernel/{name}.ko\n")).concat();
+    let tar = make_tar(&user, "root.tar", |root| {
+        Ok(fs::write(root.join("lib/modules/1.0/modules.builtin"), &built_in)?)
+    })?;
+    let source = format!("type = 'tar'\npath = '{}'", tar.display());
+    let recipe = recipe(&user, "edited", &source)?;
+    succeed(&user, &["build", &recipe.display().to_string()])?;
+    succeed(
+        &user,
+        &["shell", "edited", "--", "sh", "-c", "echo changed > /etc/passwd; chown 42 /etc/passwd"],
+    )?;
+    let listed = succeed(&user, &["list"])?;
+    ensure!(listed.lines().count() == 2, "{listed}");
+    let difference =
+        succeed(&user, &["shell", "edited", "--dry-run", "--", "sh", "-c", "chown 0 /etc/passwd"])?;
+    ensure!(difference.contains("/etc/passwd") && difference.contains("42"), "{difference}");
+
+    let text =
+        fs::read_to_string(&recipe)?.replace("[compression]", "[boot]\nroot = 'squashfs'\n[compression]");
+    let recipe = user.give("squashfs.toml", &text.replace("'edited'", "'squashfs'"))?;
+    succeed(&user, &["build", &recipe.display().to_string()])?;
+    let error = fail(&user, ":", &["shell", "squashfs", "--", "true"])?;
+    ensure!(error.contains("rootfs.squashfs: the kernel lets only root mount"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn what_an_archive_has_and_only_root_can_make_fails_the_build_by_its_name() -> Result<()> {
     let user = User::new()?;
     let attribute = |root: &Path| -> Result<()> {

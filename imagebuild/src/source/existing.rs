@@ -114,6 +114,9 @@ fn copy_mounted(
     tools: &Tools,
     step: &Step,
 ) -> Result<(), SourceError> {
+    if user_namespace::is_entered() {
+        return Err(SourceError::Mount { path: image.to_owned() });
+    }
     let root = tools.sandbox().root();
     let mounted = root.with_extension("mounted");
     make_dir(&mounted)?;

@@ -114,6 +114,12 @@ pub enum SourceError {
         /// Path in the directory.
         path: PathBuf,
     },
+    /// The base image has a root that only root can read.
+    #[error("cannot mount {}: the kernel lets only root mount file system images\nhint: run imagebuild as root, or start from an image with root = \"tmpfs\"", path.display())]
+    Mount {
+        /// The image of the file system.
+        path: PathBuf,
+    },
     /// An archive has an attribute that cannot be set here.
     #[error(
         "unpacking {} loses an extended attribute: {line}\nhint: without root, trusted.* and as a rule security.selinux cannot be set: run imagebuild as root, or leave them out of the archive",
