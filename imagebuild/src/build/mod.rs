@@ -158,6 +158,7 @@ pub struct Plan {
 /// Checks all that can be checked before the build, and says whether it is needed.
 pub fn plan(request: &Request<'_>) -> Result<Plan, BuildError> {
     let recipe = request.recipe;
+    recipe.require_files()?;
     require_shell(recipe.mode(), request.programs)?;
     if let RootKind::FileSystem(format) = recipe.boot.root {
         file_system::require_program(format)?;

@@ -39,6 +39,7 @@ pub fn run(args: &LockArgs, progress: &Progress) -> anyhow::Result<()> {
     let selection = args.selection.read();
     let recipe_path = Recipe::find(&args.recipe, &selection.shipped_dirs)?;
     let recipe = Recipe::read(&recipe_path, &selection)?;
+    recipe.require_files()?;
     let path = match &args.output {
         Some(path) => path.clone(),
         None => lock::default_path(&recipe_path, &selection.variants),

@@ -96,6 +96,12 @@ fn read(recipe: &str, selection: &Selection) -> anyhow::Result<(PathBuf, Recipe,
     Ok((path, recipe, entries))
 }
 
+fn read_with_files(recipe: &str, selection: &Selection) -> anyhow::Result<(PathBuf, Recipe, Vec<Entry>)> {
+    let found = read(recipe, selection)?;
+    found.1.require_files()?;
+    Ok(found)
+}
+
 fn list(args: &ListArgs) -> anyhow::Result<()> {
     let selection = Selection { shipped_dirs: shipped_dirs(), ..Selection::default() };
     let mut recipes = Vec::new();
@@ -164,7 +170,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<()> {
     };
     let mut checked = Vec::new();
     for name in recipes {
-        let result = read(&name, &selection).map_err(|error| explain(&*error));
+        let result = read_with_files(&name, &selection).map_err(|error| explain(&*error));
         let variants = match &result {
             Ok((_, recipe, _)) if selection.variants.is_empty() => recipe.variants.clone(),
             _ => BTreeSet::new(),
@@ -172,7 +178,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<()> {
         checked.push((name.clone(), result));
         for variant in variants {
             let selection = Selection { variants: vec![variant.clone()], ..selection.clone() };
-            let result = read(&name, &selection).map_err(|error| explain(&*error));
+            let result = read_with_files(&name, &selection).map_err(|error| explain(&*error));
             checked.push((format!("{name} --variant {variant}"), result));
         }
     }

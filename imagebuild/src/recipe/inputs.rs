@@ -1,6 +1,6 @@
 //! The digest of what a recipe says and of every file it names: equal digests, equal recipes.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use bootspec::Sha256Digest;
@@ -29,8 +29,20 @@ impl Recipe {
         Ok(Sha256Digest::new(digest.finalize().into()))
     }
 
+    /// Fails if a file on this host that the recipe names is not there. A recipe can be shown without them.
+    pub fn require_files(&self) -> Result<(), RecipeError> {
+        for path in self.named_files() {
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => {}
+                Ok(_) => return Err(RecipeError::NotFile { path }),
+                Err(source) => return Err(RecipeError::Read { path, source }),
+            }
+        }
+        Ok(())
+    }
+
     /// The files on this host that the recipe names, apart from scripts, which are part of the recipe once read.
-    pub(super) fn named_files(&self) -> Vec<PathBuf> {
+    fn named_files(&self) -> Vec<PathBuf> {
         let copied = self.files.iter().filter_map(|file| match &file.content {
             Content::Copy { from, .. } => Some(from.clone()),
             Content::Text { .. } | Content::Symlink(_) => None,

@@ -96,7 +96,6 @@ impl At<'_, '_> {
         self.check_busybox(&recipe)?;
         self.check_base(&recipe)?;
         self.check_numbers(&recipe)?;
-        self.check_files_exist(&recipe)?;
         Ok(recipe)
     }
 
@@ -139,18 +138,6 @@ impl At<'_, '_> {
             }
             _ => Ok(()),
         }
-    }
-
-    fn check_files_exist(&self, recipe: &Recipe) -> Result<(), RecipeError> {
-        for path in recipe.named_files() {
-            let metadata = fs::metadata(&path);
-            let metadata = metadata.map_err(|source| RecipeError::Read { path: path.clone(), source })?;
-            if !metadata.is_file() {
-                let problem = format!("{} is not a regular file", path.display());
-                return Err(self.error("file.from", &problem));
-            }
-        }
-        Ok(())
     }
 
     /// Paths start at the directory of the file that they stand in.

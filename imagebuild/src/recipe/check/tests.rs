@@ -14,7 +14,8 @@ fn parse(text: &str) -> Result<Recipe, RecipeError> {
 
 /// Parses the minimal recipe followed by `rest`, and returns the whole chain of the error.
 fn check_rejected(rest: &str, expected: &str) {
-    let error = parse(&format!("{MINIMAL}{rest}")).unwrap_err();
+    let checked = parse(&format!("{MINIMAL}{rest}")).and_then(|recipe| recipe.require_files());
+    let error = checked.unwrap_err();
     let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     let message = format!("{error}: {source}");
     assert!(message.contains(expected), "{rest:?} gave {message}");
