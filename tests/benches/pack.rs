@@ -23,8 +23,6 @@ const MIB: f64 = (1 << 20) as f64;
 const THREAD_MIB: f64 = 150.0;
 /// A part of the root that has more chunks than threads are measured, and does not take minutes.
 const PART: &str = "usr/lib/x86_64-linux-gnu";
-/// So that a small part has a chunk for each of four threads.
-const PART_CHUNK_BYTES: u64 = 8 << 20;
 
 /// Packs the directory `$1` into the file `$2`.
 type Script = &'static str;
@@ -128,7 +126,7 @@ pub fn memory(_: Rounds) -> Result<Vec<Measurement>> {
                 compression,
                 level,
                 x86_filter: true,
-                chunk_bytes: PART_CHUNK_BYTES,
+                chunk_bytes: DEFAULT_CHUNK_BYTES,
                 jobs,
                 source_date: None,
             };
