@@ -68,7 +68,9 @@ impl Job<'_> {
                 unpack(path, &[&TAR[..], &NOT_DEVICES].concat(), self.tools, self.step)?;
             }
             ExistingRoot::Directory(path) => {
-                if let (true, Some(path)) = (user_namespace::is_entered(), foreign(&scan(path)?)) {
+                if user_namespace::is_entered()
+                    && let Some(path) = foreign(&scan(path)?)
+                {
                     return Err(SourceError::Foreign { path });
                 }
                 self.tools.copy_tree(path, self.root(), self.step)?;
