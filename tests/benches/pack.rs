@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use bootspec::manifest::Compression;
 use imagebuild::archive::{PackOptions, pack, scan};
 use imagebuild::progress::Progress;
-use imagebuild::recipe::DEFAULT_CHUNK_BYTES;
+use imagebuild::recipe::default_chunk_bytes;
 use serde_json::json;
 
 use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall};
@@ -59,7 +59,7 @@ fn against(
         compression,
         level,
         x86_filter: true,
-        chunk_bytes: DEFAULT_CHUNK_BYTES,
+        chunk_bytes: default_chunk_bytes(compression),
         jobs: available_parallelism()?,
         source_date: None,
     };
@@ -126,7 +126,7 @@ pub fn memory(_: Rounds) -> Result<Vec<Measurement>> {
                 compression,
                 level,
                 x86_filter: true,
-                chunk_bytes: DEFAULT_CHUNK_BYTES,
+                chunk_bytes: default_chunk_bytes(compression),
                 jobs,
                 source_date: None,
             };

@@ -12,6 +12,7 @@ use bootspec::manifest::{Compression, Manifest, RootArchive};
 use bootspec::store::MANIFEST;
 use imagebuild::archive::{PackOptions, pack, scan};
 use imagebuild::progress::Progress;
+use imagebuild::recipe::default_chunk_bytes;
 
 use crate::measure::run;
 
@@ -44,7 +45,7 @@ impl Packed {
                 level: level(compression),
                 // busybox, a peer, has no filter.
                 x86_filter: false,
-                chunk_bytes: 16 << 20,
+                chunk_bytes: default_chunk_bytes(compression),
                 jobs,
                 source_date: None,
             };

@@ -84,9 +84,17 @@ fn xz_filters(level: u32, x86: bool) -> io::Result<Filters> {
     if x86 {
         filters.x86();
     }
-    filters.lzma2(&LzmaOptions::new_preset(level)?);
+    let mut options = LzmaOptions::new_preset(level)?;
+    if level == 6 {
+        options.dict_size(XZ_6_DICTIONARY_BYTES);
+    }
+    filters.lzma2(&options);
     Ok(filters)
 }
+
+/// The dictionary of xz' level 6, which is imagebuild's default. liblzma's own has 8 MiB; this is the largest with which an
+/// encoder stays below 150 MiB (docs/benchmarks.md).
+const XZ_6_DICTIONARY_BYTES: u32 = 12 << 20;
 
 /// Memory that a decoder of a stream of this level takes: its dictionary or window, and some for tables and buffers
 /// (xz(1), section "Preset levels"; zstd's lib/compress/clevels.h).
@@ -94,7 +102,8 @@ pub fn decoder_bytes(compression: Compression, level: u32) -> u64 {
     const MIB: u64 = 1 << 20;
     let window_bytes = match (compression, level) {
         (Compression::Xz, 0..=2) => 2 * MIB,
-        (Compression::Xz, 3..=6) => 8 * MIB,
+        (Compression::Xz, 3..=5) => 8 * MIB,
+        (Compression::Xz, 6) => XZ_6_DICTIONARY_BYTES.into(),
         (Compression::Xz, _) => 64 * MIB,
         (Compression::Zstd, 0..=19) => 8 * MIB,
         (Compression::Zstd, _) => 128 * MIB,

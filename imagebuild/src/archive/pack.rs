@@ -32,7 +32,7 @@ pub struct PackOptions {
     pub x86_filter: bool,
     /// Tar bytes after which a new chunk begins.
     pub chunk_bytes: u64,
-    /// Chunks compressed at once. Each xz encoder at level 6 takes 95 MiB.
+    /// Chunks compressed at once. Each xz encoder at level 6 takes 140 MiB.
     pub jobs: NonZeroUsize,
     /// SOURCE_DATE_EPOCH: modification times after it are set back to it.
     pub source_date: Option<i64>,

@@ -23,7 +23,7 @@ const ACL: &[u8] =
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 fn options(format: FileSystemFormat, compression: Compression, level: u32) -> FileSystemOptions {
-    let compression = CompressionSpec::new(compression, Some(level), 1).unwrap();
+    let compression = CompressionSpec::new(compression, Some(level), None).unwrap();
     FileSystemOptions {
         format,
         compression,

@@ -2,9 +2,14 @@
 
 use bootspec::manifest::Compression;
 
-/// Tar in one chunk unless the recipe says otherwise: enough chunks for every core, and no larger an archive than one
-/// stream would give.
-pub const DEFAULT_CHUNK_BYTES: u64 = 16 << 20;
+/// Tar in one chunk unless the recipe says otherwise: as little as makes the archive as small as it can well be, so that
+/// there are chunks for every core. Measured: docs/image-format.md.
+pub fn default_chunk_bytes(format: Compression) -> u64 {
+    match format {
+        Compression::Xz => 20 << 20,
+        Compression::Zstd => 16 << 20,
+    }
+}
 
 /// How the root is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +34,12 @@ pub struct LevelError {
 }
 
 impl CompressionSpec {
-    /// `level` or the format's default: xz 6, zstd 3. With xz's filter.
-    pub fn new(format: Compression, level: Option<u32>, chunk_bytes: u64) -> Result<Self, LevelError> {
+    /// `level` or the format's default: xz 6, zstd 3. `chunk_bytes` or [`default_chunk_bytes`]. With xz's filter.
+    pub fn new(
+        format: Compression,
+        level: Option<u32>,
+        chunk_bytes: Option<u64>,
+    ) -> Result<Self, LevelError> {
         let (default, range) = match format {
             Compression::Xz => (6, 0..=9),
             Compression::Zstd => (3, 1..=22),
@@ -39,14 +48,17 @@ impl CompressionSpec {
         if !range.contains(&level) {
             return Err(LevelError { format, level, range });
         }
+        let chunk_bytes = chunk_bytes.unwrap_or_else(|| default_chunk_bytes(format));
         Ok(Self { format, level, x86_filter: true, chunk_bytes })
     }
 
-    /// The same with another format or level. A new format begins at its default level.
+    /// The same with another format or level. A new format begins at its default level, and if the chunk size was the old
+    /// format's default, with its own.
     pub fn overridden(self, format: Option<Compression>, level: Option<u32>) -> Result<Self, LevelError> {
         let same_format = format.is_none_or(|format| format == self.format);
         let level = level.or(same_format.then_some(self.level));
-        let new = Self::new(format.unwrap_or(self.format), level, self.chunk_bytes)?;
+        let chosen_chunk = (self.chunk_bytes != default_chunk_bytes(self.format)).then_some(self.chunk_bytes);
+        let new = Self::new(format.unwrap_or(self.format), level, chosen_chunk)?;
         Ok(Self { x86_filter: self.x86_filter, ..new })
     }
 }
@@ -56,17 +68,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_format_begins_at_its_default_level() {
-        let xz_9 = CompressionSpec::new(Compression::Xz, Some(9), 1).unwrap();
+    fn a_new_format_begins_at_its_defaults() {
+        let xz_9 = CompressionSpec::new(Compression::Xz, Some(9), Some(1)).unwrap();
         assert_eq!(xz_9.overridden(None, None), Ok(xz_9));
         assert_eq!(xz_9.overridden(Some(Compression::Zstd), None).unwrap().level, 3);
         assert_eq!(xz_9.overridden(Some(Compression::Xz), Some(1)).unwrap().level, 1);
+        let xz = CompressionSpec::new(Compression::Xz, None, None).unwrap();
+        let zstd = CompressionSpec::new(Compression::Zstd, None, None).unwrap();
+        assert_eq!(xz.overridden(Some(Compression::Zstd), None), Ok(zstd));
+        assert_eq!(xz_9.overridden(Some(Compression::Zstd), None).unwrap().chunk_bytes, 1);
     }
 
     #[test]
     fn levels_that_the_format_lacks_are_refused() {
-        let error = CompressionSpec::new(Compression::Xz, Some(10), 1).unwrap_err();
+        let error = CompressionSpec::new(Compression::Xz, Some(10), None).unwrap_err();
         assert_eq!(error.to_string(), "10 is not a level of xz: expected 0 to 9");
-        assert!(CompressionSpec::new(Compression::Zstd, Some(0), 1).is_err());
+        assert!(CompressionSpec::new(Compression::Zstd, Some(0), None).is_err());
     }
 }

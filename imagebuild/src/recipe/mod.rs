@@ -35,7 +35,7 @@ use crate::modules::ModuleSpec;
 use effective::Effective;
 use layers::Layers;
 
-pub use compression::{CompressionSpec, DEFAULT_CHUNK_BYTES, LevelError};
+pub use compression::{CompressionSpec, LevelError, default_chunk_bytes};
 pub use effective::Entry;
 pub use proxy::{ParseProxyError, Proxy};
 pub use source_map::{Origin, Place};

@@ -24,7 +24,7 @@ use crate::diff::{Change, TreeError};
 use crate::file_system;
 use crate::initramfs::{MICROCODE, MODULES, MODULES_FETCHED, Programs};
 use crate::progress::Progress;
-use crate::recipe::{CompressionSpec, DEFAULT_CHUNK_BYTES, LevelError, RootKind};
+use crate::recipe::{CompressionSpec, LevelError, RootKind};
 use crate::root::{RootError, warn_of_secrets};
 use crate::sandbox::{Console, Sandbox, SandboxError, View};
 use crate::signing::Signing;
@@ -207,7 +207,7 @@ fn new_packing(request: &EditRequest<'_>, old: &Manifest, time_unix: i64) -> Res
             if request.compression.is_some() || request.level.is_some() {
                 return Err(EditError::Erofs.into());
             }
-            CompressionSpec::new(Compression::Zstd, None, DEFAULT_CHUNK_BYTES)
+            CompressionSpec::new(Compression::Zstd, None, None)
         }
         _ => old_compression(request, old)?.overridden(request.compression, request.level),
     };
@@ -220,14 +220,14 @@ fn old_compression(request: &EditRequest<'_>, old: &Manifest) -> Result<Compress
     let format = match (old.build.root.packing, &old.root, request.compression) {
         (Some(packing), ..) => {
             let manifest::Packing { compression, level, x86_filter, chunk_bytes } = packing;
-            let spec = CompressionSpec::new(compression, Some(level), chunk_bytes)?;
+            let spec = CompressionSpec::new(compression, Some(level), Some(chunk_bytes))?;
             return Ok(CompressionSpec { x86_filter, ..spec });
         }
         (None, Some(Root::Archive(archive)), _) => archive.compression,
         (None, _, Some(wanted)) => wanted,
         (None, ..) => return Err(EditError::Packing { image: request.image.clone() }),
     };
-    Ok(CompressionSpec::new(format, None, DEFAULT_CHUNK_BYTES)?)
+    Ok(CompressionSpec::new(format, None, None)?)
 }
 
 fn root_kind(old: &Manifest, image: &ImageRef) -> Result<RootKind, EditError> {

@@ -13,7 +13,6 @@ use globset::Glob;
 
 use crate::modules::{COMMON_NICS_WORD, COMMON_STORAGE_WORD, ModuleSpec};
 
-use super::compression::DEFAULT_CHUNK_BYTES;
 use super::effective::Effective;
 use super::path_glob;
 use super::source_map::{Origin, Place};
@@ -381,8 +380,8 @@ impl At<'_, '_> {
             self.refuse(wire.chunk, "compression.chunk", problem)?;
             self.refuse(wire.x86_filter, "compression.x86_filter", problem)?;
         }
-        let chunk_bytes = wire.chunk.map_or(DEFAULT_CHUNK_BYTES, |size| size.0);
-        if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
+        let chunk_bytes = wire.chunk.map(|size| size.0);
+        if chunk_bytes.is_some_and(|bytes| !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&bytes)) {
             return Err(self.error("compression.chunk", "expected 64K to 1G"));
         }
         let format = wire.format.unwrap_or(Compression::Xz);

@@ -27,7 +27,7 @@ fn a_minimal_recipe_gets_the_documented_defaults() {
     let Source::Mmdebstrap(source) = &recipe.source else { panic!("{:?}", recipe.source) };
     assert_eq!((source.variant.as_str(), source.mirrors.len()), ("minbase", 0));
     let expected =
-        CompressionSpec { format: Compression::Xz, level: 6, x86_filter: true, chunk_bytes: 16 << 20 };
+        CompressionSpec { format: Compression::Xz, level: 6, x86_filter: true, chunk_bytes: 20 << 20 };
     assert_eq!(recipe.compression, expected);
 }
 
