@@ -1,5 +1,6 @@
 //! Builds bootable images for diskless nodes: recipe -> root file system -> archive -> initramfs -> published image.
 
+pub mod architecture;
 pub mod archive;
 pub mod build;
 pub mod cli;

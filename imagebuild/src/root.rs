@@ -114,7 +114,7 @@ pub fn build_root(
         selinux::label(policy, &tools, &step)?;
         step.done(policy);
     }
-    let architecture = rustix::system::uname().machine().to_string_lossy().into_owned();
+    let architecture = recipe.machine();
     Ok((BuiltRoot { kernel, architecture, packages }, tools))
 }
 

@@ -118,7 +118,7 @@ fn small_recipe(name: &str, packages: &str, source: &str) -> Result<PathBuf> {
     let path = lab_dir().join("recipes").join(format!("{name}.toml"));
     fs::create_dir_all(lab_dir().join("recipes"))?;
     let text = format!(
-        "name = \"{name}\"\npackages = [{packages}]\nkernel.package = \"kernel-core\"\n\
+        "name = \"{name}\"\narchitecture = \"x86_64\"\npackages = [{packages}]\nkernel.package = \"kernel-core\"\n\
          compression = {{ format = \"zstd\", level = 1 }}\ninitramfs.modules = []\n\n\
          [source]\ntype = \"dnf\"\nreleasever = \"9\"\n{source}"
     );

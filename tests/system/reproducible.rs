@@ -8,6 +8,7 @@ use bootlab::reproduction;
 /// It touches what imagebuild makes itself besides the packages: files, directories, users, services, a script.
 const RECIPE: &str = r#"
 name = "reproducible"
+architecture = "x86_64"
 packages = ["systemd", "libcap2-bin"]
 
 [source]

@@ -200,6 +200,31 @@ fn a_damaged_base_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// Its programs are for other machines, as their headers say (elf(5): e_machine, two bytes at 18).
+#[test]
+fn a_root_for_other_machines_is_refused() -> Result<()> {
+    const AARCH64: u8 = 183;
+    let bench = Bench(tempfile::tempdir()?);
+    make_root(&bench.path("root"));
+    let busybox = bench.path("root/bin/busybox");
+    let mut bytes = fs::read(&busybox)?;
+    bytes[18] = AARCH64;
+    fs::write(&busybox, &bytes)?;
+    let message = bench.refused("foreign", DIRECTORY)?;
+    ensure!(message.contains("the root is for aarch64") && message.contains("hint:"), "{message}");
+
+    // Nor does init, which is this machine's, come into an image for others.
+    let recipe = bench.recipe("foreign", DIRECTORY)?;
+    fs::write(&recipe, format!("architecture = 'aarch64'\n{}", fs::read_to_string(&recipe)?))?;
+    let mut command = Command::new(program("imagebuild")?);
+    command.arg("build").arg(&recipe).arg("--store").arg(bench.path("store"));
+    let output = command.arg("--cache").arg(bench.path("cache")).output()?;
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && message.contains("init is not for aarch64"), "{message}");
+    ensure!(!bench.path("store/foreign/current").exists());
+    Ok(())
+}
+
 /// Debian's own apt adds a package to a Debian image: with the network, though scripts have none.
 #[test]
 fn packages_are_added_by_the_package_manager_of_the_base() -> Result<()> {

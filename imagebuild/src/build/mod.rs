@@ -163,6 +163,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, BuildError> {
     if let RootKind::FileSystem(format) = recipe.boot.root {
         file_system::require_program(format)?;
     }
+    source::require_runnable(recipe)?;
     if let Some(locked) = request.locked {
         locked.lock.check(recipe)?;
     }

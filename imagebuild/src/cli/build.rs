@@ -107,7 +107,7 @@ pub fn build(args: &BuildArgs, progress: &Progress) -> anyhow::Result<()> {
     }
     let lock = args.lock.read(&path, &selection.variants)?;
     let compression = recipe.compression.overridden(args.compression.map(Compression::from), args.level)?;
-    let programs = args.programs.find()?;
+    let programs = args.programs.find(&recipe.machine())?;
     let signing = args.signing.read()?;
     let store = Store::new(&args.store.store);
     let request = Request {
@@ -133,7 +133,7 @@ pub fn build(args: &BuildArgs, progress: &Progress) -> anyhow::Result<()> {
 pub fn repack(args: &RepackArgs, progress: &Progress) -> anyhow::Result<()> {
     let store = Store::new(&args.store.store);
     let image = store.resolve(&args.image)?;
-    let programs = args.programs.find()?;
+    let programs = args.programs.find(&store.manifest(&image)?.architecture)?;
     let signing = args.signing.read()?;
     if args.dry_run {
         build::check_repack(&store, &image, &programs, &signing)?;

@@ -17,6 +17,7 @@ use anyhow::Context;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand};
 
+use crate::architecture::Architecture;
 use crate::programs::{self, INIT_VARIABLE};
 use crate::progress::Progress;
 use crate::signing::{Signer, Signing, Trust, ask_password};
@@ -170,8 +171,9 @@ impl Command {
 }
 
 impl ProgramArgs {
-    fn find(&self) -> Result<crate::initramfs::Programs, programs::ProgramError> {
-        programs::find(self.init.as_deref(), self.busybox.as_deref())
+    /// For an image for such machines, by the kernel's name.
+    fn find(&self, machine: &str) -> Result<crate::initramfs::Programs, programs::ProgramError> {
+        programs::find(self.init.as_deref(), self.busybox.as_deref(), Architecture::named(machine))
     }
 }
 

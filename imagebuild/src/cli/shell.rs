@@ -61,7 +61,7 @@ pub fn shell(args: &ShellArgs, progress: &Progress) -> anyhow::Result<()> {
         store: &store,
         cache: &args.cache.cache,
         image: &image,
-        programs: &args.programs.find()?,
+        programs: &args.programs.find(&store.manifest(&image)?.architecture)?,
         signing: &args.signing.read()?,
         compression: args.compression.map(Compression::from),
         level: args.level,

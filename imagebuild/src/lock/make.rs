@@ -21,6 +21,7 @@ pub fn make(recipe: &Recipe, cache: &Path, progress: &Progress) -> Result<Lock, 
     {
         return Err(LockError::Modules { recipe: recipe.name.clone() });
     }
+    source::require_runnable(recipe)?;
     let cache = &std::path::absolute(cache).map_err(failed("make absolute the path", cache))?;
     let draft = Roots::open(cache, &recipe.name)?.begin()?;
     let log = cache.join("logs").join(format!("{}.lock.log", recipe.name));

@@ -19,7 +19,7 @@ impl Selection {
         let packages: BTreeSet<_> = recipe.packages.iter().cloned().collect();
         selection.set("packages", packages);
         selection.set("kernel.package", recipe.kernel.package.clone());
-        selection.set("architecture", [machine()]);
+        selection.set("architecture", [recipe.machine()]);
         match &recipe.source {
             Source::Mmdebstrap(source) => selection.set_mmdebstrap("source", source),
             Source::Dnf(source) => selection.set_dnf("source", source),
@@ -115,8 +115,4 @@ fn describe_repository(repository: &Repository) -> String {
         text += ", module_hotfixes";
     }
     text
-}
-
-fn machine() -> String {
-    rustix::system::uname().machine().to_string_lossy().into_owned()
 }

@@ -30,6 +30,7 @@ use bootspec::store::ImageName;
 use globset::{Glob, GlobBuilder};
 use serde::Deserialize;
 
+use crate::architecture::Architecture;
 use crate::modules::ModuleSpec;
 
 use effective::Effective;
@@ -72,6 +73,8 @@ pub struct Recipe {
     pub exclude: ExcludeSpec,
     /// Scripts that must succeed in the finished root, which they cannot change.
     pub checks: Vec<ScriptSpec>,
+    /// Which machines it is for, if not those of this one's kind.
+    pub architecture: Option<Architecture>,
     /// Packages whose scriptlets may fail without failing the build.
     pub allowed_scriptlet_failures: BTreeSet<String>,
     /// How the root is packed.
@@ -512,6 +515,14 @@ impl Recipe {
         std::iter::once(given.join(FILE_NAME)).chain(shipped).find(|path| path.is_file()).ok_or_else(|| {
             RecipeError::NotFound { name: name_or_path.to_owned(), shipped: shipped_names(shipped_dirs) }
         })
+    }
+
+    /// What the kernel calls the machines that the image is for.
+    pub fn machine(&self) -> String {
+        match self.architecture {
+            Some(architecture) => architecture.to_string(),
+            None => rustix::system::uname().machine().to_string_lossy().into_owned(),
+        }
     }
 
     /// How init boots the image.

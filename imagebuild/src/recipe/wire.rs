@@ -13,6 +13,7 @@ use bootspec::store::ImageName;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::architecture::Architecture;
 use crate::modules::ModuleSpec;
 
 use super::{ExcludeSet, Proxy};
@@ -62,6 +63,7 @@ pub struct Recipe<S> {
     pub name: ImageName,
     #[serde(default)]
     pub description: String,
+    pub architecture: Option<Architecture>,
     pub source: S,
     #[serde(default)]
     pub packages: Vec<String>,

@@ -119,6 +119,7 @@ impl Job<'_> {
         }
         command.arg(format!("--config={}", work.join("dnf.conf").display()));
         command.arg(format!("--installroot={}", self.root().display()));
+        command.args(self.architecture.map(|architecture| format!("--forcearch={architecture}")));
         command.arg(format!("--releasever={}", source.releasever)).arg("--noplugins");
         // In the configuration file these would be taken relative to the root.
         command.arg(format!("--setopt=cachedir={}", self.dnf_cache().display()));

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::own_manager::list_packages;
 use super::{Job, SourceError, make_dir};
+use crate::architecture::{self, Architecture};
 use crate::archive::{Entry, scan};
 use crate::file_error::failed;
 use crate::progress::Step;
@@ -18,6 +19,7 @@ use crate::recipe::{Existing, ExistingRoot, Recipe, Source};
 use crate::sandbox::View;
 use crate::store::Store;
 use crate::tool::{Tools, program};
+use crate::tree::Tree;
 use crate::user_namespace::{self, UNMAPPED_ID};
 use crate::verify::verify;
 
@@ -78,13 +80,29 @@ impl Job<'_> {
             ExistingRoot::Image(name) => unpack_image(store, &store.resolve(name)?, self.tools, self.step)?,
             ExistingRoot::Oci(image) => self.unpack_oci(image, proxy)?,
         }
+        self.require_own_machine()?;
         self.add_packages(proxy)?;
         Ok(list_packages(self.tools, self.step)?.unwrap_or_else(|| {
             self.step.note("the root has neither dpkg-query nor rpm: the manifest will list no packages");
             Vec::new()
         }))
     }
+
+    /// Fails if the root is not for the machines that the image is for. One without a shell may be for any.
+    fn require_own_machine(&self) -> Result<(), SourceError> {
+        let Some(wanted) = self.architecture.or_else(Architecture::of_host) else { return Ok(()) };
+        let shell = Tree::open(self.root())?.read_if_there(Path::new(SHELL))?;
+        match shell.as_deref().and_then(architecture::machine_of) {
+            Some(machine) if machine != wanted.elf_machine() => {
+                Err(SourceError::OtherMachine { found: Architecture::with_programs(machine), wanted })
+            }
+            _ => Ok(()),
+        }
+    }
 }
+
+/// A program that every root has which can hold packages.
+pub(super) const SHELL: &str = "bin/sh";
 
 /// Verifies `image` and unpacks its root into that of `tools`.
 pub fn unpack_image(store: &Store, image: &ImageRef, tools: &Tools, step: &Step) -> Result<(), SourceError> {

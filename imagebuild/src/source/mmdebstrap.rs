@@ -23,8 +23,8 @@ use crate::tool::program;
 const MOUNT_ARCHIVES: &str = r#"mkdir -p "$1/var/cache/apt/archives" && mount --bind "$BOOTNODE_ARCHIVES" "$1/var/cache/apt/archives""#;
 /// Gives apt the repository of package files in place of the recipe's.
 const USE_FILES: &str = r#"printf 'Dir::Etc::SourceList "%s";\nDir::Etc::SourceParts "/dev/null";\n' "$BOOTNODE_ARCHIVES/sources.list" >> "$MMDEBSTRAP_APT_CONFIG""#;
-/// mmdebstrap must not empty the cache.
-const KEEP_ARCHIVES: &str = "essential/unlink,cleanup/apt/cache";
+/// mmdebstrap must not empty the cache; and that this machine runs programs for the image's has been looked at already.
+const SKIPPED: &str = "essential/unlink,cleanup/apt/cache,check/qemu";
 /// mmdebstrap's own hooks that make /bin, /sbin and /lib links before the first package is unpacked, where the suite
 /// wants that. Without them the package usrmerge does it afterwards, and brings perl into the image for it.
 const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
@@ -137,6 +137,9 @@ impl Job<'_> {
             set_proxy(&mut command, proxy);
         }
         command.args(["--mode=root", "--format=directory"]);
+        command.args(
+            self.architecture.map(|architecture| format!("--architectures={}", architecture.debian_name())),
+        );
         command.arg(match purpose {
             Purpose::System => format!("--variant={}", source.variant),
             Purpose::KernelOnly => "--variant=extract".to_owned(),
@@ -151,7 +154,7 @@ impl Job<'_> {
             command.arg(format!("--essential-hook={FINISH_MERGED_USR}"));
         }
         add_last_hooks(&mut command, *purpose, hooks);
-        command.arg(format!("--skip={KEEP_ARCHIVES}"));
+        command.arg(format!("--skip={SKIPPED}"));
         command.args(source.keyrings.iter().map(|keyring| format!("--keyring={}", keyring.display())));
         if !source.components.is_empty() {
             command.arg(format!("--components={}", source.components.join(",")));

@@ -26,6 +26,9 @@ pub use files::{PackageFiles, PackageFormat, Traced};
 pub use own_manager::{allow_services, forbid_services, list_packages};
 pub use scriptlet::ScriptletFailure;
 
+use existing::SHELL;
+
+use crate::architecture::{Architecture, NoEmulator};
 use crate::archive::ScanError;
 use crate::file_error::FileError;
 use crate::interrupt;
@@ -34,6 +37,7 @@ use crate::recipe::{PackageSource, Proxy, Recipe, Source};
 use crate::sandbox::{SandboxError, View};
 use crate::store::{Store, StoreError};
 use crate::tool::{ToolError, Tools, hide_proxies, program};
+use crate::tree::TreeError;
 
 /// Between two looks at whether another build is done.
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -114,6 +118,23 @@ pub enum SourceError {
         /// Path in the directory.
         path: PathBuf,
     },
+    /// Programs of the image cannot run here.
+    #[error(transparent)]
+    NoEmulator(#[from] NoEmulator),
+    /// A root that exists already is for other machines.
+    #[error(
+        "the root is for {}, going by {SHELL} in it, and the image for {wanted}\nhint: set architecture in the recipe, or start from another root",
+        found.map_or("machines of another kind", Architecture::name)
+    )]
+    OtherMachine {
+        /// What its programs are for.
+        found: Option<Architecture>,
+        /// What the image is for.
+        wanted: Architecture,
+    },
+    /// A file of the root cannot be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// The base image has a root that only root can read.
     #[error("cannot mount {}: the kernel lets only root mount file system images\nhint: run imagebuild as root, or start from an image with root = \"tmpfs\"", path.display())]
     Mount {
@@ -266,11 +287,22 @@ pub fn work(recipe: &Recipe) -> &'static str {
     }
 }
 
+/// Fails if programs of the image's packages must run on this machine and cannot.
+pub fn require_runnable(recipe: &Recipe) -> Result<(), SourceError> {
+    match recipe.architecture {
+        // Without a root, packages are only unpacked.
+        Some(architecture) if recipe.mode().has_root() => Ok(architecture.require_runnable()?),
+        _ => Ok(()),
+    }
+}
+
 /// One installation.
 struct Job<'a> {
     packages: Vec<String>,
     /// What to install from in place of the recipe's repositories.
     files: Option<PackageFiles<'a>>,
+    /// Which machines the packages are for, if not those of this one's kind.
+    architecture: Option<Architecture>,
     allowed_failures: &'a std::collections::BTreeSet<String>,
     tools: &'a Tools,
     cache: &'a Path,
@@ -281,7 +313,8 @@ impl<'a> Job<'a> {
     fn new(recipe: &'a Recipe, tools: &'a Tools, cache: &'a Path, step: &'a Step) -> Self {
         let packages = recipe.packages.iter().chain(&recipe.kernel.package).cloned().collect();
         let allowed_failures = &recipe.allowed_scriptlet_failures;
-        Self { packages, files: None, allowed_failures, tools, cache, step }
+        let architecture = recipe.architecture;
+        Self { packages, files: None, architecture, allowed_failures, tools, cache, step }
     }
 
     fn root(&self) -> &Path {

@@ -33,6 +33,9 @@ impl Job<'_> {
             copy.envs(AUTH_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         }
         copy.args(["copy", "--quiet", "--insecure-policy"]);
+        copy.args(
+            self.architecture.map(|architecture| format!("--override-arch={}", architecture.oci_name())),
+        );
         if let OciImage::Registry { tls_verify: false, .. } = image {
             copy.arg("--src-tls-verify=false");
         }

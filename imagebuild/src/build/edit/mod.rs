@@ -20,6 +20,7 @@ use super::origin::{build_time, host_name, inputs_digest, source_date, time_vers
 use super::pack::{self, Packing};
 use super::repack::{check_repack, segment_compression, share};
 use super::{BuildError, Outcome, packing, publish};
+use crate::architecture::Architecture;
 use crate::diff::{Change, TreeError};
 use crate::file_system;
 use crate::initramfs::{MICROCODE, MODULES, MODULES_FETCHED, Programs};
@@ -28,7 +29,7 @@ use crate::recipe::{CompressionSpec, LevelError, RootKind};
 use crate::root::{RootError, warn_of_secrets};
 use crate::sandbox::{Console, Sandbox, SandboxError, View};
 use crate::signing::Signing;
-use crate::source;
+use crate::source::{self, SourceError};
 use crate::store::{Draft, Store, StoreError};
 use crate::tool::{Tools, program};
 
@@ -144,6 +145,9 @@ pub fn edit(request: &EditRequest<'_>, progress: &Progress) -> Result<Edited, Bu
     let EditRequest { store, image, .. } = *request;
     let _held = store.hold(image)?;
     let old = check_repack(store, image, request.programs, request.signing)?;
+    if let Some(architecture) = Architecture::named(&old.architecture) {
+        architecture.require_runnable().map_err(SourceError::from)?;
+    }
     let packing = new_packing(request, &old, build_time()?)?;
     let current = store.current(&image.name)?;
     let draft = begin(request, packing.time_unix)?;

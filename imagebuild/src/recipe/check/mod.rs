@@ -72,6 +72,7 @@ impl At<'_, '_> {
         let recipe = Recipe {
             name: wire.name,
             description: wire.description,
+            architecture: wire.architecture,
             source,
             packages: self.all("packages", wire.packages, check_package)?,
             kernel_args: self.kernel_args(wire.kernel.args)?,
