@@ -26,5 +26,6 @@ pub mod qemu;
 pub mod report;
 pub mod reproduction;
 pub mod rpm_repo;
+pub mod small_root;
 pub mod timeline;
 pub mod user;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use bootlab::deadline::wait_until;
 use bootlab::places::program;
 use bootlab::rpm_repo;
+use bootlab::small_root::{self, CAP_NET_RAW, set_attribute};
 use bootlab::user::{self, SUBORDINATE_IDS, User};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
@@ -71,22 +72,13 @@ fn recipe(user: &User, name: &str, source: &str) -> Result<PathBuf> {
 
 /// A root that boots nothing, with files of several owners, of which `owner` is the first.
 fn make_root(root: &Path, owner: u32) -> Result<()> {
-    for dir in ["bin", "boot", "dev", "etc", "proc", "sys", "var/mail", "lib/modules/1.0/kernel"] {
-        fs::create_dir_all(root.join(dir))?;
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+    small_root::make(root)?;
     fs::set_permissions(root.join("bin/busybox"), PermissionsExt::from_mode(0o4755))?;
-    symlink("busybox", root.join("bin/sh"))?;
-    for (file, contents) in [("boot/vmlinuz-1.0", "kernel"), ("etc/passwd", "root:x:0:0::/root:/bin/sh\n")] {
-        fs::write(root.join(file), contents)?;
-    }
+    fs::create_dir_all(root.join("var/mail"))?;
+    chown(root.join("var/mail"), Some(owner + 8), Some(owner + 65_000))?;
     let capable = root.join("bin/capable");
     fs::write(&capable, "capable")?;
-    chown(root.join("var/mail"), Some(owner + 8), Some(owner + 65_000))?;
-    // cap_net_raw=ep, as the kernel stores it: version 2, effective (capability.h).
-    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    setxattr(&capable, "security.capability", &capability, XattrFlags::empty())?;
-    Ok(())
+    set_attribute(&capable, "security.capability", &CAP_NET_RAW)
 }
 
 fn make_node(path: &Path) -> Result<()> {

@@ -27,17 +27,17 @@ const USE_FILES: &str = r#"printf 'Dir::Etc::SourceList "%s";\nDir::Etc::SourceP
 const SKIPPED: &str = "essential/unlink,cleanup/apt/cache,check/qemu";
 /// mmdebstrap's own hooks that make /bin, /sbin and /lib links before the first package is unpacked, where the suite
 /// wants that. Without them the package usrmerge does it afterwards, and brings perl into the image for it.
-const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
+const HOOKS: &str = "/usr/share/mmdebstrap/hooks";
 /// Runs the first of them, but not where base-files brings the links along and only provides the name usr-is-merged, as
-/// Ubuntu's does since 24.04: the hooks take that for a package and miss it later (mmdebstrap 1.3).
+/// Ubuntu's does since 24.04: `maybe-merged-usr` takes that for a package and misses it later (mmdebstrap 1.3).
 const MERGE_USR: &str = r#"cd "$1"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 apt-get update --error-on=any
 if apt-cache show --no-all-versions usr-is-merged 2> /dev/null | grep --quiet '^Package: usr-is-merged$'; then
-    /usr/share/mmdebstrap/hooks/maybe-merged-usr/setup00.sh "$1"
+    "$BOOTNODE_HOOKS/merged-usr/setup00.sh" "$1"
 fi"#;
 /// Runs the second where the first has left its work to be finished.
 const FINISH_MERGED_USR: &str = r#"if [ -n "$(dpkg-query --root="$1" --show --showformat='${Version}' usr-is-merged 2> /dev/null)" ]; then
-    /usr/share/mmdebstrap/hooks/maybe-merged-usr/essential00.sh "$1"
+    "$BOOTNODE_HOOKS/maybe-merged-usr/essential00.sh" "$1"
 fi"#;
 /// Writes what is installed to `packages`, as apt names packages: `NAME:ARCHITECTURE=VERSION`.
 const LIST_INSTALLED: &str = r#"dpkg-query --admindir="$1/var/lib/dpkg" --show --showformat='${Package}:${Architecture}=${Version}\n' > "$BOOTNODE_WORK/packages""#;
@@ -132,7 +132,7 @@ impl Job<'_> {
         let mut command = program("mmdebstrap");
         // The node's initramfs is made by imagebuild: the kernel package needs none.
         command.env("INITRD", "No").env("BOOTNODE_ARCHIVES", archives).env("BOOTNODE_WORK", work);
-        command.env("BOOTNODE_PACKAGES", packages.join(" "));
+        command.env("BOOTNODE_PACKAGES", packages.join(" ")).env("BOOTNODE_HOOKS", HOOKS);
         if let Some(proxy) = &source.proxy {
             set_proxy(&mut command, proxy);
         }
@@ -149,7 +149,7 @@ impl Job<'_> {
         if self.files.is_some() {
             command.arg(format!("--setup-hook={USE_FILES}"));
         }
-        if *purpose == Purpose::System && Path::new(MERGED_USR_HOOKS).is_dir() {
+        if *purpose == Purpose::System && Path::new(HOOKS).join("maybe-merged-usr").is_dir() {
             command.arg(format!("--setup-hook={MERGE_USR}"));
             command.arg(format!("--essential-hook={FINISH_MERGED_USR}"));
         }
