@@ -73,7 +73,7 @@ impl Sockets {
     pub fn bind(config: &Config) -> Result<Self, BindError> {
         let server = &config.server;
         let mtu_bytes = mtu_bytes(&server.interface)?;
-        let router_solicitations = match config.network.router_advertisements {
+        let router_solicitations = match config.router_advertisements {
             true => router_solicitations(&server.interface)?,
             false => None,
         };

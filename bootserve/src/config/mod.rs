@@ -3,6 +3,7 @@
 //! [`wire`] mirrors the TOML text; [`Config`] is what has passed every check that needs no I/O, so the rest of the
 //! program never meets an address outside the subnet or two nodes with one MAC. Every key: `docs/bootserve.md`.
 
+mod network;
 mod wire;
 
 use std::collections::HashMap;
@@ -10,20 +11,23 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
-use bootspec::cmdline::{BaseUrl, BootParams, InterfaceAddress, KernelArg};
+use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::store::{NameError, NodeName, ParseImageRefError};
 use bootspec::{ImageName, ImageRef, MacAddr};
 use ipnet::Ipv4Net;
+
+pub use network::{AddressRange, Network, Networks};
 
 /// A configuration that is consistent with itself.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where we listen and where our files are.
     pub server: Server,
-    /// The network that we give addresses on.
-    pub network: Network,
+    /// The networks that we give addresses on.
+    pub networks: Networks,
+    /// Whether hosts of our own network that ask for IPv6 routers are told that there is none.
+    pub router_advertisements: bool,
     /// Directories that are searched for network boot programs, in order.
     pub nbp_dirs: Vec<PathBuf>,
     /// What every machine boots with.
@@ -49,25 +53,6 @@ pub struct Server {
     pub user: Option<String>,
     /// TCP port of scripts, images and API.
     pub http_port: u16,
-}
-
-/// The network that we give addresses on.
-#[derive(Clone, Debug)]
-pub struct Network {
-    /// Addresses and mask.
-    pub subnet: Ipv4Net,
-    /// Addresses for machines without a reservation.
-    pub range: AddressRange,
-    /// Default gateway.
-    pub router: Option<Ipv4Addr>,
-    /// Name servers.
-    pub dns: Vec<Ipv4Addr>,
-    /// Domain of the nodes.
-    pub domain: Option<String>,
-    /// How long a machine may keep an address without asking again.
-    pub lease: Duration,
-    /// Whether hosts that ask for IPv6 routers are told that there is none here.
-    pub router_advertisements: bool,
 }
 
 /// What every machine boots with.
@@ -98,13 +83,6 @@ pub struct Node {
     pub kernel_args: Vec<KernelArg>,
     /// What it tells init; bootserve adds node, MAC, boot id, report URL and attempt to each script.
     pub params: BootParams,
-}
-
-/// An inclusive range of addresses, written `192.168.0.200-192.168.0.250`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressRange {
-    first: Ipv4Addr,
-    last: Ipv4Addr,
 }
 
 /// Which version of an image: `NAME` follows the store's `current` link, `NAME/VERSION` is fixed.
@@ -140,6 +118,14 @@ pub enum ConfigError {
         address: Ipv4Addr,
         /// What is wrong with it.
         problem: String,
+    },
+    /// Two networks have addresses in common.
+    #[error("the networks {first} and {second} overlap")]
+    Overlap {
+        /// One.
+        first: Ipv4Net,
+        /// The other.
+        second: Ipv4Net,
     },
     /// Two nodes share what must be unique.
     #[error("nodes {first} and {second} have the same {what} {value}")]
@@ -216,44 +202,6 @@ impl Config {
     }
 }
 
-impl Network {
-    /// `address`, one of this network, as an interface is given it.
-    pub fn on_interface(&self, address: Ipv4Addr) -> InterfaceAddress {
-        InterfaceAddress::new(address, self.subnet.prefix_len())
-            .expect("an Ipv4Net has at most 32 bits of prefix")
-    }
-}
-
-impl AddressRange {
-    /// The addresses in order.
-    pub fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
-        (self.first.to_bits()..=self.last.to_bits()).map(Ipv4Addr::from_bits)
-    }
-
-    /// Whether `address` is one of them.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        (self.first..=self.last).contains(&address)
-    }
-}
-
-impl FromStr for AddressRange {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let error = || format!("'{s}' is not an address range: expected FIRST-LAST");
-        let (first, last) = s.split_once('-').ok_or_else(error)?;
-        let parse = |text: &str| text.trim().parse::<Ipv4Addr>().map_err(|_| error());
-        let range = Self { first: parse(first)?, last: parse(last)? };
-        if range.first <= range.last { Ok(range) } else { Err(format!("'{s}' ends before it begins")) }
-    }
-}
-
-impl fmt::Display for AddressRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
 impl FromStr for ImageSelector {
     type Err = ParseImageRefError;
 
@@ -311,7 +259,8 @@ mod tests {
     fn defaults_fill_what_is_left_out() {
         let config = parse("").unwrap();
         assert_eq!(config.server.http_port, 80);
-        assert_eq!(config.network.lease, Duration::from_secs(3600));
+        assert_eq!(config.networks.own().lease.as_secs(), 3600);
+        assert!(config.router_advertisements);
         assert_eq!(config.nbp_dirs, [Path::new("/usr/lib/ipxe"), Path::new("/usr/share/ipxe")]);
         assert!(config.boot.default_image.is_none());
     }
@@ -363,14 +312,44 @@ mod tests {
     }
 
     #[test]
-    fn image_selector_and_range_round_trip() {
+    fn there_may_be_several_networks() {
+        let server = "[server]\ninterface = 'br0'\naddress = '10.1.0.1'\nstore = '/s'\nstate = '/t'\n";
+        let parse = |networks: &str| Config::parse(&format!("{server}{networks}"));
+        let two =
+            "[[network]]\nsubnet = '10.2.0.0/24'\nrouter = '10.2.0.1'\n[[network]]\nsubnet = '10.1.0.0/24'\n";
+        let config = parse(&format!("{two}{}", node("a", "fc:ab:14:e8:66:01", "10.2.0.9"))).unwrap();
+        assert_eq!(config.networks.own().subnet.to_string(), "10.1.0.0/24");
+        assert_eq!(config.networks.of(config.nodes()[0].address).unwrap().router, Some([10, 2, 0, 1].into()));
+        let check = |networks: &str, expected: &[&str]| {
+            let error = parse(networks).unwrap_err().to_string();
+            for part in expected {
+                assert!(error.contains(part), "{part:?} in {error}");
+            }
+        };
+        check("[[network]]\nsubnet = '10.2.0.0/24'\n", &["server.address 10.1.0.1", "10.2.0.0/24"]);
+        check(
+            &format!("{two}{}", node("a", "fc:ab:14:e8:66:01", "10.3.0.9")),
+            &["node a", "10.3.0.9", "none of the subnets"],
+        );
+        check(
+            &format!("{two}[[network]]\nsubnet = '10.2.0.0/16'\n"),
+            &["10.2.0.0/16", "10.2.0.0/24", "overlap"],
+        );
+        check(&format!("{two}colour = 1\n"), &["line 11", "colour"]);
+        check(
+            &two.replace(
+                "[[network]]\nsubnet = '10.1",
+                "router_advertisements = true\n[[network]]\nsubnet = '10.1",
+            ),
+            &["network.router_advertisements is true", "only in the network of server.address"],
+        );
+    }
+
+    #[test]
+    fn image_selector_round_trips() {
         for text in ["failsafe", "failsafe/1"] {
             assert_eq!(text.parse::<ImageSelector>().unwrap().to_string(), text);
         }
-        let range: AddressRange = "10.0.0.9-10.0.0.11".parse().unwrap();
-        assert_eq!(range.to_string().parse(), Ok(range));
-        assert_eq!(range.addresses().count(), 3);
-        assert!("10.0.0.9-10.0.0.8".parse::<AddressRange>().is_err());
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! reported with its line and column; what they mean together is checked in the conversion to [`super::Config`].
 
 use std::collections::HashMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::hash::Hash;
+use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use bootspec::cmdline::{BaseUrl, BootParams, ByteSize, InitPath, KernelArg, Mpol
 use bootspec::manifest::BootMode;
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
-use serde::de::Error as _;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{AddressRange, ConfigError, ImageSelector};
@@ -24,7 +26,8 @@ use super::{AddressRange, ConfigError, ImageSelector};
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     server: Server,
-    network: Network,
+    #[serde(rename = "network", deserialize_with = "one_or_several")]
+    networks: Vec<Network>,
     #[serde(default)]
     nbp: Nbp,
     #[serde(default)]
@@ -54,20 +57,16 @@ fn default_http_port() -> NonZeroU16 {
 #[serde(deny_unknown_fields)]
 struct Network {
     subnet: Ipv4Net,
-    #[serde(deserialize_with = "parsed")]
-    range: AddressRange,
+    #[serde(default, deserialize_with = "parsed_option")]
+    range: Option<AddressRange>,
     router: Option<Ipv4Addr>,
     #[serde(default)]
     dns: Vec<Ipv4Addr>,
     domain: Option<String>,
     #[serde(default = "default_lease_seconds")]
     lease_seconds: u32,
-    #[serde(default = "yes")]
-    router_advertisements: bool,
-}
-
-fn yes() -> bool {
-    true
+    link: Option<String>,
+    router_advertisements: Option<bool>,
 }
 
 fn default_lease_seconds() -> u32 {
@@ -146,6 +145,31 @@ struct Node {
     init: Option<InitPath>,
 }
 
+/// `[network]`, or `[[network]]` several times. Not an untagged enum, whose errors have no line.
+fn one_or_several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct OneOrSeveral<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrSeveral<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table, or an array of tables")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, tables: A) -> Result<Vec<T>, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(tables))
+        }
+    }
+
+    deserializer.deserialize_any(OneOrSeveral(PhantomData))
+}
+
 fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
@@ -168,17 +192,22 @@ impl TryFrom<Config> for super::Config {
 
     fn try_from(wire: Config) -> Result<Self, ConfigError> {
         let server = super::Server::from(wire.server);
-        let network = super::Network::try_from(wire.network)?;
-        check_host(&network.subnet, "server.address", server.address)?;
+        let router_advertisements = router_advertisements(&wire.networks, server.address)?;
+        let networks: Vec<super::Network> =
+            wire.networks.into_iter().map(super::Network::try_from).collect::<Result<_, _>>()?;
+        check_disjoint(&networks)?;
+        check_host(&networks, "server.address", server.address)?;
+        let networks =
+            super::Networks::new(networks, server.address).expect("the server's address is in one of them");
         let nodes: Vec<super::Node> = wire.nodes.into_iter().map(super::Node::from).collect();
         check_unique(&nodes, "name", |node| node.name.clone())?;
         check_unique(&nodes, "address", |node| node.address)?;
         let by_mac = check_unique(&nodes, "mac", |node| node.mac)?;
         for node in &nodes {
-            check_node_address(node, &server, &network)?;
+            check_node_address(node, &server, &networks)?;
         }
         let boot = super::Boot::try_from(wire.boot)?;
-        Ok(Self { server, network, nbp_dirs: wire.nbp.dirs, boot, nodes, by_mac })
+        Ok(Self { server, networks, router_advertisements, nbp_dirs: wire.nbp.dirs, boot, nodes, by_mac })
     }
 }
 
@@ -242,10 +271,12 @@ impl TryFrom<Network> for super::Network {
         {
             return value("network.domain", format!("{domain:?}"), "a domain name such as cluster.example");
         }
-        check_host(&subnet, "the first address of network.range,", wire.range.first)?;
-        check_host(&subnet, "the last address of network.range,", wire.range.last)?;
+        if let Some(range) = wire.range {
+            check_host_of(&subnet, "the first address of network.range,", range.first)?;
+            check_host_of(&subnet, "the last address of network.range,", range.last)?;
+        }
         if let Some(router) = wire.router {
-            check_host(&subnet, "network.router", router)?;
+            check_host_of(&subnet, "network.router", router)?;
         }
         Ok(Self {
             subnet,
@@ -254,7 +285,7 @@ impl TryFrom<Network> for super::Network {
             dns: wire.dns,
             domain: wire.domain,
             lease: Duration::from_secs(wire.lease_seconds.into()),
-            router_advertisements: wire.router_advertisements,
+            link: wire.link,
         })
     }
 }
@@ -292,10 +323,10 @@ impl From<Node> for super::Node {
 fn check_node_address(
     node: &super::Node,
     server: &super::Server,
-    network: &super::Network,
+    networks: &super::Networks,
 ) -> Result<(), ConfigError> {
     let what = format!("the address of node {},", node.name);
-    check_host(&network.subnet, &what, node.address)?;
+    check_host(networks.iter(), &what, node.address)?;
     if node.address == server.address {
         return Err(ConfigError::Address {
             what,
@@ -306,8 +337,54 @@ fn check_node_address(
     Ok(())
 }
 
+/// An address that a host of one of `networks` can have.
+fn check_host<'a>(
+    networks: impl IntoIterator<Item = &'a super::Network>,
+    what: &str,
+    address: Ipv4Addr,
+) -> Result<(), ConfigError> {
+    let mut subnets = networks.into_iter().map(|network| network.subnet);
+    let all: Vec<_> = subnets.by_ref().collect();
+    match all.iter().find(|subnet| subnet.contains(&address)) {
+        Some(subnet) => check_host_of(subnet, what, address),
+        None => {
+            let problem = match &all[..] {
+                [only] => format!("is not in the subnet {only}"),
+                _ => format!("is in none of the subnets {}", joined(&all)),
+            };
+            Err(ConfigError::Address { what: what.to_owned(), address, problem })
+        }
+    }
+}
+
+fn joined(subnets: &[Ipv4Net]) -> String {
+    subnets.iter().map(Ipv4Net::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// No address is of two networks.
+fn check_disjoint(networks: &[super::Network]) -> Result<(), ConfigError> {
+    let mut subnets: Vec<_> = networks.iter().map(|network| network.subnet).collect();
+    subnets.sort();
+    let overlap = subnets.windows(2).find(|pair| pair[0].contains(&pair[1]));
+    overlap.map_or(Ok(()), |pair| Err(ConfigError::Overlap { first: pair[0], second: pair[1] }))
+}
+
+/// Only hosts of the server's own network can be told anything; by default they are.
+fn router_advertisements(networks: &[Network], server: Ipv4Addr) -> Result<bool, ConfigError> {
+    let (own, others): (Vec<_>, Vec<_>) =
+        networks.iter().partition(|network| network.subnet.contains(&server));
+    match others.iter().find_map(|network| network.router_advertisements) {
+        Some(found) => Err(ConfigError::Value {
+            key: "network.router_advertisements",
+            found: found.to_string(),
+            expected: "only in the network of server.address",
+        }),
+        None => Ok(own.iter().find_map(|network| network.router_advertisements).unwrap_or(true)),
+    }
+}
+
 /// An address that a host of `subnet` can have.
-fn check_host(subnet: &Ipv4Net, what: &str, address: Ipv4Addr) -> Result<(), ConfigError> {
+fn check_host_of(subnet: &Ipv4Net, what: &str, address: Ipv4Addr) -> Result<(), ConfigError> {
     let problem = if !subnet.contains(&address) {
         format!("is not in the subnet {subnet}")
     } else if address == subnet.network() || address == subnet.broadcast() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bootspec::event::Phase;
+use dhcproto::v4::{CLIENT_PORT, SERVER_PORT};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -22,8 +23,8 @@ use crate::events::{BootEvent, EventLog};
 const MAX_BATCH: usize = 512;
 /// An Ethernet frame's worth; longer packets are cut, and their options end early.
 const MAX_PACKET_BYTES: usize = 1500;
-/// RFC 2131 section 4.1.
-const CLIENT_PORT: u16 = 68;
+/// Clients and relays send from these (RFC 2131 section 4.1), and nobody without privileges.
+const SENDERS: [u16; 2] = [CLIENT_PORT, SERVER_PORT];
 
 /// Serves DHCP on `socket` until `shutdown`.
 pub async fn run(
@@ -68,7 +69,7 @@ fn drain(socket: &UdpSocket, server: &mut Server) -> Vec<Action> {
 /// Firmware sends from a port that no user of a running node can send from. That a node boots has consequences (see
 /// [`crate::overlay::may_have`]), so it is believed of no one else.
 fn is_believed(action: &Action, peer: SocketAddr) -> bool {
-    !matches!(action, Action::Booting(_)) || peer.port() == CLIENT_PORT
+    !matches!(action, Action::Booting(_)) || SENDERS.contains(&peer.port())
 }
 
 /// Stores the leases and events among `actions` in one transaction.
@@ -112,7 +113,7 @@ mod tests {
         let mac = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x01]);
         let lease = Lease { mac, address: [192, 168, 0, 100].into(), expires: SystemTime::UNIX_EPOCH };
         let peer = |port| SocketAddr::from(([192, 168, 0, 100], port));
-        assert!(is_believed(&Action::Booting(mac), peer(68)));
+        assert!(is_believed(&Action::Booting(mac), peer(68)) && is_believed(&Action::Booting(mac), peer(67)));
         assert!(!is_believed(&Action::Booting(mac), peer(40_000)));
         assert!(is_believed(&Action::Store(lease), peer(40_000)));
     }

@@ -1,5 +1,6 @@
-//! Which machine has which address. Reservations come from the configuration and never change; the rest of the range
-//! is given out here, one address to a MAC.
+//! Which machine has which address. Reservations come from the configuration and never change; the rest of the ranges
+//! is given out here, one address to a MAC. A machine gets an address of the link that it is on, which is a list of the
+//! networks on one wire.
 //!
 //! The table lives in memory and only decides; the server tells its driver what has to be stored.
 
@@ -9,7 +10,7 @@ use std::time::SystemTime;
 
 use bootspec::MacAddr;
 
-use crate::config::{AddressRange, Config};
+use crate::config::{AddressRange, Config, Network};
 
 /// An address that a machine may use for a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,7 @@ pub struct Lease {
 #[derive(Debug)]
 pub struct LeaseTable {
     reservations: HashMap<MacAddr, Ipv4Addr>,
-    range: AddressRange,
-    /// Addresses in the range that are not to be given out: ours, the router's, the reserved ones.
+    /// Addresses in ranges that are not to be given out: ours, the router's, the reserved ones.
     excluded: HashSet<Ipv4Addr>,
     leases: HashMap<Ipv4Addr, Lease>,
     by_mac: HashMap<MacAddr, Ipv4Addr>,
@@ -41,64 +41,78 @@ impl LeaseTable {
         let reservations: HashMap<_, _> = config.nodes().iter().map(|n| (n.mac, n.address)).collect();
         let mut excluded: HashSet<_> = reservations.values().copied().collect();
         excluded.insert(config.server.address);
-        excluded.extend(config.network.router);
+        excluded.extend(config.networks.iter().filter_map(|network| network.router));
         let mut table = Self {
             reservations,
-            range: config.network.range,
             excluded,
             leases: HashMap::new(),
             by_mac: HashMap::new(),
             quarantine: HashMap::new(),
         };
         for lease in stored {
-            if !table.reservations.contains_key(&lease.mac) && table.is_dynamic(lease.address) {
+            let link = config.networks.on_link_of(lease.address).unwrap_or_default();
+            if table.reservation(lease.mac, link).is_none() && table.is_dynamic(lease.address, link) {
                 table.insert(lease);
             }
         }
         table
     }
 
-    /// The address to offer to `mac`: its reservation; else the one it has or had; else the one it asks for, a fresh
-    /// one, or the one that has been expired longest. `None`: the range is exhausted.
-    pub fn choose(&self, mac: MacAddr, requested: Option<Ipv4Addr>, now: SystemTime) -> Option<Ipv4Addr> {
-        if let Some(reserved) = self.reservations.get(&mac) {
-            return Some(*reserved);
+    /// The address to offer to `mac` on `link`: its reservation there; else the one it has or had; else the one it asks for,
+    /// a fresh one, or the one that has been expired longest. `None`: the ranges are exhausted.
+    pub fn choose(
+        &self,
+        mac: MacAddr,
+        link: &[Network],
+        requested: Option<Ipv4Addr>,
+        now: SystemTime,
+    ) -> Option<Ipv4Addr> {
+        if let Some(reserved) = self.reservation(mac, link) {
+            return Some(reserved);
         }
-        let usable = |address: &Ipv4Addr| self.may_use(mac, *address, now);
+        let usable = |address: &Ipv4Addr| self.may_use(mac, link, *address, now);
         let familiar = self.by_mac.get(&mac).copied().filter(usable);
         familiar
             .or(requested.filter(usable))
-            .or_else(|| self.fresh(now))
-            .or_else(|| self.longest_expired(now))
+            .or_else(|| self.fresh(link, now))
+            .or_else(|| self.longest_expired(link, now))
     }
 
-    fn fresh(&self, now: SystemTime) -> Option<Ipv4Addr> {
-        self.range.addresses().find(|address| {
-            self.is_dynamic(*address)
+    /// The address that is reserved for `mac`, if it is one of `link`.
+    pub fn reservation(&self, mac: MacAddr, link: &[Network]) -> Option<Ipv4Addr> {
+        let reserved = self.reservations.get(&mac).copied();
+        reserved.filter(|address| link.iter().any(|network| network.subnet.contains(address)))
+    }
+
+    fn fresh(&self, link: &[Network], now: SystemTime) -> Option<Ipv4Addr> {
+        let mut addresses = link.iter().filter_map(|network| network.range).flat_map(AddressRange::addresses);
+        addresses.find(|address| {
+            !self.excluded.contains(address)
                 && !self.leases.contains_key(address)
                 && !self.is_quarantined(*address, now)
         })
     }
 
-    fn longest_expired(&self, now: SystemTime) -> Option<Ipv4Addr> {
+    fn longest_expired(&self, link: &[Network], now: SystemTime) -> Option<Ipv4Addr> {
         let expired = self.leases.values().filter(|lease| lease.expires <= now);
-        let usable = expired.filter(|lease| !self.is_quarantined(lease.address, now));
+        let usable = expired
+            .filter(|lease| self.is_dynamic(lease.address, link) && !self.is_quarantined(lease.address, now));
         usable.min_by_key(|lease| (lease.expires, lease.address)).map(|lease| lease.address)
     }
 
-    /// Whether `mac` may have `address`: it is reserved for it, or in the range and no one else's.
-    pub fn may_use(&self, mac: MacAddr, address: Ipv4Addr, now: SystemTime) -> bool {
-        if let Some(reserved) = self.reservations.get(&mac) {
-            return *reserved == address;
+    /// Whether `mac` may have `address` on `link`: it is reserved for it, or in a range and no one else's.
+    pub fn may_use(&self, mac: MacAddr, link: &[Network], address: Ipv4Addr, now: SystemTime) -> bool {
+        if let Some(reserved) = self.reservation(mac, link) {
+            return reserved == address;
         }
         let taken = self.leases.get(&address).is_some_and(|lease| lease.mac != mac && lease.expires > now);
-        self.is_dynamic(address) && !taken && !self.is_quarantined(address, now)
+        self.is_dynamic(address, link) && !taken && !self.is_quarantined(address, now)
     }
 
     /// Keeps `address` for `mac` until `expires`. The caller has made sure that it [may use](Self::may_use) it.
     /// A shorter time than it has already is no reason to take the rest away.
     pub fn hold(&mut self, mac: MacAddr, address: Ipv4Addr, expires: SystemTime) {
-        if self.reservations.contains_key(&mac) {
+        if self.reservations.get(&mac) == Some(&address) {
             return;
         }
         let held = self.leases.get(&address).filter(|lease| lease.mac == mac).map(|lease| lease.expires);
@@ -138,8 +152,9 @@ impl LeaseTable {
         }
     }
 
-    fn is_dynamic(&self, address: Ipv4Addr) -> bool {
-        self.range.contains(address) && !self.excluded.contains(&address)
+    fn is_dynamic(&self, address: Ipv4Addr, link: &[Network]) -> bool {
+        let in_range = link.iter().filter_map(|network| network.range).any(|range| range.contains(address));
+        in_range && !self.excluded.contains(&address)
     }
 
     fn is_quarantined(&self, address: Ipv4Addr, now: SystemTime) -> bool {
@@ -173,6 +188,11 @@ mod tests {
         Config::parse(&text).unwrap()
     }
 
+    /// The one network, which is a link of its own.
+    fn link() -> Vec<Network> {
+        config().networks.iter().cloned().collect()
+    }
+
     fn table() -> LeaseTable {
         LeaseTable::new(&config(), [])
     }
@@ -180,18 +200,18 @@ mod tests {
     #[test]
     fn a_reservation_is_all_that_its_node_gets() {
         let table = table();
-        assert_eq!(table.choose(NODE_000, Some(host(200)), T0), Some(host(100)));
-        assert!(table.may_use(NODE_000, host(100), T0));
-        assert!(!table.may_use(NODE_000, host(200), T0));
-        assert!(!table.may_use(A, host(100), T0));
+        assert_eq!(table.choose(NODE_000, &link(), Some(host(200)), T0), Some(host(100)));
+        assert!(table.may_use(NODE_000, &link(), host(100), T0));
+        assert!(!table.may_use(NODE_000, &link(), host(200), T0));
+        assert!(!table.may_use(A, &link(), host(100), T0));
     }
 
     #[test]
     fn a_machine_keeps_its_address_even_after_the_lease_ran_out() {
         let mut table = table();
         table.hold(A, host(201), after(10));
-        assert_eq!(table.choose(A, Some(host(200)), after(100)), Some(host(201)));
-        assert_eq!(table.choose(B, Some(host(201)), after(5)), Some(host(200)));
+        assert_eq!(table.choose(A, &link(), Some(host(200)), after(100)), Some(host(201)));
+        assert_eq!(table.choose(B, &link(), Some(host(201)), after(5)), Some(host(200)));
     }
 
     #[test]
@@ -199,20 +219,20 @@ mod tests {
         let mut table = table();
         table.hold(A, host(200), after(20));
         table.hold(B, host(201), after(10));
-        assert_eq!(table.choose(C, None, after(5)), None);
-        assert_eq!(table.choose(C, None, after(30)), Some(host(201)));
+        assert_eq!(table.choose(C, &link(), None, after(5)), None);
+        assert_eq!(table.choose(C, &link(), None, after(30)), Some(host(201)));
         table.hold(C, host(201), after(100));
-        assert_eq!(table.choose(B, None, after(30)), Some(host(200)));
+        assert_eq!(table.choose(B, &link(), None, after(30)), Some(host(200)));
     }
 
     #[test]
     fn a_released_address_is_free_for_others() {
         let mut table = table();
         table.hold(A, host(200), after(1000));
-        assert!(!table.may_use(B, host(200), after(1)));
+        assert!(!table.may_use(B, &link(), host(200), after(1)));
         assert_eq!(table.release(B, host(200), after(1)), None);
         assert_eq!(table.release(A, host(200), after(1)).unwrap().expires, after(1));
-        assert!(table.may_use(B, host(200), after(1)));
+        assert!(table.may_use(B, &link(), host(200), after(1)));
     }
 
     #[test]
@@ -221,8 +241,8 @@ mod tests {
         table.hold(A, host(200), after(1000));
         assert!(!table.quarantine(B, host(200), after(600)));
         assert!(table.quarantine(A, host(200), after(600)));
-        assert_eq!(table.choose(A, Some(host(200)), after(1)), Some(host(201)));
-        assert!(table.may_use(B, host(200), after(600)));
+        assert_eq!(table.choose(A, &link(), Some(host(200)), after(1)), Some(host(201)));
+        assert!(table.may_use(B, &link(), host(200), after(600)));
     }
 
     #[test]
@@ -230,14 +250,43 @@ mod tests {
         let mut table = table();
         table.hold(A, host(200), after(1000));
         table.hold(A, host(200), after(60));
-        assert!(!table.may_use(B, host(200), after(500)));
+        assert!(!table.may_use(B, &link(), host(200), after(500)));
     }
 
     #[test]
     fn stored_leases_continue_unless_the_configuration_took_the_address_away() {
         let lease = |mac, last| Lease { mac, address: host(last), expires: after(1000) };
         let table = LeaseTable::new(&config(), [lease(A, 201), lease(B, 77), lease(NODE_000, 200)]);
-        assert_eq!(table.choose(A, None, T0), Some(host(201)));
-        assert_eq!(table.choose(B, None, T0), Some(host(200)));
+        assert_eq!(table.choose(A, &link(), None, T0), Some(host(201)));
+        assert_eq!(table.choose(B, &link(), None, T0), Some(host(200)));
+    }
+
+    #[test]
+    fn on_another_link_a_machine_gets_an_address_of_that_and_its_reservation_waits() {
+        let text = include_str!("../../bootserve.example.toml").replace("[network]", "[[network]]").replace(
+            "[boot]\n",
+            "[[network]]\nsubnet = '10.1.0.0/24'\nrange = '10.1.0.5-10.1.0.5'\nlink = 'b'\n\
+             [[network]]\nsubnet = '10.2.0.0/24'\nrange = '10.2.0.5-10.2.0.5'\nlink = 'b'\n\n[boot]\n",
+        );
+        let config = Config::parse(&text).unwrap();
+        let mut table = LeaseTable::new(&config, []);
+        let link = |address: [u8; 4]| config.networks.on_link_of(address.into()).unwrap();
+        let (own, other) = (link([192, 168, 0, 1]), link([10, 2, 0, 1]));
+        assert_eq!(table.choose(NODE_000, own, None, T0), Some(host(100)));
+        let first = table.choose(NODE_000, other, Some(host(100)), T0).unwrap();
+        assert_eq!(first, Ipv4Addr::new(10, 1, 0, 5));
+        table.hold(NODE_000, first, after(100));
+        // The second network of the link has the next one, and there is no third.
+        let second = table.choose(A, other, None, T0).unwrap();
+        assert_eq!(second, Ipv4Addr::new(10, 2, 0, 5));
+        table.hold(A, second, after(100));
+        assert_eq!(table.choose(B, other, None, T0), None);
+        assert!(!table.may_use(A, own, second, T0) && table.may_use(A, other, second, T0));
+        assert_eq!(table.choose(NODE_000, own, None, T0), Some(host(100)));
+
+        let stored = [Lease { mac: NODE_000, address: first, expires: after(100) }];
+        let again = LeaseTable::new(&config, stored);
+        assert_eq!(again.choose(NODE_000, other, None, T0), Some(first));
+        assert_eq!(again.choose(A, other, None, T0), Some(second));
     }
 }

@@ -1,12 +1,13 @@
 //! The DHCP server (RFC 2131, options of RFC 2132, PXE of RFC 4578) for machines that boot from the network and for
 //! the systems they boot.
 //!
-//! [`request`] reads packets, [`server`] is the state machine that answers them from its [`leases`], [`reply`]
+//! [`request`] reads packets ([`relay`] what relays add to them), [`server`] is the state machine that answers them from its [`leases`], [`reply`]
 //! writes the answers; [`driver`] moves packets between them and the socket. We are the authoritative server of our
-//! network. Left out: relays of other subnets, proxyDHCP (port 4011), DHCPv6, plain BOOTP.
+//! network. Left out: proxyDHCP (port 4011), DHCPv6, plain BOOTP.
 
 pub mod driver;
 pub mod leases;
+pub mod relay;
 pub mod reply;
 pub mod request;
 pub mod server;

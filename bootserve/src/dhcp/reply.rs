@@ -7,11 +7,13 @@ use std::time::Duration;
 use bootspec::MacAddr;
 use dhcproto::error::EncodeError;
 use dhcproto::v4::{
-    CLIENT_PORT, DhcpOption, Encodable, Message, MessageType, Opcode, OptionCode, SERVER_PORT, UnknownOption,
+    CLIENT_PORT, DhcpOption, Encodable, Encoder, Message, MessageType, Opcode, OptionCode, SERVER_PORT,
+    UnknownOption, encode_long_opt_bytes,
 };
 
+use super::relay::RelayAgent;
 use super::request::{IPXE_ENCAPSULATED, Request};
-use crate::config::Config;
+use crate::config::{Config, Network};
 
 /// What a reply says about booting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,30 +62,36 @@ const IPXE_NO_PXEDHCP: [u8; 3] = [176, 1, 1];
 const DISPENSABLE: [OptionCode; 3] =
     [OptionCode::DomainName, OptionCode::DomainNameServer, OptionCode::Hostname];
 
-/// An OFFER of, or ACK for, `address`.
+/// An OFFER of, or ACK for, `address`, which is of `network`.
 pub fn lease(
     config: &Config,
+    network: &Network,
     request: &Request,
     kind: MessageType,
     address: Ipv4Addr,
     boot: &BootOptions,
 ) -> Result<Reply, EncodeError> {
     let mut message = answer(config, request, kind, address);
-    let lease_seconds = seconds(config.network.lease);
+    let lease_seconds = seconds(network.lease);
     let options = message.opts_mut();
     options.insert(DhcpOption::AddressLeaseTime(lease_seconds));
     // RFC 2131 section 4.4.5: T1 and T2 are half and seven eighths of the lease.
     options.insert(DhcpOption::Renewal(lease_seconds / 2));
     options.insert(DhcpOption::Rebinding(lease_seconds - lease_seconds / 8));
-    add_network(&mut message, config, request.mac);
+    add_network(&mut message, config, network, request.mac);
     add_boot(&mut message, config, boot);
     finish(message, request, destination(request))
 }
 
-/// An ACK for an INFORM: everything but an address.
-pub fn inform(config: &Config, request: &Request, boot: &BootOptions) -> Result<Reply, EncodeError> {
+/// An ACK for an INFORM of a host of `network`: everything but an address.
+pub fn inform(
+    config: &Config,
+    network: &Network,
+    request: &Request,
+    boot: &BootOptions,
+) -> Result<Reply, EncodeError> {
     let mut message = answer(config, request, MessageType::Ack, Ipv4Addr::UNSPECIFIED);
-    add_network(&mut message, config, request.mac);
+    add_network(&mut message, config, network, request.mac);
     add_boot(&mut message, config, boot);
     finish(message, request, destination(request))
 }
@@ -112,15 +120,18 @@ fn answer(config: &Config, request: &Request, kind: MessageType, yiaddr: Ipv4Add
     message.set_opcode(Opcode::BootReply).set_flags(request.flags);
     let options = message.opts_mut();
     options.insert(DhcpOption::MessageType(kind));
-    options.insert(DhcpOption::ServerIdentifier(config.server.address));
+    options
+        .insert(DhcpOption::ServerIdentifier(request.server_id_of_relay().unwrap_or(config.server.address)));
     if let Some(uuid) = request.client_uuid {
         options.insert(DhcpOption::ClientMachineIdentifier(uuid.to_vec()));
+    }
+    if let Some(subnet) = request.subnet {
+        options.insert(DhcpOption::SubnetSelection(subnet));
     }
     message
 }
 
-fn add_network(message: &mut Message, config: &Config, mac: MacAddr) {
-    let network = &config.network;
+fn add_network(message: &mut Message, config: &Config, network: &Network, mac: MacAddr) {
     let options = message.opts_mut();
     options.insert(DhcpOption::SubnetMask(network.subnet.netmask()));
     options.insert(DhcpOption::BroadcastAddr(network.subnet.broadcast()));
@@ -184,16 +195,26 @@ fn broadcast() -> SocketAddrV4 {
 /// Encodes the message, without what makes it too long for the client, which would drop it.
 fn finish(mut message: Message, request: &Request, to: SocketAddrV4) -> Result<Reply, EncodeError> {
     let limit = request.max_message_bytes.unwrap_or(0).max(MIN_MAX_MESSAGE_BYTES) - IP_AND_UDP_HEADER_BYTES;
-    let mut packet = message.to_vec()?;
+    let mut packet = encode(&message, request.relay.as_ref())?;
     for option in DISPENSABLE {
         if packet.len() <= usize::from(limit) {
             break;
         }
         message.opts_mut().remove(option);
-        packet = message.to_vec()?;
+        packet = encode(&message, request.relay.as_ref())?;
     }
     packet.resize(packet.len().max(MIN_PACKET_BYTES), 0);
     Ok(Reply { to, packet })
+}
+
+/// What a relay added comes last (RFC 3046 section 2.1), as it was: dhcproto would sort its parts.
+fn encode(message: &Message, relay: Option<&RelayAgent>) -> Result<Vec<u8>, EncodeError> {
+    let mut packet = message.to_vec()?;
+    let Some(relay) = relay else { return Ok(packet) };
+    let (end, mut last) = (packet.pop(), Vec::new());
+    encode_long_opt_bytes(OptionCode::RelayAgentInformation, &relay.echo, &mut Encoder::new(&mut last))?;
+    packet.extend(last.into_iter().chain(end));
+    Ok(packet)
 }
 
 fn seconds(duration: Duration) -> u32 {
@@ -215,7 +236,15 @@ mod tests {
     }
 
     fn offer(config: &Config, request: &Request, boot: BootOptions) -> Reply {
-        lease(config, request, MessageType::Offer, Ipv4Addr::new(192, 168, 0, 101), &boot).unwrap()
+        lease(
+            config,
+            config.networks.own(),
+            request,
+            MessageType::Offer,
+            Ipv4Addr::new(192, 168, 0, 101),
+            &boot,
+        )
+        .unwrap()
     }
 
     fn decode(reply: &Reply) -> Message {
@@ -281,8 +310,9 @@ mod tests {
 
     #[test]
     fn replies_fit_what_the_client_takes_and_are_never_shorter_than_bootp() {
-        let mut config = config();
-        config.network.domain = Some("x".repeat(253));
+        let text = include_str!("../../bootserve.example.toml");
+        let domain = format!("domain = \"{}\"", "x".repeat(253));
+        let config = Config::parse(&text.replace("domain = \"cluster\"", &domain)).unwrap();
         let long_url = BootOptions::Http("x".repeat(200));
         let small = offer(&config, &request(&[&[57, 2, 2, 64]]), long_url.clone());
         assert!(small.packet.len() <= 548 && !decode(&small).opts().contains(OptionCode::DomainName));

@@ -10,6 +10,7 @@ use bootspec::MacAddr;
 use dhcproto::v4::borrowed::Message;
 use dhcproto::v4::{Flags, HType, MessageType, Opcode, OptionCode};
 
+use super::relay::RelayAgent;
 use crate::arch::Arch;
 use crate::policy::Stage;
 
@@ -42,6 +43,10 @@ pub struct Request {
     pub server_id: Option<Ipv4Addr>,
     /// Option 57: the largest message it takes, IP and UDP headers included, in bytes.
     pub max_message_bytes: Option<u16>,
+    /// Option 118, an address of the subnet that it wants to be in (RFC 3011); to be echoed.
+    pub subnet: Option<Ipv4Addr>,
+    /// Option 82, what a relay added.
+    pub relay: Option<RelayAgent>,
     /// Option 97, to be echoed.
     pub client_uuid: Option<[u8; CLIENT_UUID_BYTES]>,
     /// Who asks.
@@ -86,9 +91,33 @@ impl Request {
             requested: options.address(OptionCode::RequestedIpAddress),
             server_id: options.address(OptionCode::ServerIdentifier),
             max_message_bytes: options.number(OptionCode::MaxMessageSize).map(u16::from_be_bytes),
+            subnet: options.address(OptionCode::SubnetSelection),
+            relay: options
+                .bytes(OptionCode::RelayAgentInformation)
+                .map(|bytes| RelayAgent::read(bytes.to_vec())),
             client_uuid: client_uuid(&options),
             stage: stage(&options),
         })
+    }
+}
+
+impl Request {
+    /// An address of the link that the client is on: what the relay selects, or the client, or where the relay stands, or
+    /// the client itself. None: it is on ours. What claims to be a relay's is believed only of a relay.
+    pub fn link(&self) -> Option<Ipv4Addr> {
+        let specified = |address: Ipv4Addr| (!address.is_unspecified()).then_some(address);
+        let selected = self.by_relay().and_then(|relay| relay.link);
+        selected.or(self.subnet).or(specified(self.giaddr)).or(specified(self.ciaddr))
+    }
+
+    /// The address that the client takes for ours, if a relay gave it its own (RFC 5107).
+    pub fn server_id_of_relay(&self) -> Option<Ipv4Addr> {
+        self.by_relay()?.server_id
+    }
+
+    /// What the relay says that will get the answer.
+    fn by_relay(&self) -> Option<&RelayAgent> {
+        self.relay.as_ref().filter(|_| !self.giaddr.is_unspecified())
     }
 }
 

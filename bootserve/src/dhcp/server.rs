@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::leases::{Lease, LeaseTable};
 use super::reply::{self, BootOptions, Reply};
 use super::request::Request;
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::http;
 use crate::nbp::NbpSet;
 use crate::policy::{BootDecision, Machine, Stage, decide};
@@ -62,13 +62,16 @@ impl Server {
         };
         let (mac, xid) = (request.mac, format_args!("{:08x}", request.xid));
         debug!(%mac, %xid, kind = ?request.kind, stage = ?request.stage, "DHCP request");
-        if request.giaddr != Ipv4Addr::UNSPECIFIED && !self.is_ours(request.giaddr) {
-            info!(%mac, %xid, relay = %request.giaddr, "DHCP request ignored: relayed from another subnet");
+        let config = Arc::clone(&self.config);
+        let at = request.link().unwrap_or(config.server.address);
+        let Some(link) = config.networks.on_link_of(at) else {
+            let hint = "add a [[network]] for it";
+            info!(%mac, %xid, relay = %request.giaddr, network_of = %at, hint, "DHCP request ignored: no such network");
             return Vec::new();
-        }
+        };
         match request.kind {
-            MessageType::Discover => self.discover(now, &request),
-            MessageType::Request => self.request(now, &request),
+            MessageType::Discover => self.discover(now, &request, link),
+            MessageType::Request => self.request(now, &request, link),
             MessageType::Release => self.release(now, &request),
             MessageType::Decline => self.decline(now, &request),
             MessageType::Inform => self.inform(&request),
@@ -76,24 +79,41 @@ impl Server {
         }
     }
 
-    fn discover(&mut self, now: SystemTime, request: &Request) -> Vec<Action> {
+    fn discover(&mut self, now: SystemTime, request: &Request, link: &[Network]) -> Vec<Action> {
         let mac = request.mac;
-        let Some(address) = self.leases.choose(mac, request.requested, now) else {
-            let range = self.config.network.range;
-            warn!(%mac, %range, hint = "widen network.range or shorten network.lease_seconds", "no address left");
+        let Some(address) = self.leases.choose(mac, link, request.requested, now) else {
+            let subnets: Vec<_> = link.iter().map(|network| network.subnet.to_string()).collect();
+            let hint = "widen network.range or shorten network.lease_seconds";
+            warn!(%mac, ?subnets, hint, "no address left");
             return Vec::new();
         };
         self.leases.hold(mac, address, now + OFFER_HOLD);
         let boot = self.boot_options(request);
         debug!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP offer");
-        send(mac, reply::lease(&self.config, request, MessageType::Offer, address, &boot))
+        send(mac, self.lease(request, MessageType::Offer, address, &boot))
+    }
+
+    fn lease(
+        &self,
+        request: &Request,
+        kind: MessageType,
+        address: Ipv4Addr,
+        boot: &BootOptions,
+    ) -> Result<Reply, EncodeError> {
+        reply::lease(&self.config, self.network_of(address), request, kind, address, boot)
+    }
+
+    /// `address` is one that the leases have chosen or accepted.
+    fn network_of(&self, address: Ipv4Addr) -> &Network {
+        self.config.networks.of(address).expect("addresses that are given out are of the networks")
     }
 
     /// RFC 2131 section 4.3.2, in the order of its cases.
-    fn request(&mut self, now: SystemTime, request: &Request) -> Vec<Action> {
+    fn request(&mut self, now: SystemTime, request: &Request, link: &[Network]) -> Vec<Action> {
+        let ours = [Some(self.config.server.address), request.server_id_of_relay()];
         let wanted = match (request.server_id, request.requested) {
             // SELECTING: another server's offer was taken. Not ours to answer.
-            (Some(server), _) if server != self.config.server.address => {
+            (Some(server), _) if !ours.contains(&Some(server)) => {
                 debug!(mac = %request.mac, %server, "DHCP request is for another server");
                 return Vec::new();
             }
@@ -102,16 +122,16 @@ impl Server {
             // RENEWING or REBINDING: an address is in use.
             (_, None) => request.ciaddr,
         };
-        if self.leases.may_use(request.mac, wanted, now) {
+        if self.leases.may_use(request.mac, link, wanted, now) {
             self.acknowledge(now, request, wanted)
         } else {
-            self.refuse(request, wanted)
+            self.refuse(request, link, wanted)
         }
     }
 
     fn acknowledge(&mut self, now: SystemTime, request: &Request, address: Ipv4Addr) -> Vec<Action> {
         let mac = request.mac;
-        let expires = now + self.config.network.lease;
+        let expires = now + self.network_of(address).lease;
         self.leases.hold(mac, address, expires);
         let boot = self.boot_options(request);
         info!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP lease");
@@ -119,14 +139,14 @@ impl Server {
         if request.stage != Stage::OperatingSystem {
             actions.push(Action::Booting(mac));
         }
-        actions.extend(send(mac, reply::lease(&self.config, request, MessageType::Ack, address, &boot)));
+        actions.extend(send(mac, self.lease(request, MessageType::Ack, address, &boot)));
         actions
     }
 
-    fn refuse(&self, request: &Request, address: Ipv4Addr) -> Vec<Action> {
+    fn refuse(&self, request: &Request, link: &[Network], address: Ipv4Addr) -> Vec<Action> {
         let mac = request.mac;
-        let reason =
-            if self.is_ours(address) { "not your address" } else { "not an address of this network" };
+        let is_here = link.iter().any(|network| network.subnet.contains(&address));
+        let reason = if is_here { "not your address" } else { "not an address of this network" };
         info!(%mac, node = self.config.node_name(mac), %address, reason, "DHCP request refused");
         send(mac, reply::nak(&self.config, request, reason))
     }
@@ -150,15 +170,9 @@ impl Server {
     }
 
     fn inform(&self, request: &Request) -> Vec<Action> {
-        // The reply goes to whatever address the packet claims, so it must be one of this network.
-        if !self.is_ours(request.ciaddr) {
-            return Vec::new();
-        }
-        send(request.mac, reply::inform(&self.config, request, &self.boot_options(request)))
-    }
-
-    fn is_ours(&self, address: Ipv4Addr) -> bool {
-        self.config.network.subnet.contains(&address)
+        // The reply goes to whatever address the packet claims, so it must be one of our networks.
+        let Some(network) = self.config.networks.of(request.ciaddr) else { return Vec::new() };
+        send(request.mac, reply::inform(&self.config, network, request, &self.boot_options(request)))
     }
 
     fn boot_options(&self, request: &Request) -> BootOptions {
@@ -202,7 +216,7 @@ fn send(mac: MacAddr, reply: Result<Reply, EncodeError>) -> Vec<Action> {
 mod tests {
     use super::super::request::tests::packet;
     use super::*;
-    use dhcproto::v4::{Decodable, Decoder, Message};
+    use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
     use proptest::prelude::*;
 
     const T0: SystemTime = SystemTime::UNIX_EPOCH;
@@ -325,13 +339,79 @@ mod tests {
         assert_eq!(server().handle(T0, &with_ciaddr(inform, [10, 0, 0, 1])), []);
     }
 
+    /// Two more networks behind relays; on the second, node-001 has no reservation.
+    fn server_with_relays() -> Server {
+        let text = include_str!("../../bootserve.example.toml").replace("[network]", "[[network]]");
+        let more = "[[network]]\nsubnet = '10.1.0.0/24'\nrange = '10.1.0.5-10.1.0.9'\nrouter = '10.1.0.1'\n\
+                    [[network]]\nsubnet = '10.2.0.0/24'\nrange = '10.2.0.5-10.2.0.9'\n\n[boot]\n";
+        let config = Config::parse(&text.replace("[boot]\n", more)).unwrap();
+        Server::new(Arc::new(config), Arc::default(), Vec::new())
+    }
+
+    fn relayed(mut packet: Vec<u8>, giaddr: [u8; 4]) -> Vec<u8> {
+        packet[24..28].copy_from_slice(&giaddr);
+        packet
+    }
+
     #[test]
-    fn relays_of_other_subnets_are_ignored() {
-        let mut relayed = packet(&[DISCOVER]);
-        relayed[24..28].copy_from_slice(&[10, 0, 0, 1]);
-        assert_eq!(server().handle(T0, &relayed), []);
-        relayed[24..28].copy_from_slice(&[192, 168, 0, 9]);
-        assert!(reply(&server().handle(T0, &relayed)).is_some());
+    fn a_relay_says_which_network_its_clients_are_in() {
+        const RELAY: [u8; 4] = [10, 1, 0, 1];
+        // Option 82: circuit id "eth1", and link selection, 10.2.0.0.
+        const CIRCUIT: &[u8] = b"\x52\x06\x01\x04eth1";
+        const LINK: &[u8] = b"\x52\x06\x05\x04\x0a\x02\x00\x00";
+        const SUBNET: &[u8] = b"\x76\x04\x0a\x01\x00\x00";
+        let check = |packet: Vec<u8>, expected: Option<[u8; 4]>, case: &str| {
+            let address = reply(&server_with_relays().handle(T0, &packet)).map(|(_, address)| address);
+            assert_eq!(address, expected.map(Ipv4Addr::from), "{case}");
+        };
+        check(packet(&[DISCOVER]), Some([192, 168, 0, 101]), "no relay");
+        check(relayed(packet(&[DISCOVER]), [192, 168, 0, 9]), Some([192, 168, 0, 101]), "our own network");
+        check(relayed(packet(&[DISCOVER, CIRCUIT]), RELAY), Some([10, 1, 0, 5]), "the relay's network");
+        check(relayed(packet(&[DISCOVER, LINK]), RELAY), Some([10, 2, 0, 5]), "the one that it selects");
+        check(packet(&[DISCOVER, LINK]), Some([192, 168, 0, 101]), "nobody relayed this");
+        check(packet(&[DISCOVER, SUBNET]), Some([10, 1, 0, 5]), "the one that the client selects");
+        check(
+            relayed(packet(&[DISCOVER, SUBNET, LINK]), RELAY),
+            Some([10, 2, 0, 5]),
+            "the relay comes first",
+        );
+        check(relayed(packet(&[DISCOVER]), [10, 9, 0, 1]), None, "no network of ours");
+        let renewing = with_ciaddr(from_stranger(packet(&[REQUEST]), 1), [10, 1, 0, 7]);
+        check(renewing, Some([10, 1, 0, 7]), "renewing, past the relay");
+    }
+
+    #[test]
+    fn answers_repeat_what_the_relay_added_as_the_last_option() {
+        let discover = packet(&[DISCOVER, b"\x52\x08\xc8\x02\x07\x07\x01\x02p9"]);
+        let actions = server_with_relays().handle(T0, &relayed(discover, [10, 1, 0, 1]));
+        let [Action::Send(sent)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(sent.to, "10.1.0.1:67".parse().unwrap());
+        let end = sent.packet.iter().rposition(|byte| *byte != 0).unwrap();
+        assert_eq!(sent.packet[end - 10..=end], *b"\x52\x08\xc8\x02\x07\x07\x01\x02p9\xff");
+    }
+
+    #[test]
+    fn a_relay_may_stand_in_for_the_server() {
+        const OVERRIDE: &[u8] = b"\x52\x06\x0b\x04\x0a\x01\x00\x01";
+        let ids = [[10, 1, 0, 1], [192, 168, 0, 1], [10, 1, 0, 2]];
+        let answers = ids.map(|[a, b, c, d]| {
+            let request = packet(&[REQUEST, OVERRIDE, &[54, 4, a, b, c, d], &[50, 4, 10, 1, 0, 5]]);
+            reply(&server_with_relays().handle(T0, &relayed(request, [10, 1, 0, 1])))
+        });
+        let ack = Some((MessageType::Ack, Ipv4Addr::new(10, 1, 0, 5)));
+        assert_eq!(answers, [ack, ack, None]);
+        let offer = server_with_relays().handle(T0, &relayed(packet(&[DISCOVER, OVERRIDE]), [10, 1, 0, 1]));
+        let [Action::Send(sent)] = &offer[..] else { panic!("{offer:?}") };
+        let message = Message::decode(&mut Decoder::new(&sent.packet)).unwrap();
+        let id = message.opts().get(OptionCode::ServerIdentifier).cloned();
+        assert_eq!(id, Some(DhcpOption::ServerIdentifier([10, 1, 0, 1].into())));
+    }
+
+    #[test]
+    fn a_machine_in_another_network_is_refused_its_old_address() {
+        let request = relayed(packet(&[REQUEST, &requested(101)]), [10, 1, 0, 1]);
+        let nak = Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED));
+        assert_eq!(reply(&server_with_relays().handle(T0, &request)), nak);
     }
 
     #[test]
@@ -352,9 +432,10 @@ mod tests {
         fn any_packets_are_handled_without_panic(
             packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..8)
         ) {
-            let mut server = server();
+            let mut server = server_with_relays();
             for options in packets {
                 server.handle(T0, &packet(&[&options]));
+                server.handle(T0, &relayed(packet(&[&options]), [10, 1, 0, 1]));
             }
         }
     }

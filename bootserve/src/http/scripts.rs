@@ -1,6 +1,6 @@
 //! iPXE scripts and network boot programs: the boot decision, rendered for HTTP clients.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -8,7 +8,7 @@ use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bootspec::cmdline::{BaseUrl, BootParams, InterfaceAddress};
+use bootspec::cmdline::{BaseUrl, BootParams};
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::{BootMode, Manifest};
 use bootspec::{ImageRef, MacAddr};
@@ -192,40 +192,41 @@ async fn boot_params(
     };
     match image.mode {
         BootMode::Carried => Ok(BootParams { attempt: app.events.attempts(mac).await?, ..params }),
-        BootMode::Fetched => Ok(BootParams {
-            attempt: app.events.attempts(mac).await?,
-            // Always: there is no manifest in this initramfs that would say it.
-            mode: Some(BootMode::Fetched),
-            image: Some(image.manifest.image.clone()),
-            source: Some(sources(&app.config, mac, &image.manifest.image)),
-            address: address(app, mac, assignment).await?,
-            // Where DHCP is asked, its answer says the same.
-            gateway: app.config.network.router,
-            overlay: image.overlay_url.clone(),
-            ..params
-        }),
+        BootMode::Fetched => {
+            let address = address(app, mac, assignment).await?;
+            Ok(BootParams {
+                attempt: app.events.attempts(mac).await?,
+                // Always: there is no manifest in this initramfs that would say it.
+                mode: Some(BootMode::Fetched),
+                image: Some(image.manifest.image.clone()),
+                source: Some(sources(&app.config, mac, &image.manifest.image)),
+                overlay: image.overlay_url.clone(),
+                ..with_address(&app.config, address, params)
+            })
+        }
         // They never report `ready`, so the count would only grow.
         BootMode::Failsafe => Ok(params),
         // It may stay so for days, so init asks DHCP itself and renews the lease, unless the address is the node's own.
-        BootMode::Discover => Ok(BootParams {
-            address: assignment.node.map(|node| app.config.network.on_interface(node.address)),
-            gateway: app.config.network.router,
-            ..params
-        }),
+        BootMode::Discover => Ok(with_address(&app.config, assignment.node.map(|node| node.address), params)),
     }
 }
 
-/// The address that init fetches with; without one it asks DHCP.
+/// With the address that init is to use, and the gateway of its network. Where init has no address it asks DHCP.
+fn with_address(config: &Config, address: Option<Ipv4Addr>, params: BootParams) -> BootParams {
+    let Some(network) = address.and_then(|address| config.networks.of(address)) else { return params };
+    let address = address.and_then(|address| config.networks.on_interface(address));
+    BootParams { address, gateway: network.router, ..params }
+}
+
+/// The address that init fetches with: the one that the firmware was given, which is not the node's own if the node has
+/// come to another network.
 async fn address(
     app: &App,
     mac: MacAddr,
     assignment: Assignment<'_>,
-) -> Result<Option<InterfaceAddress>, DatabaseError> {
-    let address = match assignment.node {
-        Some(node) => Some(node.address),
-        None => leased_address(app.events.database(), mac, SystemTime::now()).await?,
-    };
-    Ok(address.map(|address| app.config.network.on_interface(address)))
+) -> Result<Option<Ipv4Addr>, DatabaseError> {
+    let leased = leased_address(app.events.database(), mac, SystemTime::now()).await?;
+    Ok(leased.or(assignment.node.map(|node| node.address)))
 }
 
 fn report_url(config: &Config) -> Option<BaseUrl> {
@@ -265,16 +266,22 @@ mod tests {
     #[tokio::test]
     async fn init_is_told_the_reserved_or_leased_address_and_asks_dhcp_for_want_of_either() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Arc::new(Config::parse(include_str!("../../bootserve.example.toml")).unwrap());
+        let text = include_str!("../../bootserve.example.toml")
+            .replace("[network]", "[[network]]")
+            .replace("[boot]\n", "[[network]]\nsubnet = '10.1.0.0/16'\nrouter = '10.1.0.1'\n[boot]\n");
+        let config = Arc::new(Config::parse(&text).unwrap());
+        let moved = config.nodes()[0].mac;
         let database = Database::open(dir.path()).await.unwrap();
         let leased: MacAddr = "02:00:00:00:00:01".parse().unwrap();
         let expired: MacAddr = "02:00:00:00:00:02".parse().unwrap();
         let mut connection = database.pool.acquire().await.unwrap();
-        for (mac, last, expires) in [
-            (leased, 200, SystemTime::now() + Duration::from_secs(60)),
-            (expired, 201, SystemTime::UNIX_EPOCH),
+        let soon = SystemTime::now() + Duration::from_secs(60);
+        for (mac, address, expires) in [
+            (leased, [192, 168, 0, 200], soon),
+            (expired, [192, 168, 0, 201], SystemTime::UNIX_EPOCH),
+            (moved, [10, 1, 0, 5], soon),
         ] {
-            let lease = Lease { mac, address: [192, 168, 0, last].into(), expires };
+            let lease = Lease { mac, address: address.into(), expires };
             write_lease(&mut connection, &lease).await.unwrap();
         }
         let events = Arc::new(EventLog::new(database, Arc::clone(&config)));
@@ -282,13 +289,16 @@ mod tests {
         let app = App { config: Arc::clone(&config), nbps: Arc::default(), events, in_use };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [
-            (node.mac, Some(node), Some("192.168.0.101/24")),
-            (leased, None, Some("192.168.0.200/24")),
+            (node.mac, Some(node), Some(("192.168.0.101/24", [192, 168, 0, 1]))),
+            (leased, None, Some(("192.168.0.200/24", [192, 168, 0, 1]))),
             (expired, None, None),
+            (moved, Some(&config.nodes()[0]), Some(("10.1.0.5/16", [10, 1, 0, 1]))),
         ] {
             let image = &config.nodes()[0].image;
             let found = address(&app, mac, Assignment { image, node }).await.unwrap();
-            assert_eq!(found.map(|address| address.to_string()).as_deref(), expected, "{mac}");
+            let params = with_address(&config, found, BootParams::default());
+            assert_eq!(params.address.map(|a| a.to_string()).as_deref(), expected.map(|e| e.0), "{mac}");
+            assert_eq!(params.gateway, expected.map(|e| e.1.into()), "{mac}");
         }
     }
 }
