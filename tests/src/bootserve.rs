@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::netns::{self, BRIDGE, NetNs, SERVER_ADDRESS, SUBNET};
 use crate::qemu::NodeSpec;
-use crate::{api, deadline, places};
+use crate::{api, deadline, places, relay};
 
 /// A start opens a database and binds sockets.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -160,7 +160,7 @@ fn spawn(netns: &NetNs, program: &Path, config: &Path, log: &Path) -> Result<Chi
 #[derive(Serialize)]
 struct Config<'a> {
     server: Server<'a>,
-    network: Network,
+    network: [Network; 2],
     boot: Boot,
     node: Vec<Node<'a>>,
 }
@@ -182,6 +182,8 @@ struct Server<'a> {
 struct Network {
     subnet: &'static str,
     range: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    router: Option<&'static str>,
     lease_seconds: u32,
 }
 
@@ -231,7 +233,20 @@ fn render_config(store: &Path, state: &Path, nodes: &[NodeSpec]) -> String {
             user: "nobody",
             http_port: 80,
         },
-        network: Network { subnet: SUBNET, range: "192.168.0.200-192.168.0.250", lease_seconds: 3600 },
+        network: [
+            Network {
+                subnet: SUBNET,
+                range: "192.168.0.200-192.168.0.250",
+                router: None,
+                lease_seconds: 3600,
+            },
+            Network {
+                subnet: relay::SUBNET,
+                range: "10.1.0.200-10.1.0.250",
+                router: Some(relay::ADDRESS),
+                lease_seconds: 3600,
+            },
+        ],
         boot: Boot { kernel_args: KERNEL_ARGS },
         node: nodes.iter().map(Node::from).collect(),
     };

@@ -165,22 +165,31 @@ impl Lab {
 
     /// Powers a node on.
     pub fn boot(&self, spec: &NodeSpec) -> Result<Node, SetupError> {
+        self.boot_in(&self.netns, spec)
+    }
+
+    /// Powers on a node whose network card is in another network of the lab.
+    pub fn boot_in(&self, netns: &NetNs, spec: &NodeSpec) -> Result<Node, SetupError> {
         let firmware = FirmwareFiles::prepare(spec.firmware, &spec.name, self.dir())?;
-        let tap = self.netns.add_tap()?;
-        self.start_machine(&spec.name, spec.arguments(Accel::detect(), &tap, &firmware))
+        let tap = netns.add_tap()?;
+        self.start_machine(netns, &spec.name, spec.arguments(Accel::detect(), &tap, &firmware))
     }
 
     /// Powers on a machine that has its kernel already.
     pub fn boot_directly(&self, spec: &DirectSpec) -> Result<Node, SetupError> {
-        self.start_machine(&spec.name, spec.arguments(Accel::detect()))
+        self.start_machine(&self.netns, &spec.name, spec.arguments(Accel::detect()))
     }
 
-    fn start_machine(&self, name: &NodeName, arguments: Vec<OsString>) -> Result<Node, SetupError> {
+    fn start_machine(
+        &self,
+        netns: &NetNs,
+        name: &NodeName,
+        arguments: Vec<OsString>,
+    ) -> Result<Node, SetupError> {
         let log = self.dir().join(format!("qemu-{name}.log"));
         let start = || {
             let power_on = SystemTime::now();
-            let mut machine = self
-                .netns
+            let mut machine = netns
                 .command(qemu::program())
                 .args(arguments)
                 .stdin(Stdio::piped())

@@ -23,6 +23,7 @@ pub mod leftovers;
 pub mod netns;
 pub mod places;
 pub mod qemu;
+pub mod relay;
 pub mod report;
 pub mod reproduction;
 pub mod rpm_repo;

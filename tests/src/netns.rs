@@ -58,24 +58,54 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Makes a namespace with a bridge that has [`SERVER_ADDRESS`]. Frames pass from the first second on: the bridge
-    /// has no forward delay, which would swallow a firmware's first DHCP packets.
+    /// Makes a namespace with a bridge that has [`SERVER_ADDRESS`].
     pub fn create() -> Result<Self, Error> {
+        Self::with_bridge(SERVER_ADDRESS)
+    }
+
+    /// Makes a namespace with a bridge that has `address`, of a network of 24 bits. Frames pass from the first second on:
+    /// the bridge has no forward delay, which would swallow a firmware's first DHCP packets.
+    pub fn with_bridge(address: &str) -> Result<Self, Error> {
+        let netns = Self::empty()?;
+        netns.ip(["link", "add", BRIDGE, "type", "bridge", "forward_delay", "0"])?;
+        netns.add_address(BRIDGE, address)?;
+        netns.ip(["link", "set", BRIDGE, "up"])?;
+        Ok(netns)
+    }
+
+    /// Makes a namespace that is connected to nothing.
+    pub fn empty() -> Result<Self, Error> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{count}", std::process::id());
         ip(["netns", "add", &name])?;
         let netns = Self { name, taps: AtomicU32::new(0) };
         netns.ip(["link", "set", "lo", "up"])?;
-        netns.ip(["link", "add", BRIDGE, "type", "bridge", "forward_delay", "0"])?;
-        netns.ip(["address", "add", &format!("{SERVER_ADDRESS}/24"), "dev", BRIDGE])?;
-        netns.ip(["link", "set", BRIDGE, "up"])?;
         Ok(netns)
     }
 
     /// The name by which `ip netns exec NAME` finds it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Plugs a cable into the bridge, the other end of which is the interface `name` of `other`.
+    pub fn connect(&self, other: &Self, name: &str) -> Result<(), Error> {
+        let end = format!("to-{name}");
+        self.ip(["link", "add", &end, "type", "veth", "peer", "name", name, "netns", &other.name])?;
+        self.ip(["link", "set", &end, "master", BRIDGE, "up"])?;
+        other.ip(["link", "set", name, "up"])?;
+        Ok(())
+    }
+
+    /// Gives `interface` an address of a network of 24 bits.
+    pub fn add_address(&self, interface: &str, address: &str) -> Result<(), Error> {
+        self.ip(["address", "add", &format!("{address}/24"), "dev", interface]).map(|_| ())
+    }
+
+    /// Sends what goes to `subnet` by way of `router`.
+    pub fn route(&self, subnet: &str, router: &str) -> Result<(), Error> {
+        self.ip(["route", "add", subnet, "via", router]).map(|_| ())
     }
 
     /// Adds a tap to the bridge and returns its name.
