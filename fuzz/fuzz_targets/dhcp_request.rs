@@ -52,8 +52,8 @@ fn check(packet: &[u8], actions: &[Action]) {
                 assert_eq!(message.xid().to_be_bytes(), packet[4..8]);
                 let address = message.yiaddr();
                 if !address.is_unspecified() {
-                    let network = &setting().0.network;
-                    assert!(network.subnet.contains(&address) && Some(address) != network.router);
+                    let network = setting().0.networks.of(address).expect("it is of one of the networks");
+                    assert_ne!(Some(address), network.router);
                     let is_ack = message.opts().has_msg_type(MessageType::Ack);
                     assert!(!is_ack || stored == Some(address), "{address} is acknowledged and not stored");
                 }
@@ -87,7 +87,12 @@ fn setting() -> &'static (Arc<Config>, Arc<NbpSet>) {
         // The network of the captures that the corpus begins with.
         let text = include_str!("../../bootserve/bootserve.example.toml")
             .replace("192.168.0.101", "10.77.0.11")
-            .replace("192.168.0.", "10.77.0.");
+            .replace("192.168.0.", "10.77.0.")
+            .replace("[network]", "[[network]]")
+            .replace(
+                "[boot]\n",
+                "[[network]]\nsubnet = '10.78.0.0/24'\nrange = '10.78.0.5-10.78.0.9'\n[boot]\n",
+            );
         let config = Config::parse(&text).expect("the example is valid");
         let dir = std::env::temp_dir();
         for name in ["undionly.kpxe", "ipxe.efi"] {

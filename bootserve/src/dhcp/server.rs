@@ -89,6 +89,10 @@ impl Server {
         };
         self.leases.hold(mac, address, now + OFFER_HOLD);
         let boot = self.boot_options(request);
+        if let Some(node) = self.config.node(mac).filter(|node| node.address != address) {
+            let hint = "change its address, or move it back";
+            warn!(%mac, node = %node.name, reserved = %node.address, offered = %address, hint, "node is in another network than its reserved address");
+        }
         debug!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP offer");
         send(mac, self.lease(request, MessageType::Offer, address, &boot))
     }
