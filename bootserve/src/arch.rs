@@ -3,30 +3,9 @@
 
 use std::fmt;
 
-/// An architecture type of option 93.
+/// An architecture type of option 93, known or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Arch {
-    /// 0: BIOS on x86.
-    BiosX86,
-    /// 6: UEFI on IA32.
-    EfiIa32,
-    /// 7 and 9: UEFI on x86-64. RFC 4578 and the registry name them the other way round; firmware sends either.
-    EfiX86_64,
-    /// 10: UEFI on 32-bit ARM.
-    EfiArm32,
-    /// 11: UEFI on 64-bit ARM.
-    EfiArm64,
-    /// 15: UEFI HTTP Boot on IA32.
-    HttpIa32,
-    /// 16: UEFI HTTP Boot on x86-64.
-    HttpX86_64,
-    /// 18: UEFI HTTP Boot on 32-bit ARM.
-    HttpArm32,
-    /// 19: UEFI HTTP Boot on 64-bit ARM.
-    HttpArm64,
-    /// Any other number; no network boot program is known for it.
-    Unknown(u16),
-}
+pub struct Arch(u16);
 
 /// What a network boot program must be built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,52 +20,70 @@ pub enum Platform {
     EfiArm32,
     /// UEFI on 64-bit ARM.
     EfiArm64,
+    /// UEFI on 32-bit RISC-V.
+    EfiRiscV32,
+    /// UEFI on 64-bit RISC-V.
+    EfiRiscV64,
+    /// UEFI on 32-bit LoongArch.
+    EfiLoongArch32,
+    /// UEFI on 64-bit LoongArch.
+    EfiLoongArch64,
 }
 
 impl Arch {
+    /// BIOS on x86: what firmware of before option 93 is.
+    pub const BIOS_X86: Self = Self(0);
+
     /// What runs on it, if we know.
     pub fn platform(self) -> Option<Platform> {
-        match self {
-            Self::BiosX86 => Some(Platform::BiosX86),
-            Self::EfiIa32 | Self::HttpIa32 => Some(Platform::EfiIa32),
-            Self::EfiX86_64 | Self::HttpX86_64 => Some(Platform::EfiX86_64),
-            Self::EfiArm32 | Self::HttpArm32 => Some(Platform::EfiArm32),
-            Self::EfiArm64 | Self::HttpArm64 => Some(Platform::EfiArm64),
-            Self::Unknown(_) => None,
+        match self.0 {
+            0 => Some(Platform::BiosX86),
+            6 | 15 => Some(Platform::EfiIa32),
+            // RFC 4578 and the registry name 7 and 9 the other way round; firmware sends either.
+            7 | 9 | 16 => Some(Platform::EfiX86_64),
+            10 | 18 => Some(Platform::EfiArm32),
+            11 | 19 => Some(Platform::EfiArm64),
+            25 | 26 => Some(Platform::EfiRiscV32),
+            27 | 28 => Some(Platform::EfiRiscV64),
+            37 | 38 => Some(Platform::EfiLoongArch32),
+            39 | 40 => Some(Platform::EfiLoongArch64),
+            _ => None,
         }
+    }
+
+    /// Whether firmware says so that asks for UEFI HTTP Boot.
+    fn is_http(self) -> bool {
+        matches!(self.0, 15..=19 | 26 | 28 | 38 | 40)
     }
 }
 
 impl From<u16> for Arch {
     fn from(code: u16) -> Self {
-        match code {
-            0 => Self::BiosX86,
-            6 => Self::EfiIa32,
-            7 | 9 => Self::EfiX86_64,
-            10 => Self::EfiArm32,
-            11 => Self::EfiArm64,
-            15 => Self::HttpIa32,
-            16 => Self::HttpX86_64,
-            18 => Self::HttpArm32,
-            19 => Self::HttpArm64,
-            other => Self::Unknown(other),
-        }
+        Self(code)
     }
 }
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(code) => write!(f, "unknown architecture {code}"),
-            Self::HttpIa32 | Self::HttpX86_64 | Self::HttpArm32 | Self::HttpArm64 => {
-                f.write_str("UEFI HTTP Boot")
-            }
-            Self::BiosX86 => f.write_str("BIOS x86"),
-            Self::EfiIa32 => f.write_str("UEFI IA32"),
-            Self::EfiX86_64 => f.write_str("UEFI x86-64"),
-            Self::EfiArm32 => f.write_str("UEFI ARM32"),
-            Self::EfiArm64 => f.write_str("UEFI ARM64"),
-        }
+        let Some(platform) = self.platform() else { return write!(f, "unknown architecture {}", self.0) };
+        let by_http = if self.is_http() { " (HTTP Boot)" } else { "" };
+        write!(f, "{platform}{by_http}, architecture {}", self.0)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BiosX86 => "BIOS x86",
+            Self::EfiIa32 => "UEFI IA32",
+            Self::EfiX86_64 => "UEFI x86-64",
+            Self::EfiArm32 => "UEFI ARM32",
+            Self::EfiArm64 => "UEFI ARM64",
+            Self::EfiRiscV32 => "UEFI RISC-V 32",
+            Self::EfiRiscV64 => "UEFI RISC-V 64",
+            Self::EfiLoongArch32 => "UEFI LoongArch 32",
+            Self::EfiLoongArch64 => "UEFI LoongArch 64",
+        })
     }
 }
 
@@ -95,17 +92,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_codes_of_x86_64_need_the_same_program() {
-        assert_eq!(Arch::from(7).platform(), Some(Platform::EfiX86_64));
-        assert_eq!(Arch::from(9).platform(), Some(Platform::EfiX86_64));
-        assert_eq!(Arch::from(16).platform(), Some(Platform::EfiX86_64));
-        assert_eq!(Arch::from(0).platform(), Some(Platform::BiosX86));
+    fn all_codes_of_a_platform_need_the_same_program() {
+        let check = |codes: &[u16], platform| {
+            for code in codes {
+                assert_eq!(Arch::from(*code).platform(), Some(platform), "{code}");
+            }
+        };
+        check(&[0], Platform::BiosX86);
+        check(&[7, 9, 16], Platform::EfiX86_64);
+        check(&[11, 19], Platform::EfiArm64);
+        check(&[27, 28], Platform::EfiRiscV64);
+        check(&[39, 40], Platform::EfiLoongArch64);
     }
 
     #[test]
-    fn unknown_codes_keep_their_number() {
-        assert_eq!(Arch::from(41), Arch::Unknown(41));
+    fn codes_are_named_and_keep_their_number() {
+        let check = |code: u16, expected| assert_eq!(Arch::from(code).to_string(), expected);
+        check(9, "UEFI x86-64, architecture 9");
+        check(16, "UEFI x86-64 (HTTP Boot), architecture 16");
+        check(41, "unknown architecture 41");
         assert_eq!(Arch::from(41).platform(), None);
-        assert_eq!(Arch::from(41).to_string(), "unknown architecture 41");
     }
 }

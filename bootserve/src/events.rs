@@ -142,9 +142,11 @@ impl EventLog {
         }
     }
 
-    /// Notes that the machine that was last given `peer` was sent the network boot program `name`.
+    /// Notes that the machine that was last given `peer`, or for which another server keeps it, was sent the network boot
+    /// program `name`.
     pub async fn note_nbp(&self, peer: Ipv4Addr, name: &str) {
-        match store::mac_of(&self.database, peer).await {
+        let reserved = || self.config.node_at(peer).map(|node| node.mac);
+        match store::mac_of(&self.database, peer).await.map(|leased| leased.or_else(reserved)) {
             Ok(Some(mac)) => {
                 self.note(BootEvent { message: Some(name.to_owned()), ..BootEvent::now(mac, Phase::Nbp) })
                     .await;

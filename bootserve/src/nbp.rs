@@ -23,6 +23,9 @@ const CANDIDATES: &[(Platform, &str)] = &[
     (Platform::EfiArm32, "ipxe-arm32.efi"),
     (Platform::EfiArm64, "ipxe-arm64.efi"),
     (Platform::EfiArm64, "snponly-arm64.efi"),
+    (Platform::EfiRiscV32, "ipxe-riscv32.efi"),
+    (Platform::EfiRiscV64, "ipxe-riscv64.efi"),
+    (Platform::EfiLoongArch64, "ipxe-loong64.efi"),
 ];
 
 /// A larger file is no network boot program; firmware would refuse it, too.

@@ -178,10 +178,10 @@ mod tests {
     #[test]
     fn firmware_loads_the_program_of_its_architecture() {
         let bios = BootDecision::NbpByTftp(Platform::BiosX86);
-        check(NODE_000, Stage::Pxe(Arch::BiosX86), bios);
-        check(STRANGER, Stage::Pxe(Arch::EfiX86_64), BootDecision::NbpByTftp(Platform::EfiX86_64));
-        check(NODE_000, Stage::HttpBoot(Arch::HttpX86_64), BootDecision::NbpByHttp(Platform::EfiX86_64));
-        let unknown = Arch::Unknown(41);
+        check(NODE_000, Stage::Pxe(Arch::BIOS_X86), bios);
+        check(STRANGER, Stage::Pxe(7.into()), BootDecision::NbpByTftp(Platform::EfiX86_64));
+        check(NODE_000, Stage::HttpBoot(16.into()), BootDecision::NbpByHttp(Platform::EfiX86_64));
+        let unknown = Arch::from(41);
         check(NODE_000, Stage::Pxe(unknown), BootDecision::NextDevice(Reason::Architecture(unknown)));
     }
 

@@ -1,15 +1,16 @@
 //! The daemon: from a configuration to running services.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use bootspec::event::Phase;
+use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, DhcpMode};
 use crate::database::Database;
 use crate::events::EventLog;
 use crate::in_use::{BOOT_LIMIT, InUse};
@@ -52,8 +53,23 @@ pub async fn run(
     hold_running_boots(&in_use, &events).await?;
     announce(&config, &nbps, leases.len());
 
-    let dhcp_server = dhcp::server::Server::new(Arc::clone(&config), Arc::clone(&nbps), leases);
-    let dhcp = dhcp::driver::run(udp(sockets.dhcp)?, dhcp_server, Arc::clone(&events), shutdown.clone());
+    let proxy = dhcp::proxy::Proxy::new(Arc::clone(&config), Arc::clone(&nbps));
+    let pxe = sockets.pxe.map(udp).transpose()?;
+    let pxe = pxe.map(|socket| {
+        let proxy = proxy.clone();
+        let answer = move |packet: &[u8], peer| proxy.acknowledge(packet, peer);
+        dhcp::driver::run(socket, answer, Arc::clone(&events), shutdown.clone())
+    });
+    let mut server = dhcp::server::Server::new(Arc::clone(&config), Arc::clone(&nbps), leases);
+    let is_proxy = config.dhcp == DhcpMode::Proxy;
+    let dhcp = sockets.dhcp.map(udp).transpose()?;
+    let dhcp = dhcp.map(|socket| {
+        let answer = move |packet: &[u8], _| match is_proxy {
+            true => proxy.offer(packet),
+            false => server.handle(SystemTime::now(), packet),
+        };
+        dhcp::driver::run(socket, answer, Arc::clone(&events), shutdown.clone())
+    });
     let tftp_server = tftp::driver::Server {
         nbps: Arc::clone(&nbps),
         events: Arc::clone(&events),
@@ -67,7 +83,8 @@ pub async fn run(
     // Where one of them fails, all end: a service manager restarts the whole.
     let services = async {
         tokio::try_join!(
-            async { dhcp.await.context("the DHCP socket failed") },
+            async { OptionFuture::from(dhcp).await.transpose().context("the DHCP socket failed") },
+            async { OptionFuture::from(pxe).await.transpose().context("the socket of port 4011 failed") },
             async { http.await.context("the HTTP server failed") },
             async {
                 tftp.await;
@@ -114,7 +131,7 @@ fn announce(config: &Config, nbps: &NbpSet, leases: usize) {
         warn!(dirs = ?config.nbp_dirs, hint, "no network boot programs");
     }
     let (interface, url) = (&config.server.interface, config.base_url());
-    info!(interface, url, nodes = config.nodes().len(), leases, ?nbps, "serving");
+    info!(interface, url, dhcp = ?config.dhcp, nodes = config.nodes().len(), leases, ?nbps, "serving");
 }
 
 fn udp(socket: std::net::UdpSocket) -> anyhow::Result<UdpSocket> {

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, DhcpMode};
 use crate::radv;
 
 const DHCP_PORT: u16 = 67;
+/// PXE 2.1 specification, section 2.2.3.
+const PXE_PORT: u16 = 4011;
 const TFTP_PORT: u16 = 69;
 /// What a hall of nodes sends at once must wait in the socket, not be dropped.
 const DHCP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
@@ -19,8 +21,10 @@ const HTTP_BACKLOG: i32 = 4096;
 /// Bound sockets of all services.
 #[derive(Debug)]
 pub struct Sockets {
-    /// Receives broadcasts of one interface.
-    pub dhcp: UdpSocket,
+    /// Receives broadcasts of one interface, unless DHCP is none of our business.
+    pub dhcp: Option<UdpSocket>,
+    /// Receives what PXE clients ask once they have an address.
+    pub pxe: Option<UdpSocket>,
     /// Receives TFTP requests.
     pub tftp: UdpSocket,
     /// Accepts HTTP connections.
@@ -49,7 +53,7 @@ pub enum BindError {
     /// The kernel refused.
     #[error("cannot bind {service} to {address}\nhint: {}", hint(source))]
     Bind {
-        /// `DHCP`, `TFTP`, `HTTP`.
+        /// `DHCP`, `PXE`, `TFTP`, `HTTP`.
         service: &'static str,
         /// Address and port.
         address: SocketAddrV4,
@@ -77,8 +81,12 @@ impl Sockets {
             true => router_solicitations(&server.interface)?,
             false => None,
         };
+        let bind_dhcp = || bind("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, |at| dhcp(&server.interface, at));
+        let bind_pxe = || bind("PXE", server.address, PXE_PORT, UdpSocket::bind);
+        let speaks_dhcp = config.dhcp != DhcpMode::Off;
         Ok(Self {
-            dhcp: bind("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, |at| dhcp(&server.interface, at))?,
+            dhcp: speaks_dhcp.then(bind_dhcp).transpose()?,
+            pxe: speaks_dhcp.then(bind_pxe).transpose()?,
             tftp: bind("TFTP", server.address, TFTP_PORT, UdpSocket::bind)?,
             http: bind("HTTP", server.address, server.http_port, http)?,
             router_solicitations,

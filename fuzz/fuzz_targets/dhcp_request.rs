@@ -3,17 +3,19 @@
 #![no_main]
 
 use std::collections::HashMap;
+use std::net::SocketAddrV4;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bootnode_fuzz::packets;
 use bootserve::config::Config;
 use bootserve::dhcp::leases::Lease;
+use bootserve::dhcp::proxy::Proxy;
 use bootserve::dhcp::request::Request;
 use bootserve::dhcp::server::{Action, Server};
 use bootserve::nbp::NbpSet;
 use bootspec::MacAddr;
-use dhcproto::v4::{Decodable, Decoder, Message, MessageType, Opcode};
+use dhcproto::v4::{Decodable, Decoder, Message, MessageType, Opcode, OptionCode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -22,7 +24,11 @@ fuzz_target!(|data: &[u8]| {
     let mut server = Server::new(Arc::clone(config), Arc::clone(nbps), Vec::new());
     let mut leases = Leases::default();
     let mut now = SystemTime::UNIX_EPOCH;
+    let proxy = Proxy::new(Arc::clone(config), Arc::clone(nbps));
+    let peer = SocketAddrV4::new([10, 77, 0, 11].into(), 4011);
     for packet in packets(data) {
+        check_without_address(&proxy.offer(packet));
+        check_without_address(&proxy.acknowledge(packet, peer));
         let actions = server.handle(now, packet);
         assert_eq!(
             sent(&actions),
@@ -59,6 +65,16 @@ fn check(packet: &[u8], actions: &[Action]) {
                 }
             }
         }
+    }
+}
+
+/// A proxy gives no addresses.
+fn check_without_address(actions: &[Action]) {
+    for action in actions {
+        let Action::Send(reply) = action else { continue };
+        let message = Message::decode(&mut Decoder::new(&reply.packet)).expect("it can be read");
+        assert!(message.yiaddr().is_unspecified());
+        assert!(message.opts().contains(OptionCode::ClassIdentifier));
     }
 }
 

@@ -78,18 +78,20 @@ pub struct Bootserve {
 }
 
 impl Bootserve {
-    /// Writes the configuration for `nodes` into `dir` and starts bootserve in the namespace; returns when it serves.
+    /// Writes the configuration for `nodes` into `dir` and starts bootserve in the namespace, with this `dhcp.mode`; returns
+    /// when it serves.
     pub fn start(
         netns: &NetNs,
         dir: &Path,
         store: &Path,
         state: &Path,
         nodes: &[NodeSpec],
+        mode: &'static str,
     ) -> Result<Self, Error> {
         let program = places::program("bootserve")?;
         let config = dir.join("bootserve.toml");
         let log = dir.join("bootserve.log");
-        fs::write(&config, render_config(store, state, nodes))
+        fs::write(&config, render_config(store, state, nodes, mode))
             .map_err(|source| Error::Start { path: config.clone(), source })?;
         let child = Mutex::new(spawn(netns, &program, &config, &log)?);
         let server = Self { program, config, log, child };
@@ -160,6 +162,7 @@ fn spawn(netns: &NetNs, program: &Path, config: &Path, log: &Path) -> Result<Chi
 #[derive(Serialize)]
 struct Config<'a> {
     server: Server<'a>,
+    dhcp: Dhcp,
     network: [Network; 2],
     boot: Boot,
     node: Vec<Node<'a>>,
@@ -176,6 +179,11 @@ struct Server<'a> {
     overlays: Option<PathBuf>,
     user: &'static str,
     http_port: u16,
+}
+
+#[derive(Serialize)]
+struct Dhcp {
+    mode: &'static str,
 }
 
 #[derive(Serialize)]
@@ -222,7 +230,7 @@ pub fn overlays_dir(store: &Path) -> PathBuf {
     store.with_extension("overlays")
 }
 
-fn render_config(store: &Path, state: &Path, nodes: &[NodeSpec]) -> String {
+fn render_config(store: &Path, state: &Path, nodes: &[NodeSpec], mode: &'static str) -> String {
     let config = Config {
         server: Server {
             interface: BRIDGE,
@@ -233,6 +241,7 @@ fn render_config(store: &Path, state: &Path, nodes: &[NodeSpec]) -> String {
             user: "nobody",
             http_port: 80,
         },
+        dhcp: Dhcp { mode },
         network: [
             Network {
                 subnet: SUBNET,
@@ -264,7 +273,7 @@ mod tests {
             settings: toml::toml! { on_failure = "halt" },
             ..NodeSpec::classic(1, "compute")
         };
-        let text = render_config(Path::new("/store"), Path::new("/state"), &[node]);
+        let text = render_config(Path::new("/store"), Path::new("/state"), &[node], "authoritative");
         let config: toml::Table = text.parse().unwrap();
         assert_eq!(config["server"]["store"].as_str(), Some("/store"));
         let node = &config["node"][0];

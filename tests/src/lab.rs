@@ -142,9 +142,19 @@ impl Lab {
 
     /// A network with a bootserve that serves `store` to `nodes`.
     pub fn start(name: &str, store: &Path, nodes: &[NodeSpec]) -> Result<Self, SetupError> {
+        Self::start_in_mode(name, store, nodes, "authoritative")
+    }
+
+    /// The same with another `dhcp.mode`.
+    pub fn start_in_mode(
+        name: &str,
+        store: &Path,
+        nodes: &[NodeSpec],
+        mode: &'static str,
+    ) -> Result<Self, SetupError> {
         let mut lab = Self::without_server(name)?;
         let state = lab.dir.make_state_dir()?;
-        lab.server = Some(Bootserve::start(&lab.netns, lab.dir.path(), store, &state, nodes)?);
+        lab.server = Some(Bootserve::start(&lab.netns, lab.dir.path(), store, &state, nodes, mode)?);
         Ok(lab)
     }
 

@@ -21,6 +21,7 @@ pub mod images;
 pub mod lab;
 pub mod leftovers;
 pub mod netns;
+pub mod other_dhcp;
 pub mod places;
 pub mod qemu;
 pub mod relay;

@@ -16,6 +16,7 @@ use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::store::{NameError, NodeName, ParseImageRefError};
 use bootspec::{ImageName, ImageRef, MacAddr};
 use ipnet::Ipv4Net;
+use serde::Deserialize;
 
 pub use network::{AddressRange, Network, Networks};
 
@@ -24,6 +25,8 @@ pub use network::{AddressRange, Network, Networks};
 pub struct Config {
     /// Where we listen and where our files are.
     pub server: Server,
+    /// What we are to other DHCP servers.
+    pub dhcp: DhcpMode,
     /// The networks that we give addresses on.
     pub networks: Networks,
     /// Whether hosts of our own network that ask for IPv6 routers are told that there is none.
@@ -34,6 +37,7 @@ pub struct Config {
     pub boot: Boot,
     nodes: Vec<Node>,
     by_mac: HashMap<MacAddr, usize>,
+    by_address: HashMap<Ipv4Addr, usize>,
 }
 
 /// Where we listen and where our files are.
@@ -53,6 +57,19 @@ pub struct Server {
     pub user: Option<String>,
     /// TCP port of scripts, images and API.
     pub http_port: u16,
+}
+
+/// What bootserve is to other DHCP servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DhcpMode {
+    /// There is no other: it gives addresses, and says how to boot.
+    #[default]
+    Authoritative,
+    /// Another gives addresses; it says how to boot.
+    Proxy,
+    /// Another does both.
+    Off,
 }
 
 /// What every machine boots with.
@@ -186,6 +203,11 @@ impl Config {
     /// The name of the node with this MAC address, for logs.
     pub fn node_name(&self, mac: MacAddr) -> Option<&str> {
         self.node(mac).map(|node| node.name.as_str())
+    }
+
+    /// The node with this reserved address.
+    pub fn node_at(&self, address: Ipv4Addr) -> Option<&Node> {
+        self.by_address.get(&address).map(|index| &self.nodes[*index])
     }
 
     /// The node with this name.

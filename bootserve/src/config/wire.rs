@@ -20,12 +20,14 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{AddressRange, ConfigError, ImageSelector};
+use super::{AddressRange, ConfigError, DhcpMode, ImageSelector};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     server: Server,
+    #[serde(default)]
+    dhcp: Dhcp,
     #[serde(rename = "network", deserialize_with = "one_or_several")]
     networks: Vec<Network>,
     #[serde(default)]
@@ -51,6 +53,13 @@ struct Server {
 
 fn default_http_port() -> NonZeroU16 {
     const { NonZeroU16::new(80).expect("80 is not zero") }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dhcp {
+    #[serde(default)]
+    mode: DhcpMode,
 }
 
 #[derive(Deserialize)]
@@ -201,13 +210,23 @@ impl TryFrom<Config> for super::Config {
             super::Networks::new(networks, server.address).expect("the server's address is in one of them");
         let nodes: Vec<super::Node> = wire.nodes.into_iter().map(super::Node::from).collect();
         check_unique(&nodes, "name", |node| node.name.clone())?;
-        check_unique(&nodes, "address", |node| node.address)?;
+        let by_address = check_unique(&nodes, "address", |node| node.address)?;
         let by_mac = check_unique(&nodes, "mac", |node| node.mac)?;
         for node in &nodes {
             check_node_address(node, &server, &networks)?;
         }
         let boot = super::Boot::try_from(wire.boot)?;
-        Ok(Self { server, networks, router_advertisements, nbp_dirs: wire.nbp.dirs, boot, nodes, by_mac })
+        Ok(Self {
+            server,
+            dhcp: wire.dhcp.mode,
+            networks,
+            router_advertisements,
+            nbp_dirs: wire.nbp.dirs,
+            boot,
+            nodes,
+            by_mac,
+            by_address,
+        })
     }
 }
 

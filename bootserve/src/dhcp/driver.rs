@@ -4,9 +4,8 @@
 //! a hall of nodes that is switched on at once costs a handful of disk syncs, not one for each node.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bootspec::event::Phase;
 use dhcproto::v4::{CLIENT_PORT, SERVER_PORT};
@@ -14,7 +13,7 @@ use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::server::{Action, Server};
+use super::server::Action;
 use super::store::write_lease;
 use crate::database::{DatabaseError, query_error};
 use crate::events::{BootEvent, EventLog};
@@ -26,10 +25,10 @@ const MAX_PACKET_BYTES: usize = 1500;
 /// Clients and relays send from these (RFC 2131 section 4.1), and nobody without privileges.
 const SENDERS: [u16; 2] = [CLIENT_PORT, SERVER_PORT];
 
-/// Serves DHCP on `socket` until `shutdown`.
+/// Serves DHCP on `socket` until `shutdown`: `answer` is given each packet and who sent it.
 pub async fn run(
     socket: UdpSocket,
-    mut server: Server,
+    mut answer: impl FnMut(&[u8], SocketAddrV4) -> Vec<Action>,
     events: Arc<EventLog>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
@@ -38,7 +37,7 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             readable = socket.readable() => readable?,
         }
-        let actions = drain(&socket, &mut server);
+        let actions = drain(&socket, &mut answer);
         match commit(&events, &actions).await {
             Ok(()) => send(&socket, &actions).await,
             // Unsent replies are as good as lost packets: clients repeat their requests.
@@ -47,15 +46,16 @@ pub async fn run(
     }
 }
 
-fn drain(socket: &UdpSocket, server: &mut Server) -> Vec<Action> {
+fn drain(socket: &UdpSocket, answer: &mut impl FnMut(&[u8], SocketAddrV4) -> Vec<Action>) -> Vec<Action> {
     let mut packet = [0; MAX_PACKET_BYTES];
     let mut actions = Vec::new();
     for _ in 0..MAX_BATCH {
         match socket.try_recv_from(&mut packet) {
-            Ok((length, peer)) => {
-                let answer = server.handle(SystemTime::now(), &packet[..length]);
+            Ok((length, SocketAddr::V4(peer))) => {
+                let answer = answer(&packet[..length], peer);
                 actions.extend(answer.into_iter().filter(|action| is_believed(action, peer)));
             }
+            Ok((_, SocketAddr::V6(_))) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => {
                 warn!(%error, "cannot receive from the DHCP socket");
@@ -68,13 +68,13 @@ fn drain(socket: &UdpSocket, server: &mut Server) -> Vec<Action> {
 
 /// Firmware sends from a port that no user of a running node can send from. That a node boots has consequences (see
 /// [`crate::overlay::may_have`]), so it is believed of no one else.
-fn is_believed(action: &Action, peer: SocketAddr) -> bool {
+fn is_believed(action: &Action, peer: SocketAddrV4) -> bool {
     !matches!(action, Action::Booting(_)) || SENDERS.contains(&peer.port())
 }
 
 /// Stores the leases and events among `actions` in one transaction.
 async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseError> {
-    if !actions.iter().any(|action| matches!(action, Action::Store(_))) {
+    if actions.iter().all(|action| matches!(action, Action::Send(_))) {
         return Ok(());
     }
     let mut transaction =
@@ -111,8 +111,9 @@ mod tests {
     #[test]
     fn that_a_node_boots_is_believed_of_a_privileged_port_alone() {
         let mac = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x01]);
-        let lease = Lease { mac, address: [192, 168, 0, 100].into(), expires: SystemTime::UNIX_EPOCH };
-        let peer = |port| SocketAddr::from(([192, 168, 0, 100], port));
+        let lease =
+            Lease { mac, address: [192, 168, 0, 100].into(), expires: std::time::SystemTime::UNIX_EPOCH };
+        let peer = |port| SocketAddrV4::new([192, 168, 0, 100].into(), port);
         assert!(is_believed(&Action::Booting(mac), peer(68)) && is_believed(&Action::Booting(mac), peer(67)));
         assert!(!is_believed(&Action::Booting(mac), peer(40_000)));
         assert!(is_believed(&Action::Store(lease), peer(40_000)));

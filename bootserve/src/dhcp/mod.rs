@@ -2,11 +2,13 @@
 //! the systems they boot.
 //!
 //! [`request`] reads packets ([`relay`] what relays add to them), [`server`] is the state machine that answers them from its [`leases`], [`reply`]
-//! writes the answers; [`driver`] moves packets between them and the socket. We are the authoritative server of our
-//! network. Left out: proxyDHCP (port 4011), DHCPv6, plain BOOTP.
+//! writes the answers, with what [`boot`] has to say; [`driver`] moves packets between them and the socket. We are the
+//! authoritative server of our networks, or a [`proxy`] beside it. Left out: DHCPv6, plain BOOTP.
 
+pub mod boot;
 pub mod driver;
 pub mod leases;
+pub mod proxy;
 pub mod relay;
 pub mod reply;
 pub mod request;

@@ -1,6 +1,5 @@
 //! The server's answers, written as RFC 2131 table 3 says, with the boot options that the asking firmware understands.
 
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -11,34 +10,10 @@ use dhcproto::v4::{
     UnknownOption, encode_long_opt_bytes,
 };
 
+use super::boot::BootOptions;
 use super::relay::RelayAgent;
 use super::request::{IPXE_ENCAPSULATED, Request};
 use crate::config::{Config, Network};
-
-/// What a reply says about booting.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BootOptions {
-    /// Nothing: the client is an operating system, or there is nothing to boot.
-    None,
-    /// To PXE firmware: this file by TFTP.
-    Tftp(String),
-    /// To UEFI HTTP Boot firmware: this URL.
-    Http(String),
-    /// To iPXE: the URL of its script.
-    Ipxe(String),
-}
-
-impl fmt::Display for BootOptions {
-    /// As the log says it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("nothing"),
-            Self::Tftp(name) => write!(f, "nbp {name}"),
-            Self::Http(url) => write!(f, "nbp {url}"),
-            Self::Ipxe(_) => f.write_str("ipxe-script"),
-        }
-    }
-}
 
 /// An encoded reply and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +33,9 @@ const MIN_PACKET_BYTES: usize = 300;
 const MAX_FILE_BYTES: usize = 127;
 /// iPXE's encapsulated option 176, no-pxedhcp = 1: do not wait two seconds for a proxyDHCP server.
 const IPXE_NO_PXEDHCP: [u8; 3] = [176, 1, 1];
+/// Encapsulated option 6 of PXE, discovery control = 8: load the boot file, look for no boot server.
+const PXE_USE_BOOT_FILE: &[u8] = &[6, 1, 8];
+const PXE_END: u8 = 255;
 /// What goes first when a reply is too long for its client.
 const DISPENSABLE: [OptionCode; 3] =
     [OptionCode::DomainName, OptionCode::DomainNameServer, OptionCode::Hostname];
@@ -94,6 +72,34 @@ pub fn inform(
     add_network(&mut message, config, network, request.mac);
     add_boot(&mut message, config, boot);
     finish(message, request, destination(request))
+}
+
+/// An answer of a proxy, to `to`: how to boot, and nothing else. Firmware knows it by the lack of an address and by option 60.
+pub fn proxy(
+    config: &Config,
+    request: &Request,
+    kind: MessageType,
+    boot: &BootOptions,
+    to: SocketAddrV4,
+) -> Result<Reply, EncodeError> {
+    let mut message = answer(config, request, kind, Ipv4Addr::UNSPECIFIED);
+    match boot {
+        BootOptions::None => {}
+        BootOptions::Tftp(file) | BootOptions::Ipxe(file) => {
+            set_boot_file(&mut message, config, file);
+            let control =
+                [PXE_USE_BOOT_FILE, request.pxe_boot_item.as_deref().unwrap_or_default(), &[PXE_END]];
+            let options = message.opts_mut();
+            options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
+            // Without this, EDK2 takes option 60 for that of a "BINL" server.
+            options.insert(DhcpOption::VendorExtensions(control.concat()));
+        }
+        BootOptions::Http(url) => {
+            set_boot_file(&mut message, config, url);
+            message.opts_mut().insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
+        }
+    }
+    finish(message, request, to)
 }
 
 /// A NAK with a text for whoever looks at the client's log.
@@ -180,7 +186,7 @@ fn set_boot_file(message: &mut Message, config: &Config, file: &str) {
 
 /// RFC 2131 section 4.1: to the relay, to the address in use, or to everyone. We always broadcast to a client that
 /// has no address yet, as we would need a raw socket to reach it; a broadcast is right whatever its flag says.
-fn destination(request: &Request) -> SocketAddrV4 {
+pub(super) fn destination(request: &Request) -> SocketAddrV4 {
     match (request.giaddr, request.ciaddr) {
         (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED) => broadcast(),
         (Ipv4Addr::UNSPECIFIED, ciaddr) => SocketAddrV4::new(ciaddr, CLIENT_PORT),
@@ -280,15 +286,6 @@ mod tests {
         check(BootOptions::Tftp("ipxe.efi".into()), "ipxe.efi", false, false);
         check(BootOptions::Http("http://h/nbp/ipxe.efi".into()), "http://h/nbp/ipxe.efi", true, false);
         check(BootOptions::Ipxe("http://h/ipxe".into()), "http://h/ipxe", false, true);
-    }
-
-    #[test]
-    fn the_log_says_in_words_what_is_offered() {
-        let check = |boot: BootOptions, expected| assert_eq!(boot.to_string(), expected);
-        check(BootOptions::None, "nothing");
-        check(BootOptions::Tftp("undionly.kpxe".into()), "nbp undionly.kpxe");
-        check(BootOptions::Http("http://h/nbp/ipxe.efi".into()), "nbp http://h/nbp/ipxe.efi");
-        check(BootOptions::Ipxe("http://h/ipxe".into()), "ipxe-script");
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Request {
     pub relay: Option<RelayAgent>,
     /// Option 97, to be echoed.
     pub client_uuid: Option<[u8; CLIENT_UUID_BYTES]>,
+    /// Encapsulated option 71 of PXE (option 43), which boot server is asked, to be echoed with its code and length.
+    pub pxe_boot_item: Option<Vec<u8>>,
     /// Who asks.
     pub stage: Stage,
 }
@@ -96,6 +98,7 @@ impl Request {
                 .bytes(OptionCode::RelayAgentInformation)
                 .map(|bytes| RelayAgent::read(bytes.to_vec())),
             client_uuid: client_uuid(&options),
+            pxe_boot_item: options.bytes(OptionCode::VendorExtensions).and_then(pxe_boot_item),
             stage: stage(&options),
         })
     }
@@ -185,13 +188,35 @@ fn is_ipxe(options: &Options) -> bool {
 fn arch(options: &Options) -> Arch {
     match options.bytes(OptionCode::ClientSystemArchitecture) {
         Some([high, low, ..]) => u16::from_be_bytes([*high, *low]).into(),
-        _ => Arch::BiosX86,
+        _ => Arch::BIOS_X86,
     }
 }
 
 /// Other lengths and types occur in firmware and must not be echoed (EDK2 checks what comes back).
 fn client_uuid(options: &Options) -> Option<[u8; CLIENT_UUID_BYTES]> {
     options.number(OptionCode::ClientMachineIdentifier).filter(|uuid: &[u8; CLIENT_UUID_BYTES]| uuid[0] == 0)
+}
+
+/// Option 71 of those that PXE encapsulates (PXE 2.1 specification, section 2.1.1: code, length, value).
+fn pxe_boot_item(mut encapsulated: &[u8]) -> Option<Vec<u8>> {
+    const PAD: u8 = 0;
+    const END: u8 = 255;
+    const BOOT_ITEM: u8 = 71;
+    loop {
+        match encapsulated {
+            [END, ..] | [] => return None,
+            [PAD, rest @ ..] => encapsulated = rest,
+            [code, length, rest @ ..] => {
+                let value = rest.get(..usize::from(*length))?;
+                // A type and a layer, of two bytes each.
+                if (*code, *length) == (BOOT_ITEM, 4) {
+                    return Some([&[*code, *length], value].concat());
+                }
+                encapsulated = &rest[value.len()..];
+            }
+            [_] => return None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -224,18 +249,15 @@ pub(super) mod tests {
         check_stage(&[PXE_CLIENT, b"\x4d\x04iPXE"], Stage::Ipxe);
         check_stage(&[PXE_CLIENT, b"\x4d\x05\x04iPXE"], Stage::Ipxe);
         check_stage(&[PXE_CLIENT, b"\xaf\x03\xb0\x01\x01"], Stage::Ipxe);
-        check_stage(&[PXE_CLIENT, b"\x4d\x05plain"], Stage::Pxe(Arch::BiosX86));
+        check_stage(&[PXE_CLIENT, b"\x4d\x05plain"], Stage::Pxe(Arch::BIOS_X86));
     }
 
     #[test]
     fn firmware_names_its_architecture() {
-        check_stage(&[PXE_CLIENT, b"\x5d\x02\x00\x07"], Stage::Pxe(Arch::EfiX86_64));
-        check_stage(
-            &[b"\x3c\x15HTTPClient:Arch:00016", b"\x5d\x02\x00\x10"],
-            Stage::HttpBoot(Arch::HttpX86_64),
-        );
-        check_stage(&[PXE_CLIENT, b"\x5d\x04\x00\x07\x00\x09"], Stage::Pxe(Arch::EfiX86_64));
-        check_stage(&[PXE_CLIENT, b"\x5d\x01\x07"], Stage::Pxe(Arch::BiosX86));
+        check_stage(&[PXE_CLIENT, b"\x5d\x02\x00\x07"], Stage::Pxe(7.into()));
+        check_stage(&[b"\x3c\x15HTTPClient:Arch:00016", b"\x5d\x02\x00\x10"], Stage::HttpBoot(16.into()));
+        check_stage(&[PXE_CLIENT, b"\x5d\x04\x00\x07\x00\x09"], Stage::Pxe(7.into()));
+        check_stage(&[PXE_CLIENT, b"\x5d\x01\x07"], Stage::Pxe(Arch::BIOS_X86));
     }
 
     #[test]

@@ -10,13 +10,13 @@ use dhcproto::error::EncodeError;
 use dhcproto::v4::MessageType;
 use tracing::{debug, error, info, warn};
 
+use super::boot::{BootOptions, boot_options};
 use super::leases::{Lease, LeaseTable};
-use super::reply::{self, BootOptions, Reply};
+use super::reply::{self, Reply};
 use super::request::Request;
 use crate::config::{Config, Network};
-use crate::http;
 use crate::nbp::NbpSet;
-use crate::policy::{BootDecision, Machine, Stage, decide};
+use crate::policy::Stage;
 
 /// How long an offered address is kept for the client that has not asked for it yet. PXE firmware gathers offers for
 /// several seconds.
@@ -88,7 +88,7 @@ impl Server {
             return Vec::new();
         };
         self.leases.hold(mac, address, now + OFFER_HOLD);
-        let boot = self.boot_options(request);
+        let boot = boot_options(&self.config, &self.nbps, request);
         if let Some(node) = self.config.node(mac).filter(|node| node.address != address) {
             let hint = "change its address, or move it back";
             warn!(%mac, node = %node.name, reserved = %node.address, offered = %address, hint, "node is in another network than its reserved address");
@@ -137,7 +137,7 @@ impl Server {
         let mac = request.mac;
         let expires = now + self.network_of(address).lease;
         self.leases.hold(mac, address, expires);
-        let boot = self.boot_options(request);
+        let boot = boot_options(&self.config, &self.nbps, request);
         info!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP lease");
         let mut actions = vec![Action::Store(Lease { mac, address, expires })];
         if request.stage != Stage::OperatingSystem {
@@ -176,37 +176,15 @@ impl Server {
     fn inform(&self, request: &Request) -> Vec<Action> {
         // The reply goes to whatever address the packet claims, so it must be one of our networks.
         let Some(network) = self.config.networks.of(request.ciaddr) else { return Vec::new() };
-        send(request.mac, reply::inform(&self.config, network, request, &self.boot_options(request)))
-    }
-
-    fn boot_options(&self, request: &Request) -> BootOptions {
-        let mac = request.mac;
-        match decide(&self.config, &Machine { mac, stage: request.stage }) {
-            BootDecision::NbpByTftp(platform) => match self.nbps.for_platform(platform) {
-                Some(name) => BootOptions::Tftp(name.to_owned()),
-                None => no_program(mac, platform),
-            },
-            BootDecision::NbpByHttp(platform) => match self.nbps.for_platform(platform) {
-                Some(name) => BootOptions::Http(http::nbp_url(&self.config, name)),
-                None => no_program(mac, platform),
-            },
-            BootDecision::FetchScript => BootOptions::Ipxe(http::script_url(&self.config, mac)),
-            BootDecision::NextDevice(reason) => {
-                warn!(%mac, %reason, "nothing to boot");
-                BootOptions::None
-            }
-            BootDecision::Boot(_) | BootDecision::NotBooting => BootOptions::None,
-        }
+        send(
+            request.mac,
+            reply::inform(&self.config, network, request, &boot_options(&self.config, &self.nbps, request)),
+        )
     }
 }
 
-fn no_program(mac: MacAddr, platform: crate::arch::Platform) -> BootOptions {
-    let hint = "install the ipxe package or set nbp.dirs";
-    warn!(%mac, ?platform, hint, "no network boot program for this machine");
-    BootOptions::None
-}
-
-fn send(mac: MacAddr, reply: Result<Reply, EncodeError>) -> Vec<Action> {
+/// Sends `reply`, if it could be written.
+pub(super) fn send(mac: MacAddr, reply: Result<Reply, EncodeError>) -> Vec<Action> {
     match reply {
         Ok(reply) => vec![Action::Send(reply)],
         Err(error) => {

@@ -200,7 +200,8 @@ impl Daemon {
 
 fn bind() -> Sockets {
     Sockets {
-        dhcp: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        dhcp: Some(UdpSocket::bind("127.0.0.1:0").unwrap()),
+        pxe: None,
         tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         http: TcpListener::bind("127.0.0.1:0").unwrap(),
         router_solicitations: None,

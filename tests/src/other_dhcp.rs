@@ -1,0 +1,83 @@
+//! A DHCP server that is not ours: it gives the lab's nodes their addresses and knows nothing of booting.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::netns::NetNs;
+use crate::qemu::NodeSpec;
+
+const ADDRESS: &str = "192.168.0.3";
+const INTERFACE: &str = "eth0";
+
+/// Which.
+#[derive(Clone, Copy, Debug)]
+pub enum OtherDhcp {
+    /// dnsmasq.
+    Dnsmasq,
+    /// ISC's dhcpd.
+    IscDhcpd,
+}
+
+/// A running one, on a machine of its own, which ends when this is dropped.
+#[derive(Debug)]
+pub struct OtherServer {
+    program: Child,
+    _netns: NetNs,
+}
+
+impl OtherDhcp {
+    /// Starts it in the network of `lab`, with the addresses of `nodes`; its files go into `dir`.
+    pub fn start(self, lab: &NetNs, dir: &Path, nodes: &[NodeSpec]) -> Result<OtherServer> {
+        let netns = NetNs::empty()?;
+        lab.connect(&netns, INTERFACE)?;
+        netns.add_address(INTERFACE, ADDRESS)?;
+        let mut command = match self {
+            Self::Dnsmasq => dnsmasq(&netns, dir, nodes),
+            Self::IscDhcpd => isc_dhcpd(&netns, dir, nodes)?,
+        };
+        let output = File::create(dir.join("other-dhcp.log"))?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let program = command
+            .spawn()
+            .with_context(|| format!("cannot run {self:?}\nhint: run scripts/setup, which installs it"))?;
+        Ok(OtherServer { program, _netns: netns })
+    }
+}
+
+fn dnsmasq(netns: &NetNs, dir: &Path, nodes: &[NodeSpec]) -> Command {
+    let mut command = netns.command("dnsmasq");
+    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--log-facility=-", "--log-dhcp"]);
+    command.args(["--port=0", "--user=root", "--no-ping", "--bind-interfaces"]);
+    command.arg(format!("--interface={INTERFACE}")).arg("--dhcp-range=192.168.0.150,192.168.0.199");
+    command.arg(format!("--dhcp-leasefile={}", dir.join("dnsmasq.leases").display()));
+    command.arg("--pid-file");
+    command.args(nodes.iter().map(|node| format!("--dhcp-host={},{}", node.mac, node.address)));
+    command
+}
+
+fn isc_dhcpd(netns: &NetNs, dir: &Path, nodes: &[NodeSpec]) -> Result<Command> {
+    let hosts: String = nodes
+        .iter()
+        .map(|NodeSpec { name, mac, address, .. }| {
+            format!("host {name} {{ hardware ethernet {mac}; fixed-address {address}; }}\n")
+        })
+        .collect();
+    let (config, leases) = (dir.join("dhcpd.conf"), dir.join("dhcpd.leases"));
+    let subnet = "subnet 192.168.0.0 netmask 255.255.255.0 { range 192.168.0.150 192.168.0.199; }";
+    fs::write(&config, format!("authoritative;\n{subnet}\n{hosts}"))?;
+    fs::write(&leases, "")?;
+    let mut command = netns.command("dhcpd");
+    command.args(["-4", "-f", "-d", "--no-pid", "-cf"]).arg(config).arg("-lf").arg(leases).arg(INTERFACE);
+    Ok(command)
+}
+
+impl Drop for OtherServer {
+    fn drop(&mut self) {
+        // Fails only if it has ended by itself.
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
