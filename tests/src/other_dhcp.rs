@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::netns::NetNs;
+use crate::netns::{NetNs, SERVER_ADDRESS};
 use crate::qemu::NodeSpec;
 
 const ADDRESS: &str = "192.168.0.3";
@@ -17,6 +17,8 @@ const INTERFACE: &str = "eth0";
 pub enum OtherDhcp {
     /// dnsmasq.
     Dnsmasq,
+    /// dnsmasq that says how to boot from a bootserve without DHCP, as docs/operations.md has it.
+    DnsmasqThatBoots,
     /// ISC's dhcpd.
     IscDhcpd,
 }
@@ -36,6 +38,13 @@ impl OtherDhcp {
         netns.add_address(INTERFACE, ADDRESS)?;
         let mut command = match self {
             Self::Dnsmasq => dnsmasq(&netns, dir, nodes),
+            Self::DnsmasqThatBoots => {
+                let mut command = dnsmasq(&netns, dir, nodes);
+                command.args(["--dhcp-match=set:ipxe,175", "--dhcp-match=set:uefi,option:client-arch,7"]);
+                command.arg(format!("--dhcp-boot=tag:ipxe,http://{SERVER_ADDRESS}/boot.ipxe"));
+                command.arg(format!("--dhcp-boot=tag:!ipxe,tag:uefi,ipxe.efi,,{SERVER_ADDRESS}"));
+                command
+            }
             Self::IscDhcpd => isc_dhcpd(&netns, dir, nodes)?,
         };
         let output = File::create(dir.join("other-dhcp.log"))?;
