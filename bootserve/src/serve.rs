@@ -66,7 +66,7 @@ pub async fn run(
     let dhcp = dhcp.map(|socket| {
         let answer = move |packet: &[u8], _| match is_proxy {
             true => proxy.offer(packet),
-            false => server.handle(SystemTime::now(), packet),
+            false => server.answer(SystemTime::now(), packet),
         };
         dhcp::driver::run(socket, answer, Arc::clone(&events), shutdown.clone())
     });

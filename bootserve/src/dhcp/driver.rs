@@ -13,6 +13,7 @@ use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::ignored::Ignored;
 use super::server::Action;
 use super::store::write_lease;
 use crate::database::{DatabaseError, query_error};
@@ -25,10 +26,13 @@ const MAX_PACKET_BYTES: usize = 1500;
 /// Clients and relays send from these (RFC 2131 section 4.1), and nobody without privileges.
 const SENDERS: [u16; 2] = [CLIENT_PORT, SERVER_PORT];
 
+/// What a packet of this sender is answered with, or why it is not.
+pub type Answer = Result<Vec<Action>, Ignored>;
+
 /// Serves DHCP on `socket` until `shutdown`: `answer` is given each packet and who sent it.
 pub async fn run(
     socket: UdpSocket,
-    mut answer: impl FnMut(&[u8], SocketAddrV4) -> Vec<Action>,
+    mut answer: impl FnMut(&[u8], SocketAddrV4) -> Answer,
     events: Arc<EventLog>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
@@ -46,15 +50,15 @@ pub async fn run(
     }
 }
 
-fn drain(socket: &UdpSocket, answer: &mut impl FnMut(&[u8], SocketAddrV4) -> Vec<Action>) -> Vec<Action> {
+fn drain(socket: &UdpSocket, answer: &mut impl FnMut(&[u8], SocketAddrV4) -> Answer) -> Vec<Action> {
     let mut packet = [0; MAX_PACKET_BYTES];
     let mut actions = Vec::new();
     for _ in 0..MAX_BATCH {
         match socket.try_recv_from(&mut packet) {
-            Ok((length, SocketAddr::V4(peer))) => {
-                let answer = answer(&packet[..length], peer);
-                actions.extend(answer.into_iter().filter(|action| is_believed(action, peer)));
-            }
+            Ok((length, SocketAddr::V4(peer))) => match answer(&packet[..length], peer) {
+                Ok(answer) => actions.extend(answer.into_iter().filter(|action| is_believed(action, peer))),
+                Err(ignored) => ignored.log(),
+            },
             Ok((_, SocketAddr::V6(_))) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => {

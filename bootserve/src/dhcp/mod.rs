@@ -7,6 +7,7 @@
 
 pub mod boot;
 pub mod driver;
+pub mod ignored;
 pub mod leases;
 pub mod proxy;
 pub mod relay;

@@ -5,9 +5,10 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use dhcproto::v4::MessageType;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::boot::{BootOptions, boot_options};
+use super::ignored::Ignored;
 use super::reply;
 use super::request::Request;
 use super::server::{Action, send};
@@ -29,46 +30,45 @@ impl Proxy {
 
     /// Answers a packet on the port of DHCP servers: the DISCOVER of firmware, which takes address and boot options of
     /// different offers.
-    pub fn offer(&self, packet: &[u8]) -> Vec<Action> {
-        let Some(request) = read(packet) else { return Vec::new() };
-        let at = request.link().unwrap_or(self.config.server.address);
-        if request.kind != MessageType::Discover || self.config.networks.on_link_of(at).is_none() {
-            return Vec::new();
+    pub fn offer(&self, packet: &[u8]) -> Result<Vec<Action>, Ignored> {
+        let request = Request::parse(packet)?;
+        let (mac, at) = (request.mac, request.link().unwrap_or(self.config.server.address));
+        match request.kind {
+            MessageType::Discover if self.config.networks.on_link_of(at).is_none() => {
+                Err(Ignored::Network { mac, at })
+            }
+            MessageType::Discover => self.answer(&request, MessageType::Offer, reply::destination(&request)),
+            kind => Err(Ignored::Kind(kind)),
         }
-        self.answer(&request, MessageType::Offer, reply::destination(&request))
     }
 
     /// Answers a packet on port 4011, where firmware asks that was not content with an offer. It listens where it sends from.
-    pub fn acknowledge(&self, packet: &[u8], peer: SocketAddrV4) -> Vec<Action> {
-        match read(packet) {
-            Some(request) if matches!(request.kind, MessageType::Request | MessageType::Inform) => {
-                self.answer(&request, MessageType::Ack, peer)
-            }
-            _ => Vec::new(),
+    pub fn acknowledge(&self, packet: &[u8], peer: SocketAddrV4) -> Result<Vec<Action>, Ignored> {
+        let request = Request::parse(packet)?;
+        match request.kind {
+            MessageType::Request | MessageType::Inform => self.answer(&request, MessageType::Ack, peer),
+            kind => Err(Ignored::Kind(kind)),
         }
     }
 
-    fn answer(&self, request: &Request, kind: MessageType, to: SocketAddrV4) -> Vec<Action> {
+    fn answer(&self, request: &Request, kind: MessageType, to: SocketAddrV4) -> Result<Vec<Action>, Ignored> {
         let mac = request.mac;
         let boot = boot_options(&self.config, &self.nbps, request);
         if boot == BootOptions::None {
-            return Vec::new();
+            return Err(Ignored::NothingToBoot(request.stage));
         }
         info!(%mac, node = self.config.node_name(mac), offer = %boot, "proxyDHCP offer");
         let mut actions = vec![Action::Booting(mac)];
         actions.extend(send(mac, reply::proxy(&self.config, request, kind, &boot, to)));
-        actions
+        Ok(actions)
     }
-}
-
-fn read(packet: &[u8]) -> Option<Request> {
-    Request::parse(packet).inspect_err(|error| debug!(%error, "proxyDHCP packet ignored")).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::request::tests::packet;
     use super::*;
+    use crate::policy::Stage;
     use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
     use proptest::prelude::*;
 
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn firmware_is_offered_a_program_and_no_address() {
         let check = |client: &[u8], file: &str, class: &str, control: bool| {
-            let (offer, to) = sent(&proxy().offer(&packet(&[DISCOVER, client]))).unwrap();
+            let (offer, to) = sent(&proxy().offer(&packet(&[DISCOVER, client])).unwrap()).unwrap();
             assert_eq!(to, "255.255.255.255:68".parse().unwrap());
             assert!(
                 offer.yiaddr().is_unspecified() && offer.siaddr().octets() == [192, 168, 0, 1],
@@ -121,12 +121,15 @@ mod tests {
 
     #[test]
     fn others_are_left_to_the_server_that_gives_addresses() {
-        assert_eq!(proxy().offer(&packet(&[DISCOVER])), []);
-        assert_eq!(proxy().offer(&packet(&[REQUEST, BIOS])), []);
-        assert_eq!(proxy().offer(&packet(&[DISCOVER, b"\x3c\x09PXEClient\x5d\x02\x00\x29"])), []);
+        let check = |packet: Vec<u8>, expected| assert_eq!(proxy().offer(&packet), Err(expected));
+        check(packet(&[DISCOVER]), Ignored::NothingToBoot(Stage::OperatingSystem));
+        check(packet(&[REQUEST, BIOS]), Ignored::Kind(MessageType::Request));
+        let unknown = Stage::Pxe(41.into());
+        check(packet(&[DISCOVER, b"\x3c\x09PXEClient\x5d\x02\x00\x29"]), Ignored::NothingToBoot(unknown));
         let mut relayed = packet(&[DISCOVER, BIOS]);
         relayed[24..28].copy_from_slice(&[10, 9, 0, 1]);
-        assert_eq!(proxy().offer(&relayed), []);
+        let mac = "fc:ab:14:e8:66:02".parse().unwrap();
+        check(relayed, Ignored::Network { mac, at: [10, 9, 0, 1].into() });
     }
 
     #[test]
@@ -134,14 +137,16 @@ mod tests {
         let peer = "192.168.0.77:4011".parse().unwrap();
         // PXE boot item of type 0, layer 0: what firmware asks that takes part in the discovery of boot servers.
         let item: &[u8] = b"\x2b\x07\x47\x04\x00\x00\x00\x00\xff";
-        let (ack, to) = sent(&proxy().acknowledge(&packet(&[REQUEST, BIOS, item]), peer)).unwrap();
+        let (ack, to) = sent(&proxy().acknowledge(&packet(&[REQUEST, BIOS, item]), peer).unwrap()).unwrap();
         assert_eq!(to, peer);
         assert!(ack.opts().has_msg_type(MessageType::Ack));
         let vendor = ack.opts().get(OptionCode::VendorExtensions).cloned();
         let expected = b"\x06\x01\x08\x47\x04\x00\x00\x00\x00\xff".to_vec();
         assert_eq!(vendor, Some(DhcpOption::VendorExtensions(expected)));
-        assert_eq!(proxy().acknowledge(&packet(&[DISCOVER, BIOS]), peer), []);
-        assert_eq!(proxy().acknowledge(&packet(&[REQUEST]), peer), []);
+        let discover = proxy().acknowledge(&packet(&[DISCOVER, BIOS]), peer);
+        assert_eq!(discover, Err(Ignored::Kind(MessageType::Discover)));
+        let system = proxy().acknowledge(&packet(&[REQUEST]), peer);
+        assert_eq!(system, Err(Ignored::NothingToBoot(Stage::OperatingSystem)));
     }
 
     proptest! {
@@ -149,8 +154,8 @@ mod tests {
         fn any_options_are_handled_without_panic(tail in prop::collection::vec(any::<u8>(), 0..80)) {
             let peer = "192.168.0.77:4011".parse().unwrap();
             let packet = packet(&[BIOS, &tail]);
-            proxy().offer(&packet);
-            proxy().acknowledge(&packet, peer);
+            let _ = proxy().offer(&packet);
+            let _ = proxy().acknowledge(&packet, peer);
         }
     }
 }

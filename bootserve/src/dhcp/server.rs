@@ -11,6 +11,7 @@ use dhcproto::v4::MessageType;
 use tracing::{debug, error, info, warn};
 
 use super::boot::{BootOptions, boot_options};
+use super::ignored::Ignored;
 use super::leases::{Lease, LeaseTable};
 use super::reply::{self, Reply};
 use super::request::Request;
@@ -51,42 +52,34 @@ impl Server {
         Self { config, nbps, leases }
     }
 
-    /// Answers a packet.
-    pub fn handle(&mut self, now: SystemTime, packet: &[u8]) -> Vec<Action> {
-        let request = match Request::parse(packet) {
-            Ok(request) => request,
-            Err(error) => {
-                debug!(%error, "DHCP packet ignored");
-                return Vec::new();
-            }
-        };
+    /// Answers a packet, or says why not.
+    pub fn answer(&mut self, now: SystemTime, packet: &[u8]) -> Result<Vec<Action>, Ignored> {
+        let request = Request::parse(packet)?;
         let (mac, xid) = (request.mac, format_args!("{:08x}", request.xid));
         debug!(%mac, %xid, kind = ?request.kind, stage = ?request.stage, "DHCP request");
         let config = Arc::clone(&self.config);
         let at = request.link().unwrap_or(config.server.address);
-        let Some(link) = config.networks.on_link_of(at) else {
-            let hint = "add a [[network]] for it";
-            info!(%mac, %xid, relay = %request.giaddr, network_of = %at, hint, "DHCP request ignored: no such network");
-            return Vec::new();
-        };
+        let link = config.networks.on_link_of(at).ok_or(Ignored::Network { mac, at })?;
         match request.kind {
             MessageType::Discover => self.discover(now, &request, link),
             MessageType::Request => self.request(now, &request, link),
             MessageType::Release => self.release(now, &request),
-            MessageType::Decline => self.decline(now, &request),
+            MessageType::Decline => Ok(self.decline(now, &request)),
             MessageType::Inform => self.inform(&request),
-            _ => Vec::new(),
+            kind => Err(Ignored::Kind(kind)),
         }
     }
 
-    fn discover(&mut self, now: SystemTime, request: &Request, link: &[Network]) -> Vec<Action> {
+    fn discover(
+        &mut self,
+        now: SystemTime,
+        request: &Request,
+        link: &[Network],
+    ) -> Result<Vec<Action>, Ignored> {
         let mac = request.mac;
-        let Some(address) = self.leases.choose(mac, link, request.requested, now) else {
-            let subnets: Vec<_> = link.iter().map(|network| network.subnet.to_string()).collect();
-            let hint = "widen network.range or shorten network.lease_seconds";
-            warn!(%mac, ?subnets, hint, "no address left");
-            return Vec::new();
-        };
+        let address = self.leases.choose(mac, link, request.requested, now).ok_or_else(|| {
+            Ignored::NoAddress { mac, subnets: link.iter().map(|network| network.subnet).collect() }
+        })?;
         self.leases.hold(mac, address, now + OFFER_HOLD);
         let boot = boot_options(&self.config, &self.nbps, request);
         if let Some(node) = self.config.node(mac).filter(|node| node.address != address) {
@@ -94,7 +87,7 @@ impl Server {
             warn!(%mac, node = %node.name, reserved = %node.address, offered = %address, hint, "node is in another network than its reserved address");
         }
         debug!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP offer");
-        send(mac, self.lease(request, MessageType::Offer, address, &boot))
+        Ok(send(mac, self.lease(request, MessageType::Offer, address, &boot)))
     }
 
     fn lease(
@@ -113,24 +106,25 @@ impl Server {
     }
 
     /// RFC 2131 section 4.3.2, in the order of its cases.
-    fn request(&mut self, now: SystemTime, request: &Request, link: &[Network]) -> Vec<Action> {
+    fn request(
+        &mut self,
+        now: SystemTime,
+        request: &Request,
+        link: &[Network],
+    ) -> Result<Vec<Action>, Ignored> {
         let ours = [Some(self.config.server.address), request.server_id_of_relay()];
         let wanted = match (request.server_id, request.requested) {
             // SELECTING: another server's offer was taken. Not ours to answer.
-            (Some(server), _) if !ours.contains(&Some(server)) => {
-                debug!(mac = %request.mac, %server, "DHCP request is for another server");
-                return Vec::new();
-            }
+            (Some(server), _) if !ours.contains(&Some(server)) => return Err(Ignored::OtherServer(server)),
             // SELECTING our offer, or INIT-REBOOT: back on the network, with an address remembered.
             (_, Some(requested)) => requested,
             // RENEWING or REBINDING: an address is in use.
             (_, None) => request.ciaddr,
         };
-        if self.leases.may_use(request.mac, link, wanted, now) {
-            self.acknowledge(now, request, wanted)
-        } else {
-            self.refuse(request, link, wanted)
-        }
+        Ok(match self.leases.may_use(request.mac, link, wanted, now) {
+            true => self.acknowledge(now, request, wanted),
+            false => self.refuse(request, link, wanted),
+        })
     }
 
     fn acknowledge(&mut self, now: SystemTime, request: &Request, address: Ipv4Addr) -> Vec<Action> {
@@ -155,10 +149,11 @@ impl Server {
         send(mac, reply::nak(&self.config, request, reason))
     }
 
-    fn release(&mut self, now: SystemTime, request: &Request) -> Vec<Action> {
-        let Some(lease) = self.leases.release(request.mac, request.ciaddr, now) else { return Vec::new() };
+    fn release(&mut self, now: SystemTime, request: &Request) -> Result<Vec<Action>, Ignored> {
+        let released = self.leases.release(request.mac, request.ciaddr, now);
+        let lease = released.ok_or(Ignored::NoLease(request.ciaddr))?;
         info!(mac = %lease.mac, address = %lease.address, "DHCP lease released");
-        vec![Action::Store(lease)]
+        Ok(vec![Action::Store(lease)])
     }
 
     fn decline(&mut self, now: SystemTime, request: &Request) -> Vec<Action> {
@@ -173,13 +168,12 @@ impl Server {
         Vec::new()
     }
 
-    fn inform(&self, request: &Request) -> Vec<Action> {
+    fn inform(&self, request: &Request) -> Result<Vec<Action>, Ignored> {
         // The reply goes to whatever address the packet claims, so it must be one of our networks.
-        let Some(network) = self.config.networks.of(request.ciaddr) else { return Vec::new() };
-        send(
-            request.mac,
-            reply::inform(&self.config, network, request, &boot_options(&self.config, &self.nbps, request)),
-        )
+        let (mac, at) = (request.mac, request.ciaddr);
+        let network = self.config.networks.of(at).ok_or(Ignored::Network { mac, at })?;
+        let boot = boot_options(&self.config, &self.nbps, request);
+        Ok(send(mac, reply::inform(&self.config, network, request, &boot)))
     }
 }
 
@@ -196,10 +190,18 @@ pub(super) fn send(mac: MacAddr, reply: Result<Reply, EncodeError>) -> Vec<Actio
 
 #[cfg(test)]
 mod tests {
+    use super::super::request::RequestError;
     use super::super::request::tests::packet;
     use super::*;
     use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
     use proptest::prelude::*;
+
+    impl Server {
+        /// What is done about a packet, whatever the reason if that is nothing.
+        fn handle(&mut self, now: SystemTime, packet: &[u8]) -> Vec<Action> {
+            self.answer(now, packet).unwrap_or_default()
+        }
+    }
 
     const T0: SystemTime = SystemTime::UNIX_EPOCH;
     const DISCOVER: &[u8] = &[53, 1, 1];
@@ -387,6 +389,20 @@ mod tests {
         let message = Message::decode(&mut Decoder::new(&sent.packet)).unwrap();
         let id = message.opts().get(OptionCode::ServerIdentifier).cloned();
         assert_eq!(id, Some(DhcpOption::ServerIdentifier([10, 1, 0, 1].into())));
+    }
+
+    #[test]
+    fn what_is_ignored_has_a_reason() {
+        let check = |packet: Vec<u8>, expected: Ignored| {
+            assert_eq!(server().answer(T0, &packet), Err(expected));
+        };
+        let mac = "fc:ab:14:e8:66:02".parse().unwrap();
+        let other = [10, 0, 0, 9].into();
+        check(vec![1; 9], Ignored::Malformed(RequestError::TooShort(9)));
+        check(relayed(packet(&[DISCOVER]), [10, 0, 0, 9]), Ignored::Network { mac, at: other });
+        check(packet(&[REQUEST, &[54, 4, 10, 0, 0, 9], &requested(101)]), Ignored::OtherServer(other));
+        check(packet(&[&[53, 1, 2]]), Ignored::Kind(MessageType::Offer));
+        check(with_ciaddr(packet(&[&[53, 1, 7]]), [192, 168, 0, 101]), Ignored::NoLease(host(101)));
     }
 
     #[test]

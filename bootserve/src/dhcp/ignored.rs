@@ -1,0 +1,67 @@
+//! Why a packet gets no answer.
+
+use std::net::Ipv4Addr;
+
+use bootspec::MacAddr;
+use dhcproto::v4::MessageType;
+use ipnet::Ipv4Net;
+use tracing::{debug, info, warn};
+
+use super::request::RequestError;
+use crate::policy::Stage;
+
+/// The reason.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Ignored {
+    /// It cannot be read.
+    #[error(transparent)]
+    Malformed(#[from] RequestError),
+    /// It is of a network that we know nothing of.
+    #[error("no [[network]] of the configuration has the address {at}\nhint: add a [[network]] for it")]
+    Network {
+        /// Who asks.
+        mac: MacAddr,
+        /// An address of the network, as the relay or the client says.
+        at: Ipv4Addr,
+    },
+    /// All addresses are given out.
+    #[error(
+        "no address is left in {}\nhint: widen network.range or shorten network.lease_seconds",
+        subnets.iter().map(Ipv4Net::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NoAddress {
+        /// Who asks.
+        mac: MacAddr,
+        /// The networks of its link.
+        subnets: Vec<Ipv4Net>,
+    },
+    /// Another server's offer was taken.
+    #[error("it talks to another server, {0}")]
+    OtherServer(Ipv4Addr),
+    /// Only servers send such messages, or nobody.
+    #[error("a DHCP server does not answer {0:?}")]
+    Kind(MessageType),
+    /// It releases an address that it does not have.
+    #[error("it gives back {0}, which it does not have")]
+    NoLease(Ipv4Addr),
+    /// A proxy has nothing to say to it.
+    #[error("there is nothing to boot for it, and addresses are another server's")]
+    NothingToBoot(Stage),
+}
+
+impl Ignored {
+    /// Tells the log, as loudly as it concerns an admin.
+    pub fn log(&self) {
+        match self {
+            Self::NoAddress { mac, subnets } => {
+                let hint = "widen network.range or shorten network.lease_seconds";
+                warn!(%mac, ?subnets, hint, "no address left");
+            }
+            Self::Network { mac, at } => {
+                let hint = "add a [[network]] for it";
+                info!(%mac, network_of = %at, hint, "DHCP request ignored: no such network");
+            }
+            _ => debug!(reason = %self, "DHCP packet ignored"),
+        }
+    }
+}
