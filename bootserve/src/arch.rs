@@ -52,7 +52,7 @@ impl Arch {
     }
 
     /// Whether firmware says so that asks for UEFI HTTP Boot.
-    fn is_http(self) -> bool {
+    pub fn is_http(self) -> bool {
         matches!(self.0, 15..=19 | 26 | 28 | 38 | 40)
     }
 }

@@ -91,6 +91,17 @@ impl Database {
         Ok(Self { pool })
     }
 
+    /// Opens the database in `state` without writing to it; none if there is none.
+    pub async fn open_to_read(state: &Path) -> Result<Option<Self>, DatabaseError> {
+        let path = state.join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let options = SqliteConnectOptions::new().filename(&path).read_only(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await;
+        pool.map(|pool| Some(Self { pool })).map_err(|source| DatabaseError::Open { path, source })
+    }
+
     /// Whether it answers.
     pub async fn probe(&self) -> Result<(), DatabaseError> {
         sqlx::query("SELECT 1").execute(&self.pool).await.map_err(query_error("query"))?;

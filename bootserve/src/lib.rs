@@ -3,7 +3,7 @@
 //! [`policy::decide`] says what a machine boots; [`dhcp`], [`tftp`] and [`http`] render that decision for firmware,
 //! boot programs and iPXE. [`config`] is what the admin wants, [`store`] what imagebuild published, [`in_use`] what of it must stay, [`overlay`] what single
 //! nodes get besides, [`events`] what
-//! became of it. [`serve`] puts them together. The crate holds no name service, no proxyDHCP and no TLS.
+//! became of it. [`serve`] puts them together. The crate holds no name service and no TLS.
 
 pub mod arch;
 pub mod check;
@@ -11,6 +11,7 @@ pub mod config;
 pub mod database;
 pub mod dhcp;
 pub mod events;
+pub mod explain;
 pub mod http;
 pub mod in_use;
 pub mod nbp;

@@ -1,13 +1,16 @@
 //! The command line of bootserve.
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use bootserve::check::check;
 use bootserve::config::Config;
+use bootserve::explain::{Asks, Captured, Explanation, Question, Setting, read_capture};
 use bootserve::serve::serve;
+use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -30,6 +33,17 @@ enum Command {
         #[arg(long, value_enum, default_value_t = LogFormat::Text)]
         log_format: LogFormat,
     },
+    /// Say what a machine would be told, and why; nothing is sent or stored
+    #[command(after_help = "Without --arch, --ipxe and --os: BIOS, UEFI x86-64 and iPXE in turn.")]
+    Explain {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        question: QuestionArgs,
+        /// Print the explanations as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the configuration and what it refers to
     Check {
         #[command(flatten)]
@@ -47,6 +61,46 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+#[derive(Args)]
+struct QuestionArgs {
+    /// The MAC address that asks
+    #[arg(long, required_unless_present = "pcap")]
+    mac: Option<MacAddr>,
+    /// Ask as firmware of this architecture (DHCP option 93): 0 BIOS, 7 UEFI x86-64, 11 UEFI ARM64, 16 HTTP Boot
+    #[arg(long, value_name = "NUMBER", conflicts_with = "pcap")]
+    arch: Vec<u16>,
+    /// Ask as iPXE
+    #[arg(long, conflicts_with = "pcap")]
+    ipxe: bool,
+    /// Ask as an operating system
+    #[arg(long, conflicts_with = "pcap")]
+    os: bool,
+    /// Ask by the relay with this address
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "pcap")]
+    relay: Option<Ipv4Addr>,
+    /// Explain the packets to ports 67 and 4011 in this capture; with --mac, those of this machine
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+}
+
+impl QuestionArgs {
+    fn packets(&self) -> anyhow::Result<Vec<Captured>> {
+        if let Some(file) = &self.pcap {
+            return Ok(read_capture(file)?);
+        }
+        let mac = self.mac.context("--mac is required without --pcap")?;
+        let mut asks: Vec<_> = self.arch.iter().map(|arch| Asks::Firmware(*arch)).collect();
+        asks.extend(self.ipxe.then_some(Asks::Ipxe));
+        asks.extend(self.os.then_some(Asks::System));
+        if asks.is_empty() {
+            asks.extend([Asks::Firmware(0), Asks::Firmware(7), Asks::Ipxe]);
+        }
+        let question = |asks| Question { mac, asks, relay: self.relay };
+        let packets = asks.into_iter().map(|asks| question(asks).packet()).collect::<Result<_, _>>();
+        packets.context("cannot write the question")
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
@@ -59,6 +113,7 @@ fn main() -> ExitCode {
             init_logging(log_format);
             serve_file(config)
         }
+        Command::Explain { config, question, json } => explain_machine(config, &question, json),
         Command::Check { config, json } => check_file(config, json),
     };
     result.unwrap_or_else(|error| {
@@ -68,10 +123,38 @@ fn main() -> ExitCode {
 }
 
 fn serve_file(file: ConfigFile) -> anyhow::Result<ExitCode> {
-    let config =
-        Config::read(&file.config).with_context(|| format!("cannot use {}", file.config.display()))?;
-    serve(config)?;
+    serve(read_config(&file)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn explain_machine(file: ConfigFile, question: &QuestionArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let config = read_config(&file)?;
+    let packets = question.packets()?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let explanations = runtime.block_on(async {
+        let setting = Setting::read(config).await?;
+        let mut explanations = Vec::new();
+        for packet in &packets {
+            explanations.push(setting.explain(packet).await);
+        }
+        anyhow::Ok(explanations)
+    })?;
+    let is_meant = |explanation: &Explanation| question.mac.is_none() || explanation.mac == question.mac;
+    let explanations: Vec<_> = explanations.into_iter().filter(is_meant).collect();
+    print(
+        match json {
+            true => serde_json::to_string_pretty(&explanations)
+                .context("cannot write the explanations as JSON")?,
+            false if explanations.is_empty() => "no packet to port 67 or 4011 is there".to_owned(),
+            false => explanations.iter().map(Explanation::to_string).collect::<Vec<_>>().join("\n"),
+        }
+        .trim_end(),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_config(file: &ConfigFile) -> anyhow::Result<Config> {
+    Config::read(&file.config).with_context(|| format!("cannot use {}", file.config.display()))
 }
 
 fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,8 @@
 //! [`decide`] is pure. DHCP replies, TFTP names and iPXE scripts only render what it says, so that a machine is
 //! never told two different things. [`initramfs`] completes it for a script, once the image's manifest is read.
 
+use std::fmt;
+
 use bootspec::manifest::{BootMode, Manifest};
 use bootspec::store::{INITRAMFS, INITRAMFS_FETCHED, initramfs_of};
 use bootspec::{ImageRef, MacAddr};
@@ -32,6 +34,19 @@ pub enum Stage {
     Script,
     /// The DHCP client of an operating system.
     OperatingSystem,
+}
+
+impl fmt::Display for Stage {
+    /// In words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pxe(arch) => write!(f, "firmware, {arch}, by PXE"),
+            Self::HttpBoot(arch) => write!(f, "firmware, {arch}, by HTTP Boot"),
+            Self::Ipxe => f.write_str("iPXE"),
+            Self::Script => f.write_str("iPXE's request for its script"),
+            Self::OperatingSystem => f.write_str("an operating system"),
+        }
+    }
 }
 
 /// What the machine is to do.

@@ -138,3 +138,79 @@ fn an_image_that_a_machine_cannot_boot_in_its_mode_is_warned_of() {
     let found = check(&format!("[boot]\nmin_rollback_index = 1\n{}", node("n2", 2, "")));
     assert!(found.contains("shell/v1 has rollback index 0"), "{found}");
 }
+
+const NODE: &str =
+    "[[node]]\nname = 'n7'\nmac = 'fc:ab:14:e8:66:02'\naddress = '192.168.0.7'\nimage = 'compute'\n";
+
+#[test]
+fn explain_says_what_a_machine_is_told_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let nbps = format!("[nbp]\ndirs = ['{}']\n{NODE}", dir.path().display());
+    std::fs::write(dir.path().join("ipxe.efi"), "program").unwrap();
+    let config = write_config(dir.path(), &nbps);
+    let explain = |args: &[&str], expected: &[&str]| {
+        check_status(&[&["explain", "--config", &config], args].concat(), 0, expected);
+    };
+    let node = ["--mac", "fc:ab:14:e8:66:02"];
+    explain(
+        &[&node[..], &["--arch", "7"]].concat(),
+        &[
+            "fc:ab:14:e8:66:02 (n7) asks as firmware, UEFI x86-64, architecture 7, by PXE: DISCOVER",
+            "192.168.0.7; reserved by [[node]] n7",
+            "nbp ipxe.efi",
+            "OFFER to 255.255.255.255:68",
+            "54 ServerIdentifier",
+        ],
+    );
+    // Without a stage: BIOS, for which nothing is installed here, UEFI, and iPXE, whose image is not there.
+    explain(
+        &node,
+        &[
+            "BIOS x86",
+            "nothing: there is no network boot program",
+            "asks as iPXE",
+            "hint: imagebuild build compute",
+        ],
+    );
+    explain(&[&node[..], &["--os"]].concat(), &["an operating system", "did not ask for anything to boot"]);
+    explain(
+        &[&node[..], &["--ipxe", "--relay", "10.9.0.1"]].concat(),
+        &["ignored  no [[network]]", "10.9.0.1", "hint: add a [[network]]"],
+    );
+    explain(&["--mac", "02:00:00:00:00:01", "--os"], &["(no [[node]])", "192.168.0.200; of the range"]);
+    check_status(&["explain", "--config", &config], 2, &["--mac"]);
+    assert!(!dir.path().join("state").exists(), "explain has written something");
+}
+
+#[test]
+fn explain_knows_proxies_and_servers_without_dhcp() {
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, expected) in [
+        ("proxy", &["a proxy has nothing for it: it did not ask for anything to boot"][..]),
+        ("off", &["DHCP is off", "hint: the answer is another server's"]),
+    ] {
+        let config = write_config(dir.path(), &format!("[dhcp]\nmode = '{mode}'\n{NODE}"));
+        check_status(&["explain", "--config", &config, "--mac", "fc:ab:14:e8:66:02", "--os"], 0, expected);
+    }
+}
+
+#[test]
+fn explain_reads_captures_of_real_firmware() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let capture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ovmf-http.pcap");
+    let output = bootserve(&["explain", "--config", &config, "--pcap", capture, "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let explanations: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let first = &explanations[0];
+    assert_eq!(first["stage"], "firmware, UEFI x86-64 (HTTP Boot), architecture 16, by HTTP Boot");
+    assert_eq!(first["reply"]["kind"], "OFFER");
+    let kinds: Vec<_> = explanations.as_array().unwrap().iter().map(|e| e["request"].as_str()).collect();
+    assert!(kinds.contains(&Some("REQUEST")), "{kinds:?}");
+    let other = ["explain", "--config", &config, "--pcap", capture, "--mac", "02:00:00:00:00:01"];
+    check_status(&other, 0, &["no packet to port 67 or 4011 is there"]);
+    let text = dir.path().join("text");
+    std::fs::write(&text, "this is a text and no capture of anything").unwrap();
+    let text = text.to_str().unwrap();
+    check_status(&["explain", "--config", &config, "--pcap", text], 1, &["no capture", "hint: tcpdump"]);
+}

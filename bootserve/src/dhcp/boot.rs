@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use bootspec::MacAddr;
 use tracing::warn;
 
 use super::request::Request;
@@ -10,13 +9,13 @@ use crate::arch::Platform;
 use crate::config::Config;
 use crate::http;
 use crate::nbp::NbpSet;
-use crate::policy::{BootDecision, Machine, decide};
+use crate::policy::{BootDecision, Machine, Reason, decide};
 
 /// What a reply says about booting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootOptions {
-    /// Nothing: the client is an operating system, or there is nothing to boot.
-    None,
+    /// Nothing.
+    Nothing(Nothing),
     /// To PXE firmware: this file by TFTP.
     Tftp(String),
     /// To UEFI HTTP Boot firmware: this URL.
@@ -29,7 +28,7 @@ impl fmt::Display for BootOptions {
     /// As the log says it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None => f.write_str("nothing"),
+            Self::Nothing(_) => f.write_str("nothing"),
             Self::Tftp(name) => write!(f, "nbp {name}"),
             Self::Http(url) => write!(f, "nbp {url}"),
             Self::Ipxe(_) => f.write_str("ipxe-script"),
@@ -37,31 +36,55 @@ impl fmt::Display for BootOptions {
     }
 }
 
-/// What the machine that sent `request` is told. Where there is nothing for it, the log says why.
-pub fn boot_options(config: &Config, nbps: &NbpSet, request: &Request) -> BootOptions {
-    let mac = request.mac;
-    match decide(config, &Machine { mac, stage: request.stage }) {
-        BootDecision::NbpByTftp(platform) => match nbps.for_platform(platform) {
-            Some(name) => BootOptions::Tftp(name.to_owned()),
-            None => no_program(mac, platform),
-        },
-        BootDecision::NbpByHttp(platform) => match nbps.for_platform(platform) {
-            Some(name) => BootOptions::Http(http::nbp_url(config, name)),
-            None => no_program(mac, platform),
-        },
-        BootDecision::FetchScript => BootOptions::Ipxe(http::script_url(config, mac)),
-        BootDecision::NextDevice(reason) => {
-            warn!(%mac, %reason, "nothing to boot");
-            BootOptions::None
+impl BootOptions {
+    /// With the reason if it is nothing.
+    pub fn explained(&self) -> String {
+        match self {
+            Self::Nothing(reason) => format!("nothing: {reason}"),
+            Self::Ipxe(url) => format!("its script, {url}"),
+            other => other.to_string(),
         }
-        BootDecision::Boot(_) | BootDecision::NotBooting => BootOptions::None,
     }
 }
 
-fn no_program(mac: MacAddr, platform: Platform) -> BootOptions {
-    let hint = "install the ipxe package or set nbp.dirs";
-    warn!(%mac, %platform, hint, "no network boot program for this machine");
-    BootOptions::None
+/// Why a reply says nothing about booting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Nothing {
+    /// An operating system asks.
+    #[error("it did not ask for anything to boot")]
+    NotBooting,
+    /// iPXE for it is not installed.
+    #[error("there is no network boot program for {0}\nhint: install the ipxe package or set nbp.dirs")]
+    NoProgram(Platform),
+    /// The decision.
+    #[error(transparent)]
+    Decided(#[from] Reason),
+}
+
+/// What the machine that sent `request` is told. Where there is nothing for it though it wants to boot, the log says why.
+pub fn boot_options(config: &Config, nbps: &NbpSet, request: &Request) -> BootOptions {
+    let mac = request.mac;
+    let program = |platform| nbps.for_platform(platform).ok_or(Nothing::NoProgram(platform));
+    let found = match decide(config, &Machine { mac, stage: request.stage }) {
+        BootDecision::NbpByTftp(platform) => program(platform).map(|name| BootOptions::Tftp(name.to_owned())),
+        BootDecision::NbpByHttp(platform) => {
+            program(platform).map(|name| BootOptions::Http(http::nbp_url(config, name)))
+        }
+        BootDecision::FetchScript => Ok(BootOptions::Ipxe(http::script_url(config, mac))),
+        BootDecision::NextDevice(reason) => Err(reason.into()),
+        BootDecision::Boot(_) | BootDecision::NotBooting => Err(Nothing::NotBooting),
+    };
+    found.unwrap_or_else(|reason| {
+        match reason {
+            Nothing::NotBooting => {}
+            Nothing::NoProgram(platform) => {
+                let hint = "install the ipxe package or set nbp.dirs";
+                warn!(%mac, %platform, hint, "no network boot program for this machine");
+            }
+            Nothing::Decided(reason) => warn!(%mac, %reason, "nothing to boot"),
+        }
+        BootOptions::Nothing(reason)
+    })
 }
 
 #[cfg(test)]
@@ -71,7 +94,7 @@ mod tests {
     #[test]
     fn the_log_says_in_words_what_is_offered() {
         let check = |boot: BootOptions, expected| assert_eq!(boot.to_string(), expected);
-        check(BootOptions::None, "nothing");
+        check(BootOptions::Nothing(Nothing::NotBooting), "nothing");
         check(BootOptions::Tftp("undionly.kpxe".into()), "nbp undionly.kpxe");
         check(BootOptions::Http("http://h/nbp/ipxe.efi".into()), "nbp http://h/nbp/ipxe.efi");
         check(BootOptions::Ipxe("http://h/ipxe".into()), "ipxe-script");

@@ -7,8 +7,8 @@ use dhcproto::v4::MessageType;
 use ipnet::Ipv4Net;
 use tracing::{debug, info, warn};
 
+use super::boot::Nothing;
 use super::request::RequestError;
-use crate::policy::Stage;
 
 /// The reason.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -44,9 +44,12 @@ pub enum Ignored {
     /// It releases an address that it does not have.
     #[error("it gives back {0}, which it does not have")]
     NoLease(Ipv4Addr),
+    /// We do not speak DHCP.
+    #[error("DHCP is off\nhint: the answer is another server's; dhcp.mode says so")]
+    Off,
     /// A proxy has nothing to say to it.
-    #[error("there is nothing to boot for it, and addresses are another server's")]
-    NothingToBoot(Stage),
+    #[error("a proxy has nothing for it: {0}")]
+    NothingToBoot(Nothing),
 }
 
 impl Ignored {

@@ -54,8 +54,8 @@ impl Proxy {
     fn answer(&self, request: &Request, kind: MessageType, to: SocketAddrV4) -> Result<Vec<Action>, Ignored> {
         let mac = request.mac;
         let boot = boot_options(&self.config, &self.nbps, request);
-        if boot == BootOptions::None {
-            return Err(Ignored::NothingToBoot(request.stage));
+        if let BootOptions::Nothing(reason) = boot {
+            return Err(Ignored::NothingToBoot(reason));
         }
         info!(%mac, node = self.config.node_name(mac), offer = %boot, "proxyDHCP offer");
         let mut actions = vec![Action::Booting(mac)];
@@ -68,7 +68,8 @@ impl Proxy {
 mod tests {
     use super::super::request::tests::packet;
     use super::*;
-    use crate::policy::Stage;
+    use crate::dhcp::boot::Nothing;
+    use crate::policy::Reason;
     use dhcproto::v4::{Decodable, Decoder, DhcpOption, Message, OptionCode};
     use proptest::prelude::*;
 
@@ -122,9 +123,9 @@ mod tests {
     #[test]
     fn others_are_left_to_the_server_that_gives_addresses() {
         let check = |packet: Vec<u8>, expected| assert_eq!(proxy().offer(&packet), Err(expected));
-        check(packet(&[DISCOVER]), Ignored::NothingToBoot(Stage::OperatingSystem));
+        check(packet(&[DISCOVER]), Ignored::NothingToBoot(Nothing::NotBooting));
         check(packet(&[REQUEST, BIOS]), Ignored::Kind(MessageType::Request));
-        let unknown = Stage::Pxe(41.into());
+        let unknown = Nothing::Decided(Reason::Architecture(41.into()));
         check(packet(&[DISCOVER, b"\x3c\x09PXEClient\x5d\x02\x00\x29"]), Ignored::NothingToBoot(unknown));
         let mut relayed = packet(&[DISCOVER, BIOS]);
         relayed[24..28].copy_from_slice(&[10, 9, 0, 1]);
@@ -146,7 +147,7 @@ mod tests {
         let discover = proxy().acknowledge(&packet(&[DISCOVER, BIOS]), peer);
         assert_eq!(discover, Err(Ignored::Kind(MessageType::Discover)));
         let system = proxy().acknowledge(&packet(&[REQUEST]), peer);
-        assert_eq!(system, Err(Ignored::NothingToBoot(Stage::OperatingSystem)));
+        assert_eq!(system, Err(Ignored::NothingToBoot(Nothing::NotBooting)));
     }
 
     proptest! {

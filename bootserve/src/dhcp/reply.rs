@@ -84,7 +84,7 @@ pub fn proxy(
 ) -> Result<Reply, EncodeError> {
     let mut message = answer(config, request, kind, Ipv4Addr::UNSPECIFIED);
     match boot {
-        BootOptions::None => {}
+        BootOptions::Nothing(_) => {}
         BootOptions::Tftp(file) | BootOptions::Ipxe(file) => {
             set_boot_file(&mut message, config, file);
             let control =
@@ -157,7 +157,7 @@ fn add_network(message: &mut Message, config: &Config, network: &Network, mac: M
 
 fn add_boot(message: &mut Message, config: &Config, boot: &BootOptions) {
     match boot {
-        BootOptions::None => {}
+        BootOptions::Nothing(_) => {}
         // Neither option 60 nor 43 goes to PXE firmware: with 60 alone EDK2 takes us for a "BINL" server, asks port
         // 4011 and gives up after ten seconds.
         BootOptions::Tftp(name) => set_boot_file(message, config, name),
@@ -229,9 +229,12 @@ fn seconds(duration: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::boot::Nothing;
     use super::super::request::tests::packet;
     use super::*;
     use dhcproto::v4::{Decodable, Decoder};
+
+    const NOTHING: BootOptions = BootOptions::Nothing(Nothing::NotBooting);
 
     fn config() -> Config {
         Config::parse(include_str!("../../bootserve.example.toml")).unwrap()
@@ -259,7 +262,7 @@ mod tests {
 
     #[test]
     fn offer_has_address_network_and_name() {
-        let reply = offer(&config(), &request(&[]), BootOptions::None);
+        let reply = offer(&config(), &request(&[]), NOTHING);
         assert_eq!(reply.to, "255.255.255.255:68".parse().unwrap());
         let message = decode(&reply);
         assert_eq!(message.opcode(), Opcode::BootReply);
@@ -300,7 +303,7 @@ mod tests {
     #[test]
     fn uuid_is_echoed() {
         let uuid = [&[97, 17, 0][..], &[7; 16]].concat();
-        let message = decode(&offer(&config(), &request(&[&uuid]), BootOptions::None));
+        let message = decode(&offer(&config(), &request(&[&uuid]), NOTHING));
         let option = message.opts().get(OptionCode::ClientMachineIdentifier).cloned();
         assert_eq!(option, Some(DhcpOption::ClientMachineIdentifier(uuid[2..].to_vec())));
     }
@@ -322,10 +325,10 @@ mod tests {
     fn replies_go_to_relay_address_or_everyone() {
         let mut request = request(&[]);
         request.ciaddr = Ipv4Addr::new(192, 168, 0, 101);
-        assert_eq!(offer(&config(), &request, BootOptions::None).to, "192.168.0.101:68".parse().unwrap());
+        assert_eq!(offer(&config(), &request, NOTHING).to, "192.168.0.101:68".parse().unwrap());
         assert_eq!(nak(&config(), &request, "no").unwrap().to, "255.255.255.255:68".parse().unwrap());
         request.giaddr = Ipv4Addr::new(192, 168, 0, 5);
-        assert_eq!(offer(&config(), &request, BootOptions::None).to, "192.168.0.5:67".parse().unwrap());
+        assert_eq!(offer(&config(), &request, NOTHING).to, "192.168.0.5:67".parse().unwrap());
         let nak = nak(&config(), &request, "no").unwrap();
         assert_eq!(nak.to, "192.168.0.5:67".parse().unwrap());
         assert!(decode(&nak).flags().broadcast());
