@@ -14,6 +14,7 @@ pub mod events;
 pub mod explain;
 pub mod http;
 pub mod in_use;
+pub mod metrics;
 pub mod nbp;
 pub mod overlay;
 pub mod policy;

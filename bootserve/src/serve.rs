@@ -14,6 +14,7 @@ use crate::config::{Config, DhcpMode};
 use crate::database::Database;
 use crate::events::EventLog;
 use crate::in_use::{BOOT_LIMIT, InUse};
+use crate::metrics::Metrics;
 use crate::nbp::NbpSet;
 use crate::sockets::Sockets;
 use crate::{dhcp, http, privileges, radv, tftp};
@@ -53,12 +54,13 @@ pub async fn run(
     hold_running_boots(&in_use, &events).await?;
     announce(&config, &nbps, leases.len());
 
+    let metrics = Arc::new(Metrics::new());
     let proxy = dhcp::proxy::Proxy::new(Arc::clone(&config), Arc::clone(&nbps));
     let pxe = sockets.pxe.map(udp).transpose()?;
     let pxe = pxe.map(|socket| {
         let proxy = proxy.clone();
         let answer = move |packet: &[u8], peer| proxy.acknowledge(packet, peer);
-        dhcp::driver::run(socket, answer, Arc::clone(&events), shutdown.clone())
+        dhcp::driver::run(socket, answer, Arc::clone(&events), Arc::clone(&metrics), shutdown.clone())
     });
     let mut server = dhcp::server::Server::new(Arc::clone(&config), Arc::clone(&nbps), leases);
     let is_proxy = config.dhcp == DhcpMode::Proxy;
@@ -68,16 +70,17 @@ pub async fn run(
             true => proxy.offer(packet),
             false => server.answer(SystemTime::now(), packet),
         };
-        dhcp::driver::run(socket, answer, Arc::clone(&events), shutdown.clone())
+        dhcp::driver::run(socket, answer, Arc::clone(&events), Arc::clone(&metrics), shutdown.clone())
     });
     let tftp_server = tftp::driver::Server {
         nbps: Arc::clone(&nbps),
         events: Arc::clone(&events),
+        metrics: Arc::clone(&metrics),
         mtu_bytes: sockets.mtu_bytes,
     };
     let tftp = tftp_server.run(udp(sockets.tftp)?, shutdown.clone());
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
-    let app = http::App { config, nbps, events, in_use };
+    let app = http::App { config, nbps, events, in_use, metrics };
     let http = http::run(tcp(sockets.http)?, app, shutdown.clone());
 
     // Where one of them fails, all end: a service manager restarts the whole.

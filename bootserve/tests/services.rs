@@ -535,3 +535,39 @@ fn the_server_stops_when_it_is_told_to() {
     daemon.stop();
     assert!(started.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn what_happens_is_counted() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.get("/images/nosuch/1/vmlinuz").status, 404);
+    daemon.send_dhcp(b"no DHCP");
+    let mut metrics = String::new();
+    for _ in 0..200 {
+        metrics = daemon.get("/metrics").text();
+        if metrics.contains("bootserve_dhcp_ignored_total{reason=\"malformed\"} 1") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for part in [
+        "bootserve_dhcp_ignored_total{reason=\"malformed\"} 1\n",
+        "bootserve_dhcp_ignored_total{reason=\"no-address\"} 0\n",
+        "bootserve_http_responses_total{status=\"404\"} 1\n",
+        "bootserve_nodes{phase=\"none\"}",
+        "bootserve_leases 0\n",
+        "# EOF\n",
+    ] {
+        assert!(metrics.contains(part), "{part} in {metrics}");
+    }
+}
+
+#[test]
+fn a_server_that_cannot_boot_anyone_is_not_ready() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.get("/readyz").status, 200);
+    std::fs::rename(daemon.store(), daemon.store().with_extension("away")).unwrap();
+    let answer = daemon.get("/readyz");
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("cannot read the store"), "{}", answer.text());
+    assert_eq!(daemon.get("/healthz").status, 200);
+}

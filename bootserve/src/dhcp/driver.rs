@@ -18,6 +18,7 @@ use super::server::Action;
 use super::store::write_lease;
 use crate::database::{DatabaseError, query_error};
 use crate::events::{BootEvent, EventLog};
+use crate::metrics::Metrics;
 
 /// Replies wait for the whole batch, so it is bounded.
 const MAX_BATCH: usize = 512;
@@ -34,16 +35,22 @@ pub async fn run(
     socket: UdpSocket,
     mut answer: impl FnMut(&[u8], SocketAddrV4) -> Answer,
     events: Arc<EventLog>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let port = socket.local_addr()?.port();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             readable = socket.readable() => readable?,
         }
-        let actions = drain(&socket, &mut answer);
+        let mut counted = |packet: &[u8], peer| {
+            metrics.dhcp_received(port);
+            answer(packet, peer).inspect_err(|ignored| metrics.dhcp_ignored(ignored))
+        };
+        let actions = drain(&socket, &mut counted);
         match commit(&events, &actions).await {
-            Ok(()) => send(&socket, &actions).await,
+            Ok(()) => send(&socket, &actions, || metrics.dhcp_replied(port)).await,
             // Unsent replies are as good as lost packets: clients repeat their requests.
             Err(error) => error!(error = &error as &dyn std::error::Error, "DHCP replies not sent"),
         }
@@ -97,11 +104,12 @@ async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseErr
     Ok(())
 }
 
-async fn send(socket: &UdpSocket, actions: &[Action]) {
+async fn send(socket: &UdpSocket, actions: &[Action], sent: impl Fn()) {
     for action in actions {
         let Action::Send(reply) = action else { continue };
-        if let Err(error) = socket.send_to(&reply.packet, reply.to).await {
-            warn!(peer = %reply.to, %error, "cannot send a DHCP reply");
+        match socket.send_to(&reply.packet, reply.to).await {
+            Ok(_) => sent(),
+            Err(error) => warn!(peer = %reply.to, %error, "cannot send a DHCP reply"),
         }
     }
 }

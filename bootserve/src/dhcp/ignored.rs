@@ -53,6 +53,33 @@ pub enum Ignored {
 }
 
 impl Ignored {
+    /// The names of all reasons, for counters.
+    pub const REASONS: [&'static str; 8] = [
+        "malformed",
+        "unknown-network",
+        "no-address",
+        "other-server",
+        "message-type",
+        "no-lease",
+        "off",
+        "nothing-to-boot",
+    ];
+
+    /// The reason's name, one of [`Self::REASONS`].
+    pub fn reason(&self) -> &'static str {
+        let index = match self {
+            Self::Malformed(_) => 0,
+            Self::Network { .. } => 1,
+            Self::NoAddress { .. } => 2,
+            Self::OtherServer(_) => 3,
+            Self::Kind(_) => 4,
+            Self::NoLease(_) => 5,
+            Self::Off => 6,
+            Self::NothingToBoot(_) => 7,
+        };
+        Self::REASONS[index]
+    }
+
     /// Tells the log, as loudly as it concerns an admin.
     pub fn log(&self) {
         match self {

@@ -114,11 +114,3 @@ async fn status(app: &App) -> Result<Vec<NodeStatus>, DatabaseError> {
     });
     Ok(nodes.collect())
 }
-
-/// `GET /healthz`: whether the database answers.
-pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
-    match app.events.database().probe().await {
-        Ok(()) => text(StatusCode::OK, "ok"),
-        Err(error) => internal_error(&error),
-    }
-}

@@ -1,11 +1,12 @@
 //! The HTTP server: iPXE scripts, network boot programs, images, and the events API.
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
-//! nodes, [`api`] takes and shows boot events.
+//! nodes, [`api`] takes and shows boot events, [`health`] says how the server does.
 //! There is no TLS and no authentication: the network is the nodes' own.
 
 mod api;
 mod file;
+mod health;
 mod images;
 mod overlays;
 mod range;
@@ -16,8 +17,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bootspec::MacAddr;
@@ -29,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::events::EventLog;
 use crate::in_use::InUse;
+use crate::metrics::Metrics;
 use crate::nbp::NbpSet;
 use crate::overlay;
 
@@ -43,6 +47,8 @@ pub struct App {
     pub events: Arc<EventLog>,
     /// The versions that must stay in the store.
     pub in_use: InUse,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// URL of the script of the machine with this address.
@@ -62,6 +68,7 @@ pub async fn run(listener: TcpListener, app: App, shutdown: CancellationToken) -
 }
 
 fn router(app: App) -> Router {
+    let app = Arc::new(app);
     Router::new()
         .route("/boot.ipxe", get(scripts::first))
         // Some boot loaders add ".0" to names without a suffix that they know.
@@ -73,8 +80,16 @@ fn router(app: App) -> Router {
         .route(EVENTS_PATH, post(api::report))
         .route("/v1/nodes", get(api::nodes))
         .route("/v1/nodes/{node}/events", get(api::events_of))
-        .route("/healthz", get(api::health))
-        .with_state(Arc::new(app))
+        .route("/healthz", get(health::health))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .layer(map_response_with_state(Arc::clone(&app), count))
+        .with_state(app)
+}
+
+async fn count(State(app): State<Arc<App>>, response: Response) -> Response {
+    app.metrics.http_responded(response.status().as_u16());
+    response
 }
 
 /// An answer of plain text.

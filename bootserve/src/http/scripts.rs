@@ -286,7 +286,13 @@ mod tests {
         }
         let events = Arc::new(EventLog::new(database, Arc::clone(&config)));
         let in_use = InUse::new(config.server.store.clone(), []);
-        let app = App { config: Arc::clone(&config), nbps: Arc::default(), events, in_use };
+        let app = App {
+            config: Arc::clone(&config),
+            nbps: Arc::default(),
+            events,
+            in_use,
+            metrics: Arc::default(),
+        };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [
             (node.mac, Some(node), Some(("192.168.0.101/24", [192, 168, 0, 1]))),

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::transfer::{Step, Transfer, TransferError};
 use super::wire::{ErrorCode, Packet, Request};
 use crate::events::EventLog;
+use crate::metrics::{Metrics, TftpEnd};
 use crate::nbp::NbpSet;
 
 /// A request beyond these is dropped; the client repeats it.
@@ -32,6 +33,8 @@ pub struct Server {
     pub nbps: Arc<NbpSet>,
     /// Told of each complete transfer.
     pub events: Arc<EventLog>,
+    /// Told how each request ended.
+    pub metrics: Arc<Metrics>,
     /// MTU of the interface: a DATA packet must not be fragmented, which many boot ROMs cannot put together.
     pub mtu_bytes: u16,
 }
@@ -56,6 +59,7 @@ impl Server {
     async fn accept(&self, socket: &UdpSocket, peer: SocketAddr, packet: &[u8], active: &mut Active) {
         if active.is_full() {
             warn!(%peer, limit = MAX_TRANSFERS, "too many TFTP transfers, request dropped");
+            self.metrics.tftp_ended(TftpEnd::Dropped);
             return;
         }
         match self.open(packet) {
@@ -64,7 +68,10 @@ impl Server {
                 let client = Client { address: peer, superseded: Arc::default() };
                 active.spawn(client.clone(), self.transfer(socket, client, file));
             }
-            Err(refusal) => refuse(socket, peer, refusal).await,
+            Err(refusal) => {
+                self.metrics.tftp_ended(TftpEnd::Refused);
+                refuse(socket, peer, refusal).await;
+            }
         }
     }
 
@@ -95,25 +102,34 @@ impl Server {
         file: OpenFile,
     ) -> impl Future<Output = ()> + 'static {
         let local = socket.local_addr().map(|address| address.ip());
-        let events = Arc::clone(&self.events);
+        let (events, metrics) = (Arc::clone(&self.events), Arc::clone(&self.metrics));
         let max_blksize = self.mtu_bytes.saturating_sub(HEADER_BYTES);
         async move {
             let (name, peer) = (file.name, client.address);
-            match send_file(local, &client, file, max_blksize).await {
+            let end = match send_file(local, &client, file, max_blksize).await {
                 Ok(()) => {
                     if let IpAddr::V4(peer) = peer.ip() {
                         events.note_nbp(peer, name).await;
                     }
+                    TftpEnd::Sent
                 }
                 // OVMF asks for the size first and refuses the OACK once it knows it; then it begins again.
                 Err(SendError::Transfer(TransferError::Aborted {
                     code: ErrorCode::OptionsRefused, ..
                 })) => {
                     debug!(%peer, file = name, "TFTP size probe");
+                    TftpEnd::Probe
                 }
-                Err(SendError::Superseded) => debug!(%peer, file = name, "TFTP transfer begun anew"),
-                Err(error) => info!(%peer, file = name, %error, "TFTP transfer failed"),
-            }
+                Err(SendError::Superseded) => {
+                    debug!(%peer, file = name, "TFTP transfer begun anew");
+                    TftpEnd::Superseded
+                }
+                Err(error) => {
+                    info!(%peer, file = name, %error, "TFTP transfer failed");
+                    TftpEnd::Failed
+                }
+            };
+            metrics.tftp_ended(end);
         }
     }
 }

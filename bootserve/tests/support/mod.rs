@@ -44,6 +44,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A running server. Dropping it stops it.
 pub struct Daemon {
     dir: TempDir,
+    dhcp: SocketAddr,
     http: SocketAddr,
     tftp: SocketAddr,
     change: Box<dyn Fn(String) -> String>,
@@ -77,11 +78,12 @@ impl Daemon {
     fn start_in(dir: TempDir, change: Box<dyn Fn(String) -> String>) -> Self {
         let sockets = bind();
         let (http, tftp) = (sockets.http.local_addr().unwrap(), sockets.tftp.local_addr().unwrap());
+        let dhcp = sockets.dhcp.as_ref().unwrap().local_addr().unwrap();
         let config = Config::parse(&change(config(dir.path(), http.port()))).unwrap();
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let thread = std::thread::spawn(move || serve(sockets, config, token));
-        Self { dir, http, tftp, change, shutdown, thread: Some(thread) }
+        Self { dir, dhcp, http, tftp, change, shutdown, thread: Some(thread) }
     }
 
     /// Stops the server and starts another on its state.
@@ -102,6 +104,11 @@ impl Daemon {
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap().unwrap();
         }
+    }
+
+    /// Sends a packet to the DHCP server.
+    pub fn send_dhcp(&self, packet: &[u8]) {
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(packet, self.dhcp).unwrap();
     }
 
     pub fn store(&self) -> PathBuf {

@@ -1,0 +1,165 @@
+//! What is counted, for Prometheus: the text of `GET /metrics` (OpenMetrics 1.0).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bootspec::event::Phase;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::dhcp::ignored::Ignored;
+
+/// One label.
+type Label = [(&'static str, String); 1];
+
+/// All counters.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    dhcp_packets: Family<Label, Counter>,
+    dhcp_ignored: Family<Label, Counter>,
+    dhcp_replies: Family<Label, Counter>,
+    tftp_requests: Family<Label, Counter>,
+    http_responses: Family<Label, Counter>,
+    nodes: Family<Label, Gauge>,
+    leases: Gauge,
+}
+
+/// How a TFTP request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TftpEnd {
+    /// The client has the file.
+    Sent,
+    /// The client only wanted to know its length.
+    Probe,
+    /// The same client asked again.
+    Superseded,
+    /// The client went away, or gave up.
+    Failed,
+    /// It was answered with an error.
+    Refused,
+    /// There were too many.
+    Dropped,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("bootserve");
+        let metrics = Self {
+            dhcp_packets: Family::default(),
+            dhcp_ignored: Family::default(),
+            dhcp_replies: Family::default(),
+            tftp_requests: Family::default(),
+            http_responses: Family::default(),
+            nodes: Family::default(),
+            leases: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("dhcp_packets", "DHCP packets received, by port", metrics.dhcp_packets.clone());
+        registry.register(
+            "dhcp_ignored",
+            "DHCP packets without an answer, by reason",
+            metrics.dhcp_ignored.clone(),
+        );
+        registry.register("dhcp_replies", "DHCP packets sent, by port", metrics.dhcp_replies.clone());
+        registry.register("tftp_requests", "TFTP requests, by how they ended", metrics.tftp_requests.clone());
+        registry.register(
+            "http_responses",
+            "HTTP requests answered, by status",
+            metrics.http_responses.clone(),
+        );
+        registry.register("nodes", "Nodes of the configuration, by newest phase", metrics.nodes.clone());
+        registry.register("leases", "Leases that have not run out", metrics.leases.clone());
+        // A reason that has not occurred yet is there all the same: rate() needs a beginning.
+        for reason in Ignored::REASONS {
+            drop(metrics.dhcp_ignored.get_or_create(&label("reason", reason)));
+        }
+        Self { registry, ..metrics }
+    }
+
+    /// Counts a packet that came to `port`.
+    pub fn dhcp_received(&self, port: u16) {
+        self.dhcp_packets.get_or_create(&label("port", port)).inc();
+    }
+
+    /// Counts one that gets no answer.
+    pub fn dhcp_ignored(&self, reason: &Ignored) {
+        self.dhcp_ignored.get_or_create(&label("reason", reason.reason())).inc();
+    }
+
+    /// Counts a reply from `port`.
+    pub fn dhcp_replied(&self, port: u16) {
+        self.dhcp_replies.get_or_create(&label("port", port)).inc();
+    }
+
+    /// Counts a TFTP request.
+    pub fn tftp_ended(&self, end: TftpEnd) {
+        self.tftp_requests.get_or_create(&label("end", format!("{end:?}").to_lowercase())).inc();
+    }
+
+    /// Counts an HTTP response.
+    pub fn http_responded(&self, status: u16) {
+        self.http_responses.get_or_create(&label("status", status)).inc();
+    }
+
+    /// The text, with how many nodes are in which phase (none: nothing is known of them) and how many leases there are.
+    pub fn text(&self, nodes: &BTreeMap<Option<Phase>, i64>, leases: i64) -> Result<String, fmt::Error> {
+        self.nodes.clear();
+        for (phase, count) in nodes {
+            let phase = phase.map_or_else(|| "none".to_owned(), |phase| phase.to_string());
+            self.nodes.get_or_create(&label("phase", phase)).set(*count);
+        }
+        self.leases.set(leases);
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn label(name: &'static str, value: impl ToString) -> Label {
+    [(name, value.to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_in_the_text_and_so_is_what_has_not_happened() {
+        let metrics = Metrics::new();
+        metrics.dhcp_received(67);
+        metrics.dhcp_received(67);
+        metrics.dhcp_ignored(&Ignored::Off);
+        metrics.tftp_ended(TftpEnd::Sent);
+        metrics.http_responded(404);
+        let nodes = BTreeMap::from([(None, 3), (Some(Phase::Ready), 2)]);
+        let text = metrics.text(&nodes, 7).unwrap();
+        for line in [
+            "bootserve_dhcp_packets_total{port=\"67\"} 2",
+            "bootserve_dhcp_ignored_total{reason=\"off\"} 1",
+            "bootserve_dhcp_ignored_total{reason=\"malformed\"} 0",
+            "bootserve_tftp_requests_total{end=\"sent\"} 1",
+            "bootserve_http_responses_total{status=\"404\"} 1",
+            "bootserve_nodes{phase=\"none\"} 3",
+            "bootserve_nodes{phase=\"ready\"} 2",
+            "bootserve_leases 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        // A phase that no node is in any more is not told of.
+        let later = metrics.text(&BTreeMap::new(), 0).unwrap();
+        assert!(!later.contains("phase=\"ready\""), "{later}");
+    }
+}
