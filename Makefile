@@ -17,7 +17,7 @@ help:
 	@echo 'make build                 build the programs into $(TARGET), and init into target/init'
 	@echo 'make bench [ONLY="NAME…"] [ROUNDS=3]  set up, then measure against the usual tools'
 	@echo 'make fuzz [SECONDS=60] [ONLY="NAME…"]   run the fuzz targets for so long each'
-	@echo 'make install PREFIX=DIR    install programs, init, recipes, example configuration [$(PREFIX)]'
+	@echo 'make install PREFIX=DIR    install programs, init, recipes, example configuration, systemd unit [$(PREFIX)]'
 
 setup:
 	@scripts/setup
@@ -73,6 +73,8 @@ install:
 	target/release/imagebuild completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_imagebuild
 	target/release/imagebuild completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/imagebuild.fish
 	install -m 644 bootserve/bootserve.example.toml $(DESTDIR)$(PREFIX)/share/bootnode
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local|$(PREFIX)|' bootserve/bootserve.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bootserve.service
 
 clean:
 	$(CARGO) clean

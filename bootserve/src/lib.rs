@@ -16,6 +16,7 @@ pub mod http;
 pub mod in_use;
 pub mod metrics;
 pub mod nbp;
+pub mod notify;
 pub mod overlay;
 pub mod policy;
 pub mod privileges;

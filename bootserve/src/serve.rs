@@ -17,7 +17,7 @@ use crate::in_use::{BOOT_LIMIT, InUse};
 use crate::metrics::Metrics;
 use crate::nbp::NbpSet;
 use crate::sockets::Sockets;
-use crate::{dhcp, http, privileges, radv, tftp};
+use crate::{dhcp, http, notify, privileges, radv, tftp};
 
 /// How long downloads may go on after the order to stop. Nodes resume or retry them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -101,8 +101,10 @@ pub async fn run(
             },
         )
     };
+    notify::ready();
     let served = tokio::select! {
         served = services => served.map(|_| ()),
+        never = notify::keep_watchdog(&database) => match never {},
         () = grace_after(&shutdown) => {
             warn!("downloads were cut off");
             Ok(())
@@ -149,6 +151,7 @@ fn tcp(socket: std::net::TcpListener) -> anyhow::Result<TcpListener> {
 
 async fn grace_after(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
+    notify::stopping();
     tokio::time::sleep(SHUTDOWN_GRACE).await;
 }
 

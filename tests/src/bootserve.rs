@@ -1,7 +1,9 @@
 //! The boot server of a lab: its configuration, and the running program.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,6 +76,8 @@ pub struct Bootserve {
     program: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    /// The service manager's end.
+    notices: UnixDatagram,
     child: Mutex<Child>,
 }
 
@@ -93,8 +97,10 @@ impl Bootserve {
         let log = dir.join("bootserve.log");
         fs::write(&config, render_config(store, state, nodes, mode))
             .map_err(|source| Error::Start { path: config.clone(), source })?;
+        let notices = bind_notices(&notices_of(&log))
+            .map_err(|source| Error::Start { path: notices_of(&log), source })?;
         let child = Mutex::new(spawn(netns, &program, &config, &log)?);
-        let server = Self { program, config, log, child };
+        let server = Self { program, config, log, notices, child };
         server.wait_until_healthy(netns)?;
         Ok(server)
     }
@@ -112,6 +118,15 @@ impl Bootserve {
         self.kill9();
         *self.child() = spawn(netns, &self.program, &self.config, &self.log)?;
         self.wait_until_healthy(netns)
+    }
+
+    /// Waits until it has told its service manager this: `READY=1`.
+    pub fn wait_for_notice(&self, notice: &str, limit: Duration) -> bool {
+        let mut buffer = [0; 256];
+        deadline::wait_until(limit, || {
+            let received = self.notices.recv(&mut buffer);
+            received.is_ok_and(|length| buffer[..length].trim_ascii() == notice.as_bytes())
+        })
     }
 
     /// Its log, of all its lives in this lab.
@@ -148,12 +163,27 @@ impl Drop for Bootserve {
     }
 }
 
+/// The socket of the service manager, beside the log.
+fn notices_of(log: &Path) -> PathBuf {
+    log.with_extension("notify")
+}
+
+/// Everybody may write to it, as to systemd's.
+fn bind_notices(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::bind(path)?;
+    socket.set_nonblocking(true)?;
+    fs::set_permissions(path, Permissions::from_mode(0o777))?;
+    Ok(socket)
+}
+
 fn spawn(netns: &NetNs, program: &Path, config: &Path, log: &Path) -> Result<Child, Error> {
     let start = || {
         let output = OpenOptions::new().create(true).append(true).open(log)?;
         let errors = output.try_clone()?;
         let mut command = netns.command(program);
         command.args(["serve", "--config"]).arg(config);
+        // Half of this is how often it gives a sign of life.
+        command.env("NOTIFY_SOCKET", notices_of(log)).env("WATCHDOG_USEC", "1000000");
         command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn()
     };
     start().map_err(|source| Error::Start { path: log.to_owned(), source })

@@ -7,6 +7,7 @@ use anyhow::Result;
 use bootlab::deadline::within;
 use bootlab::firmware::Firmware;
 use bootlab::lab::Lab;
+use bootlab::places::store_dir;
 use bootlab::qemu::{Nic, NodeSpec};
 
 #[test]
@@ -16,6 +17,17 @@ fn a_lab_leaves_no_namespace_behind() -> Result<()> {
     assert!(handle.exists());
     drop(lab);
     assert!(!handle.exists());
+    Ok(())
+}
+
+/// The service manager is told when nodes can boot, and hears of the server as long as it works.
+#[test]
+fn bootserve_tells_its_service_manager_how_it_does() -> Result<()> {
+    let lab = Lab::start("notices", &store_dir(), &[])?;
+    let limit = Duration::from_secs(10);
+    for notice in ["READY=1", "WATCHDOG=1", "WATCHDOG=1"] {
+        assert!(lab.server().wait_for_notice(notice, limit), "no {notice}");
+    }
     Ok(())
 }
 
