@@ -1,37 +1,66 @@
 //! What we tell the service manager (sd_notify(3)). Without one, nothing.
+//!
+//! Its socket is written to by a thread of its own: a service manager that does not read must not keep nodes from booting.
 
 use std::convert::Infallible;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use sd_notify::NotifyState;
 use tracing::warn;
 
 use crate::database::Database;
 
-/// We serve.
-pub fn ready() {
-    tell(NotifyState::Ready);
-}
+/// What waits to be written. Signs of life that do not fit are as good as none.
+const MAX_WAITING: usize = 4;
 
-/// We are about to end.
-pub fn stopping() {
-    tell(NotifyState::Stopping);
-}
+/// The way to the service manager.
+#[derive(Debug)]
+pub struct Notifier(SyncSender<NotifyState<'static>>);
 
-/// Gives the watchdog a sign of life twice in the time that it allows, as long as the database answers.
-pub async fn keep_watchdog(database: &Database) -> Infallible {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-    let mut signs = tokio::time::interval(limit / 2);
-    loop {
-        signs.tick().await;
-        match database.probe().await {
-            Ok(()) => tell(NotifyState::Watchdog),
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "no sign of life to the watchdog"),
+impl Notifier {
+    /// Starts the thread, which ends with the process.
+    pub fn start() -> Self {
+        let (sender, receiver) = sync_channel(MAX_WAITING);
+        std::thread::spawn(move || write(&receiver));
+        Self(sender)
+    }
+
+    /// We serve.
+    pub fn ready(&self) {
+        self.tell(NotifyState::Ready);
+    }
+
+    /// We are about to end.
+    pub fn stopping(&self) {
+        self.tell(NotifyState::Stopping);
+    }
+
+    /// Gives the watchdog a sign of life twice in the time that it allows, as long as the database answers.
+    pub async fn keep_watchdog(&self, database: &Database) -> Infallible {
+        let Some(limit) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+        let mut signs = tokio::time::interval(limit / 2);
+        loop {
+            signs.tick().await;
+            match database.probe().await {
+                Ok(()) => self.tell(NotifyState::Watchdog),
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "no sign of life to the watchdog");
+                }
+            }
+        }
+    }
+
+    fn tell(&self, state: NotifyState<'static>) {
+        if self.0.try_send(state).is_err() {
+            warn!("the service manager does not read what it is told");
         }
     }
 }
 
-fn tell(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "cannot tell the service manager");
+fn write(states: &Receiver<NotifyState<'static>>) {
+    for state in states {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            warn!(%error, "cannot tell the service manager");
+        }
     }
 }

@@ -16,8 +16,9 @@ use crate::events::EventLog;
 use crate::in_use::{BOOT_LIMIT, InUse};
 use crate::metrics::Metrics;
 use crate::nbp::NbpSet;
+use crate::notify::Notifier;
 use crate::sockets::Sockets;
-use crate::{dhcp, http, notify, privileges, radv, tftp};
+use crate::{dhcp, http, privileges, radv, tftp};
 
 /// How long downloads may go on after the order to stop. Nodes resume or retry them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -101,11 +102,12 @@ pub async fn run(
             },
         )
     };
-    notify::ready();
+    let notifier = Notifier::start();
+    notifier.ready();
     let served = tokio::select! {
         served = services => served.map(|_| ()),
-        never = notify::keep_watchdog(&database) => match never {},
-        () = grace_after(&shutdown) => {
+        never = notifier.keep_watchdog(&database) => match never {},
+        () = grace_after(&shutdown, &notifier) => {
             warn!("downloads were cut off");
             Ok(())
         }
@@ -149,9 +151,9 @@ fn tcp(socket: std::net::TcpListener) -> anyhow::Result<TcpListener> {
     TcpListener::from_std(socket).context("cannot register a socket with the runtime")
 }
 
-async fn grace_after(shutdown: &CancellationToken) {
+async fn grace_after(shutdown: &CancellationToken, notifier: &Notifier) {
     shutdown.cancelled().await;
-    notify::stopping();
+    notifier.stopping();
     tokio::time::sleep(SHUTDOWN_GRACE).await;
 }
 

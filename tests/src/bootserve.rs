@@ -76,7 +76,7 @@ pub struct Bootserve {
     program: PathBuf,
     config: PathBuf,
     log: PathBuf,
-    /// The service manager's end.
+    /// The service manager's end. It is read by one test alone, and in no other may that matter to nodes.
     notices: UnixDatagram,
     child: Mutex<Child>,
 }
