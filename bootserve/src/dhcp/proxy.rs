@@ -58,7 +58,9 @@ impl Proxy {
             return Err(Ignored::NothingToBoot(reason));
         }
         info!(%mac, node = self.config.node_name(mac), offer = %boot, "proxyDHCP offer");
-        let mut actions = vec![Action::Booting(mac)];
+        // Not of others: whoever makes up MAC addresses would fill the disk.
+        let is_known = self.config.node(mac).is_some();
+        let mut actions: Vec<_> = is_known.then_some(Action::Booting(mac)).into_iter().collect();
         actions.extend(send(mac, reply::proxy(&self.config, request, kind, &boot, to)));
         Ok(actions)
     }
@@ -118,6 +120,14 @@ mod tests {
         check(BIOS, "undionly.kpxe", "PXEClient", true);
         check(HTTP, "http://192.168.0.1/nbp/ipxe.efi", "HTTPClient", false);
         check(IPXE, "http://192.168.0.1/ipxe?mac=fc-ab-14-e8-66-02", "PXEClient", true);
+    }
+
+    #[test]
+    fn only_boots_of_nodes_are_noted() {
+        let mut discover = packet(&[DISCOVER, BIOS]);
+        assert!(matches!(proxy().offer(&discover).unwrap()[..], [Action::Booting(_), Action::Send(_)]));
+        discover[33] = 0x77;
+        assert!(matches!(proxy().offer(&discover).unwrap()[..], [Action::Send(_)]));
     }
 
     #[test]
