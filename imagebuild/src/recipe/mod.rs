@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shipped_recipe_is_valid_and_named_like_its_directory() {
+    fn every_shipped_recipe_is_valid_named_like_its_directory_and_in_the_readme() {
         let names = shipped_names(&[shipped_dir()]);
         let expected = [
             "alma-9-compute",
@@ -566,7 +566,9 @@ mod tests {
             "ubuntu-24.04-hpc",
         ];
         assert_eq!(names, expected.map(str::to_owned).into());
+        let readme = include_str!("../../../README.md");
         for name in names {
+            assert!(readme.contains(&format!("\n| `{name}` |")), "README.md has no line for {name}");
             let selection = Selection { shipped_dirs: vec![shipped_dir()], ..Selection::default() };
             let recipe = Recipe::read(&Recipe::find(&name, &[shipped_dir()]).unwrap(), &selection).unwrap();
             assert_eq!(recipe.name.as_str(), name);
