@@ -50,37 +50,34 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("bootserve");
-        let metrics = Self {
-            dhcp_packets: Family::default(),
-            dhcp_ignored: Family::default(),
-            dhcp_replies: Family::default(),
-            tftp_requests: Family::default(),
-            http_responses: Family::default(),
-            nodes: Family::default(),
-            leases: Gauge::default(),
-            registry: Registry::default(),
-        };
         registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register("dhcp_packets", "DHCP packets received, by port", metrics.dhcp_packets.clone());
-        registry.register(
-            "dhcp_ignored",
-            "DHCP packets without an answer, by reason",
-            metrics.dhcp_ignored.clone(),
-        );
-        registry.register("dhcp_replies", "DHCP packets sent, by port", metrics.dhcp_replies.clone());
-        registry.register("tftp_requests", "TFTP requests, by how they ended", metrics.tftp_requests.clone());
-        registry.register(
-            "http_responses",
-            "HTTP requests answered, by status",
-            metrics.http_responses.clone(),
-        );
-        registry.register("nodes", "Nodes of the configuration, by newest phase", metrics.nodes.clone());
-        registry.register("leases", "Leases that have not run out", metrics.leases.clone());
+        let mut counters = |name: &str, help: &str| {
+            let counters = Family::<Label, Counter>::default();
+            registry.register(name, help, counters.clone());
+            counters
+        };
+        let dhcp_packets = counters("dhcp_packets", "DHCP packets received, by port");
+        let dhcp_ignored = counters("dhcp_ignored", "DHCP packets without an answer, by reason");
+        let dhcp_replies = counters("dhcp_replies", "DHCP packets sent, by port");
+        let tftp_requests = counters("tftp_requests", "TFTP requests, by how they ended");
+        let http_responses = counters("http_responses", "HTTP requests answered, by status");
+        let (nodes, leases) = (Family::default(), Gauge::default());
+        registry.register("nodes", "Nodes of the configuration, by newest phase", nodes.clone());
+        registry.register("leases", "Leases that have not run out", leases.clone());
         // A reason that has not occurred yet is there all the same: rate() needs a beginning.
         for reason in Ignored::REASONS {
-            drop(metrics.dhcp_ignored.get_or_create(&label("reason", reason)));
+            drop(dhcp_ignored.get_or_create(&label("reason", reason)));
         }
-        Self { registry, ..metrics }
+        Self {
+            registry,
+            dhcp_packets,
+            dhcp_ignored,
+            dhcp_replies,
+            tftp_requests,
+            http_responses,
+            nodes,
+            leases,
+        }
     }
 
     /// Counts a packet that came to `port`.

@@ -362,8 +362,7 @@ fn check_host<'a>(
     what: &str,
     address: Ipv4Addr,
 ) -> Result<(), ConfigError> {
-    let mut subnets = networks.into_iter().map(|network| network.subnet);
-    let all: Vec<_> = subnets.by_ref().collect();
+    let all: Vec<_> = networks.into_iter().map(|network| network.subnet).collect();
     match all.iter().find(|subnet| subnet.contains(&address)) {
         Some(subnet) => check_host_of(subnet, what, address),
         None => {

@@ -84,7 +84,7 @@ pub fn proxy(
 ) -> Result<Reply, EncodeError> {
     let mut message = answer(config, request, kind, Ipv4Addr::UNSPECIFIED);
     match boot {
-        BootOptions::Nothing(_) => {}
+        BootOptions::Nothing(_) | BootOptions::Http(_) => add_boot(&mut message, config, boot),
         BootOptions::Tftp(file) | BootOptions::Ipxe(file) => {
             set_boot_file(&mut message, config, file);
             let control =
@@ -93,10 +93,6 @@ pub fn proxy(
             options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
             // Without this, EDK2 takes option 60 for that of a "BINL" server.
             options.insert(DhcpOption::VendorExtensions(control.concat()));
-        }
-        BootOptions::Http(url) => {
-            set_boot_file(&mut message, config, url);
-            message.opts_mut().insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
         }
     }
     finish(message, request, to)
