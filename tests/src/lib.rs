@@ -13,6 +13,7 @@ pub mod boot;
 pub mod bootserve;
 pub mod cli;
 pub mod console;
+pub mod daemon;
 pub mod deadline;
 pub mod demo;
 pub mod direct;

@@ -1,11 +1,12 @@
 //! A DHCP server that is not ours: it gives the lab's nodes their addresses and knows nothing of booting.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::daemon::Daemon;
 use crate::netns::{NetNs, SERVER_ADDRESS};
 use crate::qemu::NodeSpec;
 
@@ -26,7 +27,7 @@ pub enum OtherDhcp {
 /// A running one, on a machine of its own, which ends when this is dropped.
 #[derive(Debug)]
 pub struct OtherServer {
-    program: Child,
+    _program: Daemon,
     _netns: NetNs,
 }
 
@@ -36,7 +37,7 @@ impl OtherDhcp {
         let netns = NetNs::empty()?;
         lab.connect(&netns, INTERFACE)?;
         netns.add_address(INTERFACE, ADDRESS)?;
-        let mut command = match self {
+        let command = match self {
             Self::Dnsmasq => dnsmasq(&netns, dir, nodes),
             Self::DnsmasqThatBoots => {
                 let mut command = dnsmasq(&netns, dir, nodes);
@@ -47,12 +48,8 @@ impl OtherDhcp {
             }
             Self::IscDhcpd => isc_dhcpd(&netns, dir, nodes)?,
         };
-        let output = File::create(dir.join("other-dhcp.log"))?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let program = command
-            .spawn()
-            .with_context(|| format!("cannot run {self:?}\nhint: run scripts/setup, which installs it"))?;
-        Ok(OtherServer { program, _netns: netns })
+        let program = Daemon::start(command, &dir.join("other-dhcp.log"))?;
+        Ok(OtherServer { _program: program, _netns: netns })
     }
 }
 
@@ -81,12 +78,4 @@ fn isc_dhcpd(netns: &NetNs, dir: &Path, nodes: &[NodeSpec]) -> Result<Command> {
     let mut command = netns.command("dhcpd");
     command.args(["-4", "-f", "-d", "--no-pid", "-cf"]).arg(config).arg("-lf").arg(leases).arg(INTERFACE);
     Ok(command)
-}
-
-impl Drop for OtherServer {
-    fn drop(&mut self) {
-        // Fails only if it has ended by itself.
-        let _ = self.program.kill();
-        let _ = self.program.wait();
-    }
 }

@@ -1,11 +1,11 @@
 //! A second network of a lab, behind a router that relays DHCP: ISC's dhcrelay, with option 82.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::daemon::Daemon;
 use crate::netns::{BRIDGE, NetNs, SERVER_ADDRESS};
 
 /// The network behind the relay, which bootserve of every lab knows.
@@ -19,7 +19,7 @@ const OUTER_INTERFACE: &str = "outer";
 /// The network and its relay, which ends when this is dropped.
 #[derive(Debug)]
 pub struct RelayedNetwork {
-    relay: Child,
+    _relay: Daemon,
     netns: NetNs,
 }
 
@@ -31,25 +31,14 @@ impl RelayedNetwork {
         netns.add_address(OUTER_INTERFACE, OUTER_ADDRESS)?;
         server.route(SUBNET, OUTER_ADDRESS)?;
         netns.inside(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?.context("cannot make a router")?;
-        let output = File::create(dir.join("dhcrelay.log"))?;
         let mut command = netns.command("dhcrelay");
         command.args(["-4", "-d", "--no-pid", "-a", "-id", BRIDGE, "-iu", OUTER_INTERFACE, SERVER_ADDRESS]);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let relay =
-            command.spawn().context("cannot run dhcrelay\nhint: run scripts/setup, which installs it")?;
-        Ok(Self { relay, netns })
+        let relay = Daemon::start(command, &dir.join("dhcrelay.log"))?;
+        Ok(Self { _relay: relay, netns })
     }
 
     /// Where machines of the network are plugged in.
     pub fn netns(&self) -> &NetNs {
         &self.netns
-    }
-}
-
-impl Drop for RelayedNetwork {
-    fn drop(&mut self) {
-        // Fails only if it has ended by itself.
-        let _ = self.relay.kill();
-        let _ = self.relay.wait();
     }
 }
