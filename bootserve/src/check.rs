@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::arch::Platform;
 use crate::config::Config;
-use crate::nbp::NbpSet;
+use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::overlay;
 use crate::policy::{Assignment, initramfs};
 use crate::privileges::find_user;
@@ -92,7 +92,7 @@ impl Findings {
         {
             if nbps.for_platform(platform).is_none() {
                 self.warn(format!(
-                    "there is no network boot program for {machines} in {:?}\nhint: install the ipxe package or set nbp.dirs",
+                    "there is no network boot program for {machines} in {:?}\nhint: {INSTALL_HINT}",
                     config.nbp_dirs
                 ));
             }

@@ -31,6 +31,9 @@ const CANDIDATES: &[(Platform, &str)] = &[
 /// A larger file is no network boot program; firmware would refuse it, too.
 const MAX_NBP_BYTES: u64 = 16 << 20;
 
+/// What helps where there is none.
+pub const INSTALL_HINT: &str = "install the ipxe package or set nbp.dirs";
+
 /// The programs that were found.
 #[derive(Clone, Debug, Default)]
 pub struct NbpSet {

@@ -15,7 +15,7 @@ use crate::database::Database;
 use crate::events::EventLog;
 use crate::in_use::{BOOT_LIMIT, InUse};
 use crate::metrics::Metrics;
-use crate::nbp::NbpSet;
+use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::notify::Notifier;
 use crate::sockets::Sockets;
 use crate::{dhcp, http, privileges, radv, tftp};
@@ -134,8 +134,7 @@ async fn hold_running_boots(in_use: &InUse, events: &EventLog) -> anyhow::Result
 fn announce(config: &Config, nbps: &NbpSet, leases: usize) {
     let nbps: Vec<_> = nbps.names().collect();
     if nbps.is_empty() {
-        let hint = "install the ipxe package or set nbp.dirs";
-        warn!(dirs = ?config.nbp_dirs, hint, "no network boot programs");
+        warn!(dirs = ?config.nbp_dirs, hint = INSTALL_HINT, "no network boot programs");
     }
     let (interface, url) = (&config.server.interface, config.base_url());
     info!(interface, url, dhcp = ?config.dhcp, nodes = config.nodes().len(), leases, ?nbps, "serving");

@@ -8,7 +8,7 @@ use super::request::Request;
 use crate::arch::Platform;
 use crate::config::Config;
 use crate::http;
-use crate::nbp::NbpSet;
+use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::policy::{BootDecision, Machine, Reason, decide};
 
 /// What a reply says about booting.
@@ -54,7 +54,7 @@ pub enum Nothing {
     #[error("it did not ask for anything to boot")]
     NotBooting,
     /// iPXE for it is not installed.
-    #[error("there is no network boot program for {0}\nhint: install the ipxe package or set nbp.dirs")]
+    #[error("there is no network boot program for {0}\nhint: {INSTALL_HINT}")]
     NoProgram(Platform),
     /// The decision.
     #[error(transparent)]
@@ -78,8 +78,7 @@ pub fn boot_options(config: &Config, nbps: &NbpSet, request: &Request) -> BootOp
         match reason {
             Nothing::NotBooting => {}
             Nothing::NoProgram(platform) => {
-                let hint = "install the ipxe package or set nbp.dirs";
-                warn!(%mac, %platform, hint, "no network boot program for this machine");
+                warn!(%mac, %platform, hint = INSTALL_HINT, "no network boot program for this machine");
             }
             Nothing::Decided(reason) => warn!(%mac, %reason, "nothing to boot"),
         }

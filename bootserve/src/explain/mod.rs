@@ -232,7 +232,7 @@ impl Setting {
             siaddr: message.siaddr(),
             file: String::from_utf8_lossy(message.fname()).trim_end_matches('\0').to_owned(),
             options,
-            packet: hex(&reply.packet),
+            packet: hex::encode(&reply.packet),
         })
     }
 
@@ -319,10 +319,6 @@ fn text_or_hex(data: &[u8]) -> String {
         Ok(text) if !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => {
             text.to_owned()
         }
-        _ => hex(data),
+        _ => hex::encode(data),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
