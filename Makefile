@@ -9,7 +9,7 @@ CARGO  := cargo
 STATIC := -C target-feature=+crt-static -C relocation-model=static
 TARGET := target/debug
 
-.PHONY: help setup build init lint demo test test-fast bench fuzz install clean
+.PHONY: help setup setup-bench build init lint demo test test-fast bench fuzz install clean
 
 help:
 	@echo 'make demo                  set up, build everything, boot node-000 and node-001 diskless in qemu'
@@ -21,6 +21,9 @@ help:
 
 setup:
 	@scripts/setup
+
+setup-bench:
+	@scripts/setup bench
 
 build: init
 	$(CARGO) build --workspace
@@ -50,9 +53,10 @@ test-fast:
 	$(CARGO) test --no-fail-fast --workspace --exclude bootlab --lib --tests
 	$(CARGO) test --package bootlab --lib
 
-# Built as init is, so that what is measured is what nodes run.
-bench: setup
+# Built as init is, so that what is measured is what nodes run; bootserve as it is installed.
+bench: setup-bench
 	@$(MAKE) --no-print-directory build
+	$(CARGO) build --release -p bootserve
 	BOOTNODE_BIN_DIR=$(CURDIR)/$(TARGET) $(CARGO) bench --profile init --package bootlab --bench peers -- $(ONLY) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # Not part of `make test`, which only checks that the targets compile: the instrumented build alone takes minutes.

@@ -11,6 +11,7 @@ mod measure;
 mod memory;
 mod pack;
 mod root;
+mod serving;
 mod store;
 mod unpack;
 

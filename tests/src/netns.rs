@@ -150,6 +150,11 @@ impl NetNs {
             .map_err(|source| Error::Enter { name: self.name.clone(), source })
     }
 
+    /// The processes that run in it.
+    pub fn pids(&self) -> Result<Vec<Pid>, Error> {
+        pids(&self.name)
+    }
+
     fn ip<const N: usize>(&self, arguments: [&str; N]) -> Result<String, Error> {
         ip(["-netns", self.name()].into_iter().chain(arguments))
     }
@@ -192,13 +197,16 @@ fn owner(name: &str) -> Option<u32> {
 }
 
 fn remove(name: &str) -> Result<(), Error> {
-    for pid in ip(["netns", "pids", name])?.lines().filter_map(|line| line.trim().parse().ok()) {
-        if let Some(pid) = Pid::from_raw(pid) {
-            // It may have ended by itself since it was listed.
-            let _ = kill_process(pid, Signal::KILL);
-        }
+    for pid in pids(name)? {
+        // It may have ended by itself since it was listed.
+        let _ = kill_process(pid, Signal::KILL);
     }
     ip(["netns", "delete", name]).map(drop)
+}
+
+fn pids(name: &str) -> Result<Vec<Pid>, Error> {
+    let listed = ip(["netns", "pids", name])?;
+    Ok(listed.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw).collect())
 }
 
 fn ip<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<String, Error> {
