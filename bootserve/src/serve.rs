@@ -7,12 +7,14 @@ use anyhow::Context;
 use bootspec::event::Phase;
 use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, DhcpMode};
 use crate::database::Database;
 use crate::events::EventLog;
+use crate::http::admission::Downloads;
 use crate::in_use::{BOOT_LIMIT, InUse};
 use crate::metrics::Metrics;
 use crate::nbp::{INSTALL_HINT, NbpSet};
@@ -27,6 +29,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 pub fn serve(config: Config) -> anyhow::Result<()> {
     let user = config.server.user.as_deref().map(privileges::find_user).transpose()?;
     let nbps = NbpSet::read(&config.nbp_dirs)?;
+    // Before privileges are dropped: the key is for root alone.
+    let tls = config.tls.as_ref().map(http::tls::acceptor).transpose()?;
     let sockets = Sockets::bind(&config)?;
     privileges::prepare_state(&config.server.state, user.as_ref())?;
     if let Some(user) = &user {
@@ -36,7 +40,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(cancel_on_signal(shutdown.clone()));
-        run(sockets, config, nbps, shutdown).await
+        run(sockets, config, nbps, tls, shutdown).await
     })
 }
 
@@ -45,6 +49,7 @@ pub async fn run(
     sockets: Sockets,
     config: Config,
     nbps: NbpSet,
+    tls: Option<TlsAcceptor>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let (config, nbps) = (Arc::new(config), Arc::new(nbps));
@@ -81,8 +86,10 @@ pub async fn run(
     };
     let tftp = tftp_server.run(udp(sockets.tftp)?, shutdown.clone());
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
-    let app = http::App { config, nbps, events, in_use, metrics };
-    let http = http::run(tcp(sockets.http)?, app, shutdown.clone());
+    let downloads = Downloads::new(config.max_downloads);
+    let app = http::App { config, nbps, events, in_use, metrics, downloads };
+    let https = sockets.https.map(tcp).transpose()?.zip(tls);
+    let http = http::run(tcp(sockets.http)?, https, app, shutdown.clone());
 
     // Where one of them fails, all end: a service manager restarts the whole.
     let services = async {

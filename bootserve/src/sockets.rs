@@ -29,6 +29,8 @@ pub struct Sockets {
     pub tftp: UdpSocket,
     /// Accepts HTTP connections.
     pub http: TcpListener,
+    /// Accepts HTTP connections with TLS, where it is spoken.
+    pub https: Option<TcpListener>,
     /// Hears router solicitations, where they are to be answered.
     pub router_solicitations: Option<UdpSocket>,
     /// MTU of the interface.
@@ -53,7 +55,7 @@ pub enum BindError {
     /// The kernel refused.
     #[error("cannot bind {service} to {address}\nhint: {}", hint(source))]
     Bind {
-        /// `DHCP`, `PXE`, `TFTP`, `HTTP`.
+        /// `DHCP`, `PXE`, `TFTP`, `HTTP`, `HTTPS`.
         service: &'static str,
         /// Address and port.
         address: SocketAddrV4,
@@ -89,6 +91,11 @@ impl Sockets {
             pxe: speaks_dhcp.then(bind_pxe).transpose()?,
             tftp: bind("TFTP", server.address, TFTP_PORT, UdpSocket::bind)?,
             http: bind("HTTP", server.address, server.http_port, http)?,
+            https: config
+                .tls
+                .as_ref()
+                .map(|tls| bind("HTTPS", server.address, tls.port, http))
+                .transpose()?,
             router_solicitations,
             mtu_bytes,
         })

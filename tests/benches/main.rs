@@ -5,6 +5,7 @@
 
 mod classic;
 mod create;
+mod http;
 mod image;
 mod livenet;
 mod measure;
@@ -47,7 +48,7 @@ struct Bench {
     run: fn(Rounds) -> Result<Vec<Measurement>>,
 }
 
-const BENCHES: [Bench; 16] = [
+const BENCHES: [Bench; 20] = [
     Bench { name: "unpack-xz", run: unpack::xz },
     Bench { name: "unpack-zstd", run: unpack::zstd },
     Bench { name: "unpack-cpu", run: unpack::cpu },
@@ -60,6 +61,10 @@ const BENCHES: [Bench; 16] = [
     Bench { name: "pack-memory", run: pack::memory },
     Bench { name: "repack", run: store::repack },
     Bench { name: "verify", run: store::verify },
+    Bench { name: "http-1", run: http::download_1 },
+    Bench { name: "http-8", run: http::download_8 },
+    Bench { name: "http-64", run: http::download_64 },
+    Bench { name: "scripts", run: http::scripts },
     Bench { name: "peak-memory-carried", run: memory::carried },
     Bench { name: "peak-memory-fetched", run: memory::fetched },
     Bench { name: "boot-classic", run: classic::boot },

@@ -9,6 +9,7 @@ mod wire;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -33,6 +34,10 @@ pub struct Config {
     pub router_advertisements: bool,
     /// Directories that are searched for network boot programs, in order.
     pub nbp_dirs: Vec<PathBuf>,
+    /// How many machines may download at once; none for as many as come.
+    pub max_downloads: Option<NonZeroU32>,
+    /// How HTTP is spoken with TLS besides, if it is.
+    pub tls: Option<Tls>,
     /// What every machine boots with.
     pub boot: Boot,
     nodes: Vec<Node>,
@@ -57,6 +62,28 @@ pub struct Server {
     pub user: Option<String>,
     /// TCP port of scripts, images and API.
     pub http_port: u16,
+}
+
+/// With or without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Without.
+    Http,
+    /// With.
+    Https,
+}
+
+/// HTTP with TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// PEM file of the certificate and those that vouch for it.
+    pub certificate: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+    /// TCP port.
+    pub port: u16,
+    /// What the certificate calls us.
+    pub name: String,
 }
 
 /// What bootserve is to other DHCP servers.
@@ -220,6 +247,15 @@ impl Config {
         match self.server.http_port {
             80 => format!("http://{}", self.server.address),
             port => format!("http://{}:{port}", self.server.address),
+        }
+    }
+
+    /// Our base URL for a client that came by `scheme`: with TLS `https://192.168.0.1`, with the port unless it is 443.
+    pub fn url_by(&self, scheme: Scheme) -> String {
+        match (&self.tls, scheme) {
+            (Some(Tls { name, port: 443, .. }), Scheme::Https) => format!("https://{name}"),
+            (Some(Tls { name, port, .. }), Scheme::Https) => format!("https://{name}:{port}"),
+            (None, _) | (_, Scheme::Http) => self.base_url(),
         }
     }
 }

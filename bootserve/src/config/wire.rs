@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use std::hash::Hash;
 use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,6 +32,9 @@ pub(super) struct Config {
     networks: Vec<Network>,
     #[serde(default)]
     nbp: Nbp,
+    #[serde(default)]
+    http: Http,
+    tls: Option<Tls>,
     #[serde(default)]
     boot: Boot,
     #[serde(default, rename = "node")]
@@ -93,6 +96,26 @@ impl Default for Nbp {
     fn default() -> Self {
         Self { dirs: vec!["/usr/lib/ipxe".into(), "/usr/share/ipxe".into()] }
     }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Http {
+    max_downloads: Option<NonZeroU32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    #[serde(default = "default_tls_port")]
+    port: NonZeroU16,
+    name: Option<String>,
+}
+
+fn default_tls_port() -> NonZeroU16 {
+    const { NonZeroU16::new(443).expect("443 is not zero") }
 }
 
 #[derive(Default, Deserialize)]
@@ -216,12 +239,15 @@ impl TryFrom<Config> for super::Config {
             check_node_address(node, &server, &networks)?;
         }
         let boot = super::Boot::try_from(wire.boot)?;
+        let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
         Ok(Self {
             server,
             dhcp: wire.dhcp.mode,
             networks,
             router_advertisements,
             nbp_dirs: wire.nbp.dirs,
+            max_downloads: wire.http.max_downloads,
+            tls,
             boot,
             nodes,
             by_mac,
@@ -241,6 +267,23 @@ impl From<Server> for super::Server {
             user: wire.user,
             http_port: wire.http_port.get(),
         }
+    }
+}
+
+impl Tls {
+    fn check(self, server: &super::Server) -> Result<super::Tls, ConfigError> {
+        let Self { certificate, key, port, name } = self;
+        if port.get() == server.http_port {
+            let (found, expected) = (port.to_string(), "another port than server.http_port");
+            return Err(ConfigError::Value { key: "tls.port", found, expected });
+        }
+        let name = name.unwrap_or_else(|| server.address.to_string());
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+        {
+            let expected = "a host name, or an IPv4 address";
+            return Err(ConfigError::Value { key: "tls.name", found: format!("{name:?}"), expected });
+        }
+        Ok(super::Tls { certificate, key, port: port.get(), name })
     }
 }
 

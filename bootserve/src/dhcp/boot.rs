@@ -70,7 +70,7 @@ pub fn boot_options(config: &Config, nbps: &NbpSet, request: &Request) -> BootOp
         BootDecision::NbpByHttp(platform) => {
             program(platform).map(|name| BootOptions::Http(http::nbp_url(config, name)))
         }
-        BootDecision::FetchScript => Ok(BootOptions::Ipxe(http::script_url(config, mac))),
+        BootDecision::FetchScript => Ok(BootOptions::Ipxe(http::script_url(&config.base_url(), mac))),
         BootDecision::NextDevice(reason) => Err(reason.into()),
         BootDecision::Boot(_) | BootDecision::NotBooting => Err(Nothing::NotBooting),
     };

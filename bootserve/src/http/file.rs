@@ -1,26 +1,23 @@
-//! Files as responses: HEAD, Range, conditional requests, and a body that is read a piece at a time.
+//! Files as responses: HEAD, ranges, conditional requests.
 
-use std::io::{self, SeekFrom};
+use std::fs::File;
+use std::sync::Arc;
 
-use axum::body::Body;
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
-use axum::response::{AppendHeaders, IntoResponse, IntoResponseParts, Response};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
 
-use super::internal_error;
+use super::body::{FileBody, Piece};
 use super::range::{Selection, Span, select};
 
-/// Large enough that reads cost little, small enough for hundreds of nodes at once.
-const PIECE_BYTES: usize = 512 * 1024;
+/// Of all files that are sent by ranges: kernels, archives, tars.
+pub(super) const OCTET_STREAM: &str = "application/octet-stream";
 
 /// A file that is sent as it is.
+#[derive(Debug)]
 pub(super) struct ServedFile {
     /// The file.
     pub file: File,
@@ -30,56 +27,104 @@ pub(super) struct ServedFile {
     pub etag: String,
 }
 
+/// What a request wants of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Only to know about it, or nothing at all. This is the answer's status.
+    Head(StatusCode),
+    /// These bytes.
+    Bytes(Selection),
+}
+
 impl ServedFile {
-    /// Answers GET or HEAD. `when_sent` is called as the last piece is handed to the connection, and told whether that is
-    /// the end of the file.
-    pub async fn respond(
-        self,
-        method: &Method,
-        headers: &HeaderMap,
-        when_sent: impl FnOnce(bool) + Send + 'static,
-    ) -> Response {
-        let Self { file, size_bytes: size, etag } = self;
-        if lists(headers, IF_NONE_MATCH, &etag) {
-            return (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response();
+    /// What GET or HEAD with these headers wants.
+    pub fn wanted(&self, method: &Method, headers: &HeaderMap) -> Wanted {
+        if lists(headers, IF_NONE_MATCH, &self.etag) {
+            return Wanted::Head(StatusCode::NOT_MODIFIED);
         }
-        let selection = match *method {
-            // RFC 9110 section 14.2: Range means nothing on any other method.
-            Method::GET => selection(headers, &etag, size),
-            _ => Selection::Whole,
+        // RFC 9110 section 14.2: Range means nothing on any other method.
+        if method != Method::GET {
+            return Wanted::Head(StatusCode::OK);
+        }
+        // A Range counts only if the If-Range beside it names the file that we have (RFC 9110 section 13.1.5).
+        let is_current = headers.get(IF_RANGE).is_none_or(|value| value.as_bytes() == self.etag.as_bytes());
+        let range = headers.get(RANGE).filter(|_| is_current).and_then(|value| value.to_str().ok());
+        match range.map_or(Selection::Whole, |range| select(range, self.size_bytes)) {
+            Selection::Unsatisfiable => Wanted::Head(StatusCode::RANGE_NOT_SATISFIABLE),
+            selection => Wanted::Bytes(selection),
+        }
+    }
+
+    /// The answer. `when_sent` is called as the last byte is handed to the connection, and told whether that is the end of
+    /// the file.
+    pub fn respond(self, wanted: Wanted, when_sent: impl Fn(bool) + Send + Sync + 'static) -> Response {
+        let Self { file, size_bytes: size, etag } = self;
+        let about = [(ETAG, etag), (ACCEPT_RANGES, "bytes".to_owned())];
+        let body = |pieces, reaches_end| FileBody {
+            file: Arc::new(file),
+            pieces,
+            when_sent: Arc::new(move || when_sent(reaches_end)),
         };
-        let (status, span) = match selection {
-            Selection::Whole => (StatusCode::OK, Span { start: 0, length: size }),
-            Selection::Part(span) => (StatusCode::PARTIAL_CONTENT, span),
-            Selection::Unsatisfiable => {
-                let range = [(CONTENT_RANGE, format!("bytes */{size}"))];
-                return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
+        match wanted {
+            Wanted::Head(StatusCode::RANGE_NOT_SATISFIABLE) => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))])
+                    .into_response()
             }
-        };
-        let body = match *method {
-            Method::HEAD => Ok(Body::empty()),
-            _ => body_of(file, span, move || when_sent(span.start + span.length == size)).await,
-        };
-        match body {
-            Ok(body) => (status, file_headers(status, span, size, etag), body).into_response(),
-            Err(error) => internal_error(&error),
+            Wanted::Head(StatusCode::NOT_MODIFIED) => (StatusCode::NOT_MODIFIED, about).into_response(),
+            Wanted::Head(status) => {
+                let length = [(CONTENT_LENGTH, size.to_string()), (CONTENT_TYPE, OCTET_STREAM.to_owned())];
+                (status, about, length).into_response()
+            }
+            Wanted::Bytes(Selection::Part(span)) => {
+                let range =
+                    [(CONTENT_RANGE, content_range(span, size)), (CONTENT_TYPE, OCTET_STREAM.to_owned())];
+                let reaches_end = span.end() == size;
+                with_status(
+                    StatusCode::PARTIAL_CONTENT,
+                    body(vec![Piece::Span(span)], reaches_end).respond((about, range)),
+                )
+            }
+            Wanted::Bytes(Selection::Parts(spans)) => {
+                let reaches_end = spans.iter().any(|span| span.end() == size);
+                // It must not occur in the file.
+                let boundary = format!("{:032x}", rand::random::<u128>());
+                let content_type = [(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"))];
+                with_status(
+                    StatusCode::PARTIAL_CONTENT,
+                    body(multipart(&spans, size, &boundary), reaches_end).respond((about, content_type)),
+                )
+            }
+            Wanted::Bytes(Selection::Whole | Selection::Unsatisfiable) => {
+                let whole = vec![Piece::Span(Span { start: 0, length: size })];
+                body(whole, true).respond((about, [(CONTENT_TYPE, OCTET_STREAM)]))
+            }
         }
     }
 }
 
-fn file_headers(status: StatusCode, span: Span, size: u64, etag: String) -> impl IntoResponseParts {
-    let range = (status == StatusCode::PARTIAL_CONTENT)
-        .then(|| [(CONTENT_RANGE, format!("bytes {}-{}/{size}", span.start, span.start + span.length - 1))]);
-    let texts = [(CONTENT_LENGTH, span.length.to_string()), (ETAG, etag)];
-    let constants = [(CONTENT_TYPE, "application/octet-stream"), (ACCEPT_RANGES, "bytes")];
-    (AppendHeaders(texts), AppendHeaders(constants), range.map(AppendHeaders))
+fn with_status(status: StatusCode, mut response: Response) -> Response {
+    *response.status_mut() = status;
+    response
 }
 
-/// A Range counts only if the If-Range beside it names the file that we have (RFC 9110 section 13.1.5).
-fn selection(headers: &HeaderMap, etag: &str, size: u64) -> Selection {
-    let range = headers.get(RANGE).and_then(|value| value.to_str().ok());
-    let is_current = headers.get(IF_RANGE).is_none_or(|value| value.as_bytes() == etag.as_bytes());
-    range.filter(|_| is_current).map_or(Selection::Whole, |range| select(range, size))
+fn content_range(span: Span, size: u64) -> String {
+    format!("bytes {}-{}/{size}", span.start, span.end() - 1)
+}
+
+/// Several ranges in one body (RFC 9110 section 14.6).
+fn multipart(spans: &[Span], size: u64, boundary: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut line_end = "";
+    for span in spans {
+        let head = format!(
+            "{line_end}--{boundary}\r\nContent-Type: {OCTET_STREAM}\r\nContent-Range: {}\r\n\r\n",
+            content_range(*span, size)
+        );
+        pieces.extend([Piece::Bytes(Bytes::from(head)), Piece::Span(*span)]);
+        line_end = "\r\n";
+    }
+    pieces.push(Piece::Bytes(Bytes::from(format!("{line_end}--{boundary}--\r\n"))));
+    pieces
 }
 
 /// Whether a header lists this ETag, or any (RFC 9110 section 13.1.2; `W/` compares alike there).
@@ -87,26 +132,4 @@ fn lists(headers: &HeaderMap, name: HeaderName, etag: &str) -> bool {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
     tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
-/// A body of `span` of the file. `when_sent` is called as the last piece is handed to the connection.
-async fn body_of(mut file: File, span: Span, when_sent: impl FnOnce() + Send + 'static) -> io::Result<Body> {
-    file.seek(SeekFrom::Start(span.start)).await?;
-    let mut remaining = span.length;
-    let mut when_sent = Some(when_sent);
-    let pieces = pieces(file, span.length).inspect_ok(move |piece| {
-        remaining = remaining.saturating_sub(piece.len() as u64);
-        if remaining == 0
-            && let Some(when_sent) = when_sent.take()
-        {
-            when_sent();
-        }
-    });
-    Ok(Body::from_stream(pieces))
-}
-
-/// The next `length` bytes of the file.
-pub(super) fn pieces(mut file: File, length: u64) -> impl Stream<Item = io::Result<Bytes>> {
-    file.set_max_buf_size(PIECE_BYTES);
-    ReaderStream::with_capacity(file.take(length), PIECE_BYTES)
 }

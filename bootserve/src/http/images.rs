@@ -3,12 +3,15 @@
 //! Only the manifest, its signature and what the manifest lists are served; every part of the path has passed the parser of its type,
 //! so no path can leave the version's directory.
 
+use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::{Path, Query, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bootspec::ImageRef;
@@ -16,10 +19,10 @@ use bootspec::event::{BootId, Phase};
 use bootspec::manifest::Artifact;
 use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, MANIFEST, MANIFEST_SIGNATURE, VMLINUZ};
 use serde::Deserialize;
-use tokio::fs::File;
 use tracing::{info, warn};
 
-use super::file::ServedFile;
+use super::admission::Busy;
+use super::file::{ServedFile, Wanted};
 use super::{App, internal_error, text};
 use crate::events::{BootEvent, EventLog};
 use crate::store::{StoreError, open_regular, read_manifest, read_manifest_json, read_signature};
@@ -34,6 +37,7 @@ pub(super) async fn artifact(
     State(app): State<Arc<App>>,
     Path((name, version, artifact)): Path<(String, String, String)>,
     Query(query): Query<BootQuery>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
@@ -65,7 +69,18 @@ pub(super) async fn artifact(
         Ok(file) => {
             let file =
                 ServedFile { file, size_bytes: entry.size_bytes, etag: format!("\"{}\"", entry.sha256) };
-            file.respond(&method, &headers, move |reaches_end| download.sent(reaches_end)).await
+            let wanted = file.wanted(&method, &headers);
+            if let Wanted::Head(_) = wanted {
+                return file.respond(wanted, |_| ());
+            }
+            match app.downloads.admit(peer.ip(), Instant::now()) {
+                Ok(permit) => file.respond(wanted, move |reaches_end| {
+                    // As long as the body is, the permit is.
+                    let _ = &permit;
+                    download.sent(reaches_end);
+                }),
+                Err(busy) => busy_response(&busy),
+            }
         }
         Err(error) => internal_error(&error),
     }
@@ -96,7 +111,14 @@ async fn open_complete(path: &std::path::Path, entry: &Artifact) -> Result<File,
     if found != entry.size_bytes {
         return Err(OpenError::Size { path: path.to_owned(), found, expected: entry.size_bytes });
     }
-    Ok(file)
+    Ok(file.into_std().await)
+}
+
+/// iPXE and init wait as long as they are told and ask again (RFC 9110 section 10.2.3).
+fn busy_response(busy: &Busy) -> Response {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, busy.to_string());
+    response.headers_mut().insert(RETRY_AFTER, busy.retry_after.as_secs().into());
+    response
 }
 
 /// A download that may belong to a node's boot.
@@ -109,8 +131,8 @@ struct Download {
 
 impl Download {
     /// Notes the phase that the end of the file completes. An id that no script was given is not recorded.
-    fn sent(self, reaches_end: bool) {
-        let Self { image, events, .. } = self;
+    fn sent(&self, reaches_end: bool) {
+        let (image, events) = (self.image.clone(), Arc::clone(&self.events));
         let (Some(id), Some(phase), true) = (self.boot, self.phase, reaches_end) else { return };
         tokio::spawn(async move {
             match events.boot(id).await {

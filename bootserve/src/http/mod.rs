@@ -2,18 +2,25 @@
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
 //! nodes, [`api`] takes and shows boot events, [`health`] says how the server does.
-//! There is no TLS and no authentication: the network is the nodes' own.
+//!
+//! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
+//! [`router`] finds. Files are sent by the kernel ([`body`]); [`admission`] says to how many machines at once.
+//! There is no authentication: the network is the nodes' own.
 
+pub mod admission;
 mod api;
+mod body;
+pub mod connection;
 mod file;
 mod health;
 mod images;
+mod listener;
 mod overlays;
 mod range;
 mod scripts;
+pub mod tls;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -27,7 +34,12 @@ use bootspec::MacAddr;
 use bootspec::event::EVENTS_PATH;
 use bootspec::store::HTTP_PREFIX;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use self::admission::Downloads;
+use self::connection::Context;
+use self::listener::{Listener, Slots};
 
 use crate::config::Config;
 use crate::events::EventLog;
@@ -49,11 +61,13 @@ pub struct App {
     pub in_use: InUse,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who may download.
+    pub downloads: Downloads,
 }
 
 /// URL of the script of the machine with this address.
-pub fn script_url(config: &Config, mac: MacAddr) -> String {
-    format!("{}/ipxe?mac={}", config.base_url(), mac.hyphenated())
+pub fn script_url(base_url: &str, mac: MacAddr) -> String {
+    format!("{base_url}/ipxe?mac={}", mac.hyphenated())
 }
 
 /// URL of a network boot program.
@@ -61,14 +75,23 @@ pub fn nbp_url(config: &Config, name: &str) -> String {
     format!("{}/nbp/{name}", config.base_url())
 }
 
-/// Serves HTTP on `listener` until `shutdown`; requests that are being answered then are finished.
-pub async fn run(listener: TcpListener, app: App, shutdown: CancellationToken) -> io::Result<()> {
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await
+/// Serves HTTP on `plain` until `shutdown`, and with TLS on the other; requests that are being answered then are finished.
+pub async fn run(
+    plain: TcpListener,
+    tls: Option<(TcpListener, TlsAcceptor)>,
+    app: App,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let plain = Listener { socket: plain, tls: None };
+    let tls = tls.map(|(socket, acceptor)| Listener { socket, tls: Some(acceptor) });
+    let app = Arc::new(app);
+    let metrics = Arc::clone(&app.metrics);
+    let count = Box::new(move |status: StatusCode| metrics.http_responded(status.as_u16()));
+    let context = Context { router: router(app), count, shutdown };
+    listener::run([Some(plain), tls].into_iter().flatten().collect(), Slots::by_file_limit(), context).await
 }
 
-fn router(app: App) -> Router {
-    let app = Arc::new(app);
+fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/boot.ipxe", get(scripts::first))
         // Some boot loaders add ".0" to names without a suffix that they know.

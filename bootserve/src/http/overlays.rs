@@ -8,17 +8,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, StatusCode};
-use axum::response::{AppendHeaders, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use bootspec::store::NodeName;
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 use tracing::{info, warn};
 
-use super::file::{ServedFile, pieces};
+use super::body::{FileBody, Piece};
+use super::file::{OCTET_STREAM, ServedFile};
+use super::range::Span;
 use super::{App, internal_error, text};
 use crate::overlay::segment::Frame;
 use crate::overlay::{self, Overlay};
@@ -62,7 +61,9 @@ pub(super) async fn overlay(
     match form {
         Form::Tar => {
             let Overlay { tar: file, tar_bytes: size_bytes, etag, .. } = overlay;
-            ServedFile { file, size_bytes, etag }.respond(&method, &headers, |_| ()).await
+            let file = ServedFile { file, size_bytes, etag };
+            let wanted = file.wanted(&method, &headers);
+            file.respond(wanted, |_| ())
         }
         Form::Signature => overlay.signature.map_or_else(not_found, |signature| {
             ([(CONTENT_TYPE, "text/plain; charset=utf-8")], signature).into_response()
@@ -83,12 +84,13 @@ fn parse(file: &str) -> Option<(NodeName, Form)> {
 fn segment(overlay: Overlay) -> io::Result<Response> {
     let tar_bytes = u32::try_from(overlay.tar_bytes).map_err(io::Error::other)?;
     let Frame { before, after } = Frame::new(tar_bytes, overlay.signature.as_deref())?;
-    let length = before.len() as u64 + overlay.tar_bytes + after.len() as u64;
-    let around = |bytes: Vec<u8>| stream::iter([Ok(Bytes::from(bytes))]);
-    let body = around(before).chain(pieces(overlay.tar, overlay.tar_bytes)).chain(around(after));
-    let headers =
-        [(CONTENT_LENGTH, length.to_string()), (CONTENT_TYPE, "application/octet-stream".to_owned())];
-    Ok((AppendHeaders(headers), Body::from_stream(body)).into_response())
+    let pieces = vec![
+        Piece::Bytes(before.into()),
+        Piece::Span(Span { start: 0, length: overlay.tar_bytes }),
+        Piece::Bytes(after.into()),
+    ];
+    let body = FileBody { file: Arc::new(overlay.tar), pieces, when_sent: Arc::new(|| ()) };
+    Ok(body.respond([(CONTENT_TYPE, OCTET_STREAM)]))
 }
 
 fn not_found() -> Response {

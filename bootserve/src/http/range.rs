@@ -1,6 +1,9 @@
-//! Which bytes of a file a request wants (RFC 9110 section 14), one range at most.
+//! Which bytes of a file a request wants (RFC 9110 section 14).
 
 use http_range_header::{EndPosition, StartPosition, SyntacticallyCorrectRange, parse_range_header};
+
+/// Whoever asks for more ranges at once is sent the whole file. Each costs a head of its own.
+const MAX_RANGES: usize = 16;
 
 /// Part of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,27 +14,46 @@ pub struct Span {
     pub length: u64,
 }
 
+impl Span {
+    /// Offset of the first byte behind it.
+    pub fn end(self) -> u64 {
+        self.start + self.length
+    }
+}
+
 /// What to answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// 200: everything.
     Whole,
     /// 206: a part.
     Part(Span),
-    /// 416: the range begins behind the end.
+    /// 206: several parts.
+    Parts(Vec<Span>),
+    /// 416: all ranges begin behind the end.
     Unsatisfiable,
 }
 
-/// Applies the value of a Range header to a file of `size` bytes. A malformed header and a list of several ranges are
-/// ignored, which RFC 9110 allows and curl and iPXE never send.
+/// Applies the value of a Range header to a file of `size` bytes. A malformed header is ignored, as are too many ranges and
+/// those that together are no less than the file, which RFC 9110 section 14.2 allows: nobody needs them but to do harm.
 pub fn select(range: &str, size: u64) -> Selection {
-    match parse_range_header(range).as_ref().map(|parsed| parsed.ranges.as_slice()) {
-        Ok([range]) => select_one(range, size),
-        _ => Selection::Whole,
+    let Ok(parsed) = parse_range_header(range) else { return Selection::Whole };
+    if parsed.ranges.len() > MAX_RANGES {
+        return Selection::Whole;
+    }
+    let spans: Vec<_> = parsed.ranges.iter().filter_map(|range| span_of(range, size)).collect();
+    match *spans {
+        [] => Selection::Unsatisfiable,
+        [span] => Selection::Part(span),
+        _ if spans.iter().map(|span| u128::from(span.length)).sum::<u128>() >= u128::from(size) => {
+            Selection::Whole
+        }
+        _ => Selection::Parts(spans),
     }
 }
 
-fn select_one(range: &SyntacticallyCorrectRange, size: u64) -> Selection {
+/// None if it begins behind the end.
+fn span_of(range: &SyntacticallyCorrectRange, size: u64) -> Option<Span> {
     let start = match range.start {
         StartPosition::Index(start) => start,
         StartPosition::FromLast(length) => size.saturating_sub(length),
@@ -40,10 +62,7 @@ fn select_one(range: &SyntacticallyCorrectRange, size: u64) -> Selection {
         EndPosition::Index(last) => last.min(size.saturating_sub(1)),
         EndPosition::LastByte => size.saturating_sub(1),
     };
-    if start >= size || last < start {
-        return Selection::Unsatisfiable;
-    }
-    Selection::Part(Span { start, length: last - start + 1 })
+    (start < size && start <= last).then(|| Span { start, length: last - start + 1 })
 }
 
 #[cfg(test)]
@@ -76,16 +95,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_range_is_ignored() {
-        for range in ["bytes=x", "lines=1-2", "bytes=0-1,5-6", ""] {
+    fn several_ranges_are_honoured_but_for_those_behind_the_end() {
+        let parts = |spans: &[(u64, u64)]| {
+            Selection::Parts(spans.iter().map(|&(start, length)| Span { start, length }).collect())
+        };
+        check("bytes=0-1,5-6", 100, parts(&[(0, 2), (5, 2)]));
+        check("bytes=90-, 0-0, 200-300", 100, parts(&[(90, 10), (0, 1)]));
+        check("bytes=5-6,200-300", 100, part(5, 2));
+        check("bytes=200-,300-", 100, Selection::Unsatisfiable);
+    }
+
+    #[test]
+    fn what_is_no_range_or_too_much_is_ignored() {
+        let many = format!("bytes=0-0{}", ",2-2".repeat(MAX_RANGES));
+        for range in ["bytes=x", "lines=1-2", "", "bytes=0-50,50-99", "bytes=0-,0-,0-", &many] {
             check(range, 100, Selection::Whole);
         }
     }
 
     proptest! {
         #[test]
-        fn a_part_lies_within_the_file(start: u64, end: u64, size: u64) {
-            if let Selection::Part(span) = select(&format!("bytes={start}-{end}"), size) {
+        fn parts_lie_within_the_file(ranges in prop::collection::vec("[0-9]{0,3}-[0-9]{0,3}", 1..4), size in 0u64..500) {
+            let spans = match select(&format!("bytes={}", ranges.join(",")), size) {
+                Selection::Part(span) => vec![span],
+                Selection::Parts(spans) => spans,
+                Selection::Whole | Selection::Unsatisfiable => Vec::new(),
+            };
+            for span in spans {
                 prop_assert!(span.length > 0 && span.start + (span.length - 1) < size);
             }
         }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use axum::Extension;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode};
@@ -16,7 +17,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::{App, internal_error, script_url, text};
-use crate::config::{Config, Node};
+use crate::config::{Config, Node, Scheme};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::events::BootEvent;
@@ -41,6 +42,7 @@ pub(super) async fn first() -> Response {
 /// `GET /ipxe?mac=`: the script of one machine.
 pub(super) async fn of_machine(
     State(app): State<Arc<App>>,
+    Extension(scheme): Extension<Scheme>,
     method: Method,
     Query(query): Query<MachineQuery>,
 ) -> Response {
@@ -52,7 +54,7 @@ pub(super) async fn of_machine(
         Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
     let script = match decide(&app.config, &Machine { mac, stage: Stage::Script }) {
-        BootDecision::Boot(assignment) => boot_script(&app, &method, mac, assignment).await,
+        BootDecision::Boot(assignment) => boot_script(&app, scheme, &method, mac, assignment).await,
         BootDecision::NextDevice(reason) => {
             info!(%mac, uuid = query.uuid, %reason, "nothing to boot");
             Ok(script::next_device(mac, &reason.to_string()))
@@ -69,18 +71,20 @@ pub(super) async fn of_machine(
 /// Renders the script and notes the boot that it begins. HEAD begins none: the script is not sent, only its length.
 async fn boot_script(
     app: &App,
+    scheme: Scheme,
     method: &Method,
     mac: MacAddr,
     assignment: Assignment<'_>,
 ) -> Result<String, DatabaseError> {
-    let url = script_url(&app.config, mac);
+    let base_url = app.config.url_by(scheme);
+    let url = script_url(&base_url, mac);
     let client = Client { mac, script_url: &url };
     let cannot_boot = |error: CannotBoot| {
         let node = app.config.node_name(mac);
         warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
         Ok(script::wait(client, &explain(&error)))
     };
-    let image = match find_image(app, assignment).await {
+    let image = match find_image(app, scheme, assignment).await {
         Ok(image) => image,
         Err(error) => return cannot_boot(error),
     };
@@ -88,7 +92,6 @@ async fn boot_script(
     let params = boot_params(app, mac, assignment, id, &image).await?;
     let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
     let kernel_args: Vec<_> = app.config.boot.kernel_args.iter().chain(node_args).collect();
-    let base_url = app.config.base_url();
     let boot = script::Boot {
         manifest: &image.manifest,
         initramfs: image.initramfs,
@@ -143,14 +146,18 @@ enum CannotBoot {
     CommandLine { found: usize },
 }
 
-async fn find_image(app: &App, assignment: Assignment<'_>) -> Result<BootableImage, CannotBoot> {
+async fn find_image(
+    app: &App,
+    scheme: Scheme,
+    assignment: Assignment<'_>,
+) -> Result<BootableImage, CannotBoot> {
     let store = &app.config.server.store;
     let image = store::resolve(store, assignment.image).await?;
     let manifest = store::read_manifest(store, &image).await?;
     let mode = assignment.mode(&manifest);
     let initramfs = initramfs(&manifest, mode)?;
     let overlay_url = match assignment.node {
-        Some(node) => overlay_url(&app.config, node, mode).await?,
+        Some(node) => overlay_url(&app.config, scheme, node, mode).await?,
         None => None,
     };
     Ok(BootableImage { manifest, mode, initramfs, overlay_url })
@@ -159,18 +166,20 @@ async fn find_image(app: &App, assignment: Assignment<'_>) -> Result<BootableIma
 /// Where the node's overlay is fetched, if there is one: by the boot loader in carried mode, by init in fetched mode.
 async fn overlay_url(
     config: &Config,
+    scheme: Scheme,
     node: &Node,
     mode: BootMode,
 ) -> Result<Option<BaseUrl>, overlay::OverlayError> {
-    let suffix = match mode {
-        BootMode::Carried => overlay::SEGMENT_SUFFIX,
-        BootMode::Fetched => overlay::TAR_SUFFIX,
+    let (base_url, suffix) = match mode {
+        BootMode::Carried => (config.url_by(scheme), overlay::SEGMENT_SUFFIX),
+        // init speaks no TLS.
+        BootMode::Fetched => (config.base_url(), overlay::TAR_SUFFIX),
         // There is no root to lay it over.
         BootMode::Failsafe | BootMode::Discover => return Ok(None),
     };
     let Some(dir) = &config.server.overlays else { return Ok(None) };
     let found = overlay::open(dir, &node.name).await?;
-    Ok(found.map(|_| overlay::url(config, &node.name, suffix)))
+    Ok(found.map(|_| overlay::url(&base_url, &node.name, suffix)))
 }
 
 /// What init is told: the node's own parameters and what identifies this boot.
@@ -260,6 +269,7 @@ mod tests {
     use crate::dhcp::leases::Lease;
     use crate::dhcp::store::write_lease;
     use crate::events::EventLog;
+    use crate::http::admission::Downloads;
     use crate::in_use::InUse;
     use std::time::Duration;
 
@@ -292,6 +302,7 @@ mod tests {
             events,
             in_use,
             metrics: Arc::default(),
+            downloads: Downloads::new(None),
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [

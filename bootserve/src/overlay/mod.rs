@@ -19,7 +19,7 @@ use bootspec::store::{MAX_SIGNATURE_BYTES, NodeName, SIGNATURE_SUFFIX};
 use tokio::fs::{self, File};
 use tokio::io::AsyncReadExt;
 
-use crate::config::{Config, Node};
+use crate::config::Node;
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::events::EventLog;
@@ -35,7 +35,7 @@ pub const SEGMENT_SUFFIX: &str = ".img";
 #[derive(Debug)]
 pub struct Overlay {
     /// The tar, at its beginning.
-    pub tar: File,
+    pub tar: std::fs::File,
     /// Its length.
     pub tar_bytes: u64,
     /// Changes with the file.
@@ -78,8 +78,8 @@ pub enum OverlayError {
 }
 
 /// URL of the overlay of `node` on this server.
-pub fn url(config: &Config, node: &NodeName, suffix: &str) -> BaseUrl {
-    let url = format!("{}{HTTP_PREFIX}/{node}{suffix}", config.base_url());
+pub fn url(base_url: &str, node: &NodeName, suffix: &str) -> BaseUrl {
+    let url = format!("{base_url}{HTTP_PREFIX}/{node}{suffix}");
     url.parse().expect("our base URL and names of nodes hold nothing that a URL may not hold")
 }
 
@@ -101,6 +101,7 @@ pub async fn open(dir: &Path, node: &NodeName) -> Result<Option<Overlay>, Overla
     let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
     let etag = format!("\"{:x}-{:x}-{seconds:x}.{nanoseconds:x}\"", metadata.ino(), metadata.len());
     let signature = read_signature(&dir.join(format!("{node}{TAR_SUFFIX}{SIGNATURE_SUFFIX}"))).await?;
+    let tar = tar.into_std().await;
     Ok(Some(Overlay { tar, tar_bytes: metadata.len(), etag, signature }))
 }
 
@@ -164,6 +165,7 @@ pub async fn may_have(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::database::Database;
     use crate::dhcp::leases::Lease;
     use crate::dhcp::store::write_lease;

@@ -46,6 +46,7 @@ pub struct Daemon {
     dir: TempDir,
     dhcp: SocketAddr,
     http: SocketAddr,
+    https: Option<SocketAddr>,
     tftp: SocketAddr,
     change: Box<dyn Fn(String) -> String>,
     shutdown: CancellationToken,
@@ -76,14 +77,16 @@ impl Daemon {
     }
 
     fn start_in(dir: TempDir, change: Box<dyn Fn(String) -> String>) -> Self {
-        let sockets = bind();
+        let mut sockets = bind();
         let (http, tftp) = (sockets.http.local_addr().unwrap(), sockets.tftp.local_addr().unwrap());
         let dhcp = sockets.dhcp.as_ref().unwrap().local_addr().unwrap();
         let config = Config::parse(&change(config(dir.path(), http.port()))).unwrap();
+        sockets.https = config.tls.as_ref().map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let https = sockets.https.as_ref().map(|socket| socket.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let thread = std::thread::spawn(move || serve(sockets, config, token));
-        Self { dir, dhcp, http, tftp, change, shutdown, thread: Some(thread) }
+        Self { dir, dhcp, http, https, tftp, change, shutdown, thread: Some(thread) }
     }
 
     /// Stops the server and starts another on its state.
@@ -129,6 +132,18 @@ impl Daemon {
             events.record(vec![BootEvent::now(mac.parse().unwrap(), Phase::Dhcp)]).await.unwrap();
             database.close().await;
         });
+    }
+
+    /// A connection to the HTTP server.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.http).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    /// Where HTTP with TLS is spoken, if it is.
+    pub fn https(&self) -> Option<SocketAddr> {
+        self.https
     }
 
     /// GET from an address of this host's own choice: all of 127.0.0.0/8 are on loopback.
@@ -211,6 +226,7 @@ fn bind() -> Sockets {
         pxe: None,
         tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         http: TcpListener::bind("127.0.0.1:0").unwrap(),
+        https: None,
         router_solicitations: None,
         mtu_bytes: 1500,
     }
@@ -218,7 +234,8 @@ fn bind() -> Sockets {
 
 fn serve(sockets: Sockets, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let nbps = NbpSet::read(&config.nbp_dirs)?;
-    tokio::runtime::Runtime::new()?.block_on(run(sockets, config, nbps, shutdown))
+    let tls = config.tls.as_ref().map(bootserve::http::tls::acceptor).transpose()?;
+    tokio::runtime::Runtime::new()?.block_on(run(sockets, config, nbps, tls, shutdown))
 }
 
 pub fn request(url: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
@@ -243,6 +260,18 @@ impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+/// Looks at `condition` again and again; whether it holds in the end.
+pub fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
 }
 
 pub fn tftp_socket() -> UdpSocket {

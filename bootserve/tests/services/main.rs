@@ -1,6 +1,8 @@
 //! The daemon on loopback: HTTP and TFTP as clients see them, and restarts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod http;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::time::Duration;

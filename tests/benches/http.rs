@@ -1,0 +1,249 @@
+//! Images and scripts over HTTP: bootserve and nginx, as it is set up to serve files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bootlab::netns::SERVER_ADDRESS;
+use bootlab::places::make_dir;
+use bootspec::manifest::{Artifact, BootMode, Build, FORMAT, Manifest, RootOrigin};
+use bootspec::store::{CURRENT, INITRAMFS, MANIFEST, VMLINUZ, image_dir};
+use bootspec::{ImageRef, Sha256Digest};
+use rustix::net::{RecvFlags, recv};
+use serde_json::json;
+
+use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu, stdout_of};
+use crate::root::bench_dir;
+use crate::serving::{Running, Wire};
+
+const FILE_BYTES: u64 = 1 << 30;
+/// So much is downloaded in a run.
+const RUN_BYTES: u64 = 8 << 30;
+const SCRIPT_CONNECTIONS: u32 = 64;
+const SCRIPT_SECONDS: u32 = 5;
+const NODE_MAC: &str = "fc:ab:14:e8:66:01";
+
+/// A file of 1 GiB by one connection, 8, 64: throughput, and what a GiB costs the server.
+pub fn download_1(rounds: Rounds) -> Result<Vec<Measurement>> {
+    download(rounds, 1, "http-1", "http-cpu-1")
+}
+
+pub fn download_8(rounds: Rounds) -> Result<Vec<Measurement>> {
+    download(rounds, 8, "http-8", "http-cpu-8")
+}
+
+pub fn download_64(rounds: Rounds) -> Result<Vec<Measurement>> {
+    download(rounds, 64, "http-64", "http-cpu-64")
+}
+
+fn download(
+    rounds: Rounds,
+    connections: u64,
+    name: &'static str,
+    name_of_cpu: &'static str,
+) -> Result<Vec<Measurement>> {
+    let store = store()?;
+    let image: ImageRef = IMAGE.parse()?;
+    let path = image.url_path(INITRAMFS);
+    let wire = Wire::connect("bench-http")?;
+    let fetch_all = |server: &Running<'_>| {
+        let cpu_before = server.cpu_seconds()?;
+        let started = Instant::now();
+        wire.client.inside(|| fetch_by(connections, &path))??;
+        let wall_seconds = started.elapsed().as_secs_f64();
+        Ok(Cost { wall_seconds, cpu_seconds: server.cpu_seconds()? - cpu_before })
+    };
+    let mut ours = || fetch_all(&bootserve(&wire, &store)?);
+    let mut peer = || fetch_all(&nginx(&wire, &store)?);
+    let [ours, peer] = rounds.in_turn(name, [&mut ours, &mut peer])?;
+    let gib = (RUN_BYTES >> 30) as f64;
+    let rate = |costs: &[Cost]| gib / least_wall(costs);
+    let details = json!({"connections": connections, "ours": ours, "peer": peer, "bytes": RUN_BYTES});
+    Ok(vec![
+        Measurement::new(name, rate(&ours), rate(&peer), "GiB/s", Goal::AtLeast(1.0)).with_details(details),
+        Measurement::new(
+            name_of_cpu,
+            median_cpu(&ours) / gib,
+            median_cpu(&peer) / gib,
+            "cpu-seconds/GiB",
+            Goal::AtMost(1.0),
+        ),
+    ])
+}
+
+/// iPXE scripts, against a file of the same length.
+pub fn scripts(rounds: Rounds) -> Result<Vec<Measurement>> {
+    let store = store()?;
+    let wire = Wire::connect("bench-scripts")?;
+    let path = format!("/ipxe?mac={NODE_MAC}");
+    let script = {
+        let _server = bootserve(&wire, &store)?;
+        wire.client.inside(|| body_of(&path))??
+    };
+    fs::write(store.join("script.ipxe"), script)?;
+    let mut ours = || {
+        let _server = bootserve(&wire, &store)?;
+        requests_per_second(&wire, &path)
+    };
+    let mut peer = || {
+        let _server = nginx(&wire, &store)?;
+        requests_per_second(&wire, "/images/script.ipxe")
+    };
+    let [ours, peer] = rounds.in_turn("scripts", [&mut ours, &mut peer])?;
+    let most = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
+    let details = json!({"ours": ours, "peer": peer, "connections": SCRIPT_CONNECTIONS});
+    Ok(vec![
+        Measurement::new("scripts", most(&ours), most(&peer), "requests/s", Goal::AtLeast(1.0))
+            .with_details(details),
+    ])
+}
+
+fn bootserve<'a>(wire: &'a Wire, store: &Path) -> Result<Running<'a>> {
+    let node = format!(
+        "[network]\nsubnet = '192.168.0.0/24'\nrange = '192.168.0.200-192.168.0.250'\n\
+         [[node]]\nname = 'node-000'\nmac = '{NODE_MAC}'\naddress = '192.168.0.100'\nimage = 'bench'\n"
+    );
+    wire.start_bootserve(store, &node)
+}
+
+/// With as many workers as cores, and the settings that its documentation has for large files.
+fn nginx<'a>(wire: &'a Wire, store: &Path) -> Result<Running<'a>> {
+    let config = wire.dir().join("nginx.conf");
+    let dir = wire.dir().display();
+    let text = format!(
+        "daemon off; user root; worker_processes auto; pid {dir}/nginx.pid; error_log stderr;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n\
+         server {{ listen {SERVER_ADDRESS}:80; location /images/ {{ alias {}/; }} }} }}\n",
+        store.display()
+    );
+    fs::write(&config, text)?;
+    let mut command = wire.server.command("nginx");
+    command.arg("-c").arg(&config);
+    let is_up = || wire.client.inside(|| TcpStream::connect((SERVER_ADDRESS, 80))).is_ok_and(|it| it.is_ok());
+    wire.start(command, is_up)
+}
+
+const IMAGE: &str = "bench/v1";
+
+/// An image whose initramfs has the bench's size.
+fn store() -> Result<PathBuf> {
+    let store = bench_dir().join("store-http");
+    let image: ImageRef = IMAGE.parse()?;
+    let dir = image.dir(&store);
+    if dir.join(MANIFEST).exists() {
+        return Ok(store);
+    }
+    make_dir(&dir)?;
+    let mut file = File::create(dir.join(INITRAMFS))?;
+    let piece = vec![0x5a; 1 << 20];
+    for _ in 0..FILE_BYTES >> 20 {
+        file.write_all(&piece)?;
+    }
+    fs::write(dir.join(VMLINUZ), "kernel")?;
+    let artifact = |name: &str, size_bytes| -> Result<_> {
+        Ok((name.parse()?, Artifact { size_bytes, sha256: Sha256Digest::new([0; 32]) }))
+    };
+    let artifacts = BTreeMap::from([artifact(INITRAMFS, FILE_BYTES)?, artifact(VMLINUZ, 6)?]);
+    let manifest = Manifest {
+        format: FORMAT,
+        image: image.clone(),
+        architecture: "x86_64".to_owned(),
+        kernel_release: "6.1".to_owned(),
+        mode: BootMode::Failsafe,
+        kernel_args: Vec::new(),
+        artifacts,
+        root: None,
+        rollback_index: 0,
+        packages: Vec::new(),
+        build: Build {
+            inputs: Sha256Digest::new([0; 32]),
+            tool: "bench".to_owned(),
+            host: "bench".to_owned(),
+            time_unix: 0,
+            root: RootOrigin::default(),
+        },
+    };
+    let current = image_dir(&store, &image.name).join(CURRENT);
+    symlink(image.version.as_str(), current).context("current")?;
+    // Last: it says that the store is complete.
+    fs::write(dir.join(MANIFEST), manifest.to_json())?;
+    Ok(store)
+}
+
+/// Downloads [`RUN_BYTES`] in as many connections, each the same share of the file again and again.
+fn fetch_by(connections: u64, path: &str) -> Result<()> {
+    let share = (RUN_BYTES / connections).min(FILE_BYTES);
+    let times = RUN_BYTES / connections / share;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(|| fetch(path, share, times))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no client panics"))
+    })
+}
+
+/// The first `bytes` of the file, so many times, by one connection.
+fn fetch(path: &str, bytes: u64, times: u64) -> Result<()> {
+    let mut stream = TcpStream::connect((SERVER_ADDRESS, 80))?;
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..times {
+        let last = bytes - 1;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {SERVER_ADDRESS}\r\nRange: bytes=0-{last}\r\n\r\n")?;
+        let (head, body) = read_head(&mut stream)?;
+        ensure!(head.starts_with("HTTP/1.1 206 "), "{head}");
+        let mut left = bytes - body.len() as u64;
+        while left > 0 {
+            let most = usize::try_from(left)?.min(buffer.len());
+            // The kernel drops them (tcp(7), MSG_TRUNC): a client that copied would be measured instead of the server.
+            let (_, received) = recv(&stream, &mut buffer[..most], RecvFlags::TRUNC)?;
+            ensure!(received > 0, "the connection ended {left} bytes early");
+            left -= received as u64;
+        }
+    }
+    Ok(())
+}
+
+/// The head of a response, and what came with it of the body.
+fn read_head(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
+    let mut received = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let length = stream.read(&mut buffer)?;
+        ensure!(length > 0, "the connection ended in the head");
+        received.extend_from_slice(&buffer[..length]);
+        if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            let body = received.split_off(end + 4);
+            return Ok((String::from_utf8(received)?, body));
+        }
+    }
+}
+
+fn body_of(path: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect((SERVER_ADDRESS, 80))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {SERVER_ADDRESS}\r\nConnection: close\r\n\r\n")?;
+    let (head, mut body) = read_head(&mut stream)?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    stream.read_to_end(&mut body)?;
+    Ok(body)
+}
+
+fn requests_per_second(wire: &Wire, path: &str) -> Result<f64> {
+    // The first requests fill caches and make threads.
+    thread::sleep(Duration::from_millis(200));
+    let mut wrk = wire.client.command("wrk");
+    wrk.args([
+        "--threads=1",
+        &format!("--connections={SCRIPT_CONNECTIONS}"),
+        &format!("--duration={SCRIPT_SECONDS}s"),
+    ]);
+    wrk.arg(format!("http://{SERVER_ADDRESS}{path}"));
+    let report = stdout_of(&mut wrk)?;
+    ensure!(!report.contains("Non-2xx"), "{report}");
+    let rate = report.lines().find_map(|line| line.strip_prefix("Requests/sec:"));
+    Ok(rate.with_context(|| report.clone())?.trim().parse()?)
+}
