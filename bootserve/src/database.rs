@@ -4,6 +4,7 @@
 //! with their owners, [`crate::dhcp::store`] and [`crate::events`].
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -65,6 +66,12 @@ pub enum DatabaseError {
         #[source]
         source: sqlx::Error,
     },
+    /// What was to be stored together with others was not.
+    #[error(transparent)]
+    Together(Arc<DatabaseError>),
+    /// Who stores events has gone.
+    #[error("events are not stored any more\nhint: restart bootserve; the log has the reason")]
+    Lost,
     /// A row does not hold what we write.
     #[error("the database holds {text:?} as {what}")]
     Row {

@@ -14,6 +14,7 @@ use bootspec::{ImageRef, MacAddr};
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -54,10 +55,20 @@ pub struct Boot {
 }
 
 /// The log of all boots.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct EventLog {
     database: Database,
     config: Arc<Config>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// How many requests to record something may wait; more of them wait to be taken.
+const MAX_ORDERS: usize = 1024;
+
+/// Events to record, all of one machine and one boot.
+struct Order {
+    events: Vec<BootEvent>,
+    done: oneshot::Sender<Result<(), Arc<DatabaseError>>>,
 }
 
 impl BootEvent {
@@ -97,9 +108,12 @@ impl BootEvent {
 }
 
 impl EventLog {
-    /// The log in `database`; `config` says which machines there are and what they are called.
+    /// The log in `database`; `config` says which machines there are and what they are called. It is written by a task of its
+    /// own, which ends with the log.
     pub fn new(database: Database, config: Arc<Config>) -> Self {
-        Self { database, config }
+        let (orders, taken) = mpsc::channel(MAX_ORDERS);
+        tokio::spawn(write_orders(taken, database.clone(), Arc::clone(&config)));
+        Self { database, config, orders }
     }
 
     /// Where the log is kept.
@@ -107,18 +121,13 @@ impl EventLog {
         &self.database
     }
 
-    /// Stores and logs `events`, all of one machine and one boot.
+    /// Stores and logs `events`, all of one machine and one boot. They are on the disk when this returns; what is recorded
+    /// meanwhile is written together, since a hall of nodes reports at once and a disk syncs some hundred times a second.
     pub async fn record(&self, events: Vec<BootEvent>) -> Result<(), DatabaseError> {
-        let mut transaction =
-            self.database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
-        let news = Self::write(&mut transaction, events).await?;
-        let reported = news.iter().find(|event| event.uptime_ms.is_some());
-        if let Some(BootEvent { mac, boot: Some(boot), .. }) = reported {
-            align_clock(&mut transaction, *mac, *boot).await?;
-        }
-        transaction.commit().await.map_err(query_error("write to"))?;
-        self.log(&news);
-        Ok(())
+        let (done, stored) = oneshot::channel();
+        // Neither end of a channel is dropped while the log is there, but for a panic.
+        self.orders.send(Order { events, done }).await.map_err(|_| DatabaseError::Lost)?;
+        stored.await.map_err(|_| DatabaseError::Lost)?.map_err(DatabaseError::Together)
     }
 
     /// Stores and logs what a node reported. It may repeat what it reported of this boot before. A boot id that this
@@ -177,20 +186,8 @@ impl EventLog {
     }
 
     pub(crate) fn log(&self, events: &[BootEvent]) {
-        for event in events {
-            let BootEvent { mac, phase, message, .. } = event;
-            let node = self.config.node_name(*mac);
-            let (boot, image) =
-                (event.boot.map(tracing::field::display), event.image.as_ref().map(tracing::field::display));
-            if *phase == Phase::Failed {
-                let code = message.as_deref().and_then(failure_code);
-                warn!(%mac, node, code, boot, image, detail = message, "boot failed");
-            } else {
-                info!(%mac, node, %phase, boot, image, detail = message, "boot event");
-            }
-        }
+        log(&self.config, events);
     }
-
     /// The events of a machine in the order of time.
     pub async fn events_of(&self, mac: MacAddr) -> Result<Vec<BootEvent>, DatabaseError> {
         let query = sqlx::query("SELECT * FROM events WHERE mac = ? ORDER BY time_unix_ms, id");
@@ -237,6 +234,56 @@ impl EventLog {
         let query =
             query.bind(mac.to_string()).bind(Phase::Script.to_string()).bind(Phase::Ready.to_string());
         query.fetch_one(&self.database.pool).await.map_err(query_error("count attempts in"))
+    }
+}
+
+/// Writes what waits together, until nobody records any more.
+async fn write_orders(mut taken: mpsc::Receiver<Order>, database: Database, config: Arc<Config>) {
+    let mut orders = Vec::new();
+    while taken.recv_many(&mut orders, MAX_ORDERS).await > 0 {
+        let (events, done): (Vec<_>, Vec<_>) =
+            orders.drain(..).map(|order| (order.events, order.done)).unzip();
+        let written = write_together(&database, events).await.map_err(Arc::new);
+        let answer = written.as_ref().map(|_| ()).map_err(Arc::clone);
+        // Who went away meanwhile does not want to know.
+        done.into_iter().for_each(|done| drop(done.send(answer.clone())));
+        log(&config, &written.unwrap_or_default());
+    }
+}
+
+/// Stores the events of several orders in one transaction and returns those that are news.
+async fn write_together(
+    database: &Database,
+    orders: Vec<Vec<BootEvent>>,
+) -> Result<Vec<BootEvent>, DatabaseError> {
+    let transaction = database.pool.begin_with("BEGIN IMMEDIATE").await;
+    let mut transaction = transaction.map_err(query_error("write to"))?;
+    let mut all_news = Vec::new();
+    for events in orders {
+        let news = EventLog::write(&mut transaction, events).await?;
+        let reported = news.iter().find(|event| event.uptime_ms.is_some());
+        if let Some(BootEvent { mac, boot: Some(boot), .. }) = reported {
+            align_clock(&mut transaction, *mac, *boot).await?;
+        }
+        all_news.extend(news);
+    }
+    transaction.commit().await.map_err(query_error("write to"))?;
+    Ok(all_news)
+}
+
+/// For whoever watches.
+fn log(config: &Config, events: &[BootEvent]) {
+    for event in events {
+        let BootEvent { mac, phase, message, .. } = event;
+        let node = config.node_name(*mac);
+        let (boot, image) =
+            (event.boot.map(tracing::field::display), event.image.as_ref().map(tracing::field::display));
+        if *phase == Phase::Failed {
+            let code = message.as_deref().and_then(failure_code);
+            warn!(%mac, node, code, boot, image, detail = message, "boot failed");
+        } else {
+            info!(%mac, node, %phase, boot, image, detail = message, "boot event");
+        }
     }
 }
 

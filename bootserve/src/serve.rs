@@ -15,6 +15,7 @@ use crate::config::{Config, DhcpMode};
 use crate::database::Database;
 use crate::events::EventLog;
 use crate::http::admission::Downloads;
+use crate::http::recent::RecentScripts;
 use crate::in_use::{BOOT_LIMIT, InUse};
 use crate::metrics::Metrics;
 use crate::nbp::{INSTALL_HINT, NbpSet};
@@ -87,7 +88,8 @@ pub async fn run(
     let tftp = tftp_server.run(udp(sockets.tftp)?, shutdown.clone());
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
     let downloads = Downloads::new(config.max_downloads);
-    let app = http::App { config, nbps, events, in_use, metrics, downloads };
+    let app =
+        http::App { config, nbps, events, in_use, metrics, downloads, recent: RecentScripts::default() };
     let https = sockets.https.map(tcp).transpose()?.zip(tls);
     let http = http::run(tcp(sockets.http)?, https, app, shutdown.clone());
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -14,7 +14,7 @@ use bootlab::netns::SERVER_ADDRESS;
 use bootlab::places::make_dir;
 use bootspec::manifest::{Artifact, BootMode, Build, FORMAT, Manifest, RootOrigin};
 use bootspec::store::{CURRENT, INITRAMFS, MANIFEST, VMLINUZ, image_dir};
-use bootspec::{ImageRef, Sha256Digest};
+use bootspec::{ImageRef, MacAddr, Sha256Digest};
 use rustix::net::{RecvFlags, recv};
 use serde_json::json;
 
@@ -27,7 +27,8 @@ const FILE_BYTES: u64 = 1 << 30;
 const RUN_BYTES: u64 = 8 << 30;
 const SCRIPT_CONNECTIONS: u32 = 64;
 const SCRIPT_SECONDS: u32 = 5;
-const NODE_MAC: &str = "fc:ab:14:e8:66:01";
+const NODES: u32 = 1000;
+const FIRST_NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 0);
 
 /// A file of 1 GiB by one connection, 8, 64: throughput, and what a GiB costs the server.
 pub fn download_1(rounds: Rounds) -> Result<Vec<Measurement>> {
@@ -77,19 +78,18 @@ fn download(
     ])
 }
 
-/// iPXE scripts, against a file of the same length.
+/// iPXE scripts of as many nodes in turn, against a file of the same length.
 pub fn scripts(rounds: Rounds) -> Result<Vec<Measurement>> {
     let store = store()?;
     let wire = Wire::connect("bench-scripts")?;
-    let path = format!("/ipxe?mac={NODE_MAC}");
     let script = {
         let _server = bootserve(&wire, &store)?;
-        wire.client.inside(|| body_of(&path))??
+        wire.client.inside(|| body_of(&format!("/ipxe?mac={}", mac(0))))??
     };
     fs::write(store.join("script.ipxe"), script)?;
     let mut ours = || {
         let _server = bootserve(&wire, &store)?;
-        requests_per_second(&wire, &path)
+        requests_per_second(&wire, "/ipxe")
     };
     let mut peer = || {
         let _server = nginx(&wire, &store)?;
@@ -104,12 +104,20 @@ pub fn scripts(rounds: Rounds) -> Result<Vec<Measurement>> {
     ])
 }
 
+fn mac(node: u32) -> MacAddr {
+    let [_, _, high, low] = node.to_be_bytes();
+    MacAddr::new([0xfc, 0xab, 0x14, 0xe8, high, low])
+}
+
 fn bootserve<'a>(wire: &'a Wire, store: &Path) -> Result<Running<'a>> {
-    let node = format!(
-        "[network]\nsubnet = '192.168.0.0/24'\nrange = '192.168.0.200-192.168.0.250'\n\
-         [[node]]\nname = 'node-000'\nmac = '{NODE_MAC}'\naddress = '192.168.0.100'\nimage = 'bench'\n"
-    );
-    wire.start_bootserve(store, &node)
+    let mut more = "[network]\nsubnet = '192.168.0.0/16'\n".to_owned();
+    for number in 0..NODES {
+        let (mac, address) = (mac(number), Ipv4Addr::from_bits(FIRST_NODE.to_bits() + number));
+        more += &format!(
+            "[[node]]\nname = 'node-{number:03}'\nmac = '{mac}'\naddress = '{address}'\nimage = 'bench'\n"
+        );
+    }
+    wire.start_bootserve(store, &more)
 }
 
 /// With as many workers as cores, and the settings that its documentation has for large files.
@@ -235,13 +243,19 @@ fn body_of(path: &str) -> Result<Vec<u8>> {
 fn requests_per_second(wire: &Wire, path: &str) -> Result<f64> {
     // The first requests fill caches and make threads.
     thread::sleep(Duration::from_millis(200));
+    let nodes = wire.dir().join("nodes.lua");
+    // Both are asked alike; nginx does not look at what follows the question mark.
+    let requests = "local n = 0\nrequest = function()\n  n = (n + 1) % NODES\n  \
+                    local mac = string.format('fc-ab-14-e8-%02x-%02x', math.floor(n / 256), n % 256)\n  \
+                    return wrk.format('GET', wrk.path .. '?mac=' .. mac)\nend\n";
+    fs::write(&nodes, requests.replace("NODES", &NODES.to_string()))?;
     let mut wrk = wire.client.command("wrk");
     wrk.args([
         "--threads=1",
         &format!("--connections={SCRIPT_CONNECTIONS}"),
         &format!("--duration={SCRIPT_SECONDS}s"),
     ]);
-    wrk.arg(format!("http://{SERVER_ADDRESS}{path}"));
+    wrk.arg("--script").arg(&nodes).arg(format!("http://{SERVER_ADDRESS}{path}"));
     let report = stdout_of(&mut wrk)?;
     ensure!(!report.contains("Non-2xx"), "{report}");
     let rate = report.lines().find_map(|line| line.strip_prefix("Requests/sec:"));

@@ -65,7 +65,7 @@ pub struct Server {
 }
 
 /// With or without TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// Without.
     Http,

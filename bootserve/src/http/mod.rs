@@ -17,6 +17,7 @@ mod images;
 mod listener;
 mod overlays;
 mod range;
+pub mod recent;
 mod scripts;
 pub mod tls;
 
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use self::admission::Downloads;
 use self::connection::Context;
 use self::listener::{Listener, Slots};
+use self::recent::RecentScripts;
 
 use crate::config::Config;
 use crate::events::EventLog;
@@ -63,6 +65,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Who may download.
     pub downloads: Downloads,
+    /// What was sent a moment ago.
+    pub recent: RecentScripts,
 }
 
 /// URL of the script of the machine with this address.

@@ -13,6 +13,7 @@ use bootspec::cmdline::{BaseUrl, BootParams};
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::{BootMode, Manifest};
 use bootspec::{ImageRef, MacAddr};
+use bytes::Bytes;
 use serde::Deserialize;
 use tracing::{info, warn};
 
@@ -36,7 +37,7 @@ pub(super) struct MachineQuery {
 
 /// `GET /boot.ipxe`: the script for iPXE that does not know its own URL yet.
 pub(super) async fn first() -> Response {
-    script_response(script::FIRST_SCRIPT.to_owned())
+    script_response(script::FIRST_SCRIPT.into())
 }
 
 /// `GET /ipxe?mac=`: the script of one machine.
@@ -53,6 +54,9 @@ pub(super) async fn of_machine(
         Ok(mac) => mac,
         Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
+    if let Some(script) = app.recent.get(mac, scheme, Instant::now()).filter(|_| method == Method::GET) {
+        return script_response(script);
+    }
     let script = match decide(&app.config, &Machine { mac, stage: Stage::Script }) {
         BootDecision::Boot(assignment) => boot_script(&app, scheme, &method, mac, assignment).await,
         BootDecision::NextDevice(reason) => {
@@ -65,7 +69,7 @@ pub(super) async fn of_machine(
         | BootDecision::FetchScript
         | BootDecision::NotBooting => Ok(script::next_device(mac, "nothing is decided for it")),
     };
-    script.map_or_else(|error| internal_error(&error), script_response)
+    script.map_or_else(|error| internal_error(&error), |script| script_response(script.into()))
 }
 
 /// Renders the script and notes the boot that it begins. HEAD begins none: the script is not sent, only its length.
@@ -113,6 +117,9 @@ async fn boot_script(
         let event = BootEvent::now(mac, Phase::Script);
         let image = Some(image.manifest.image.clone());
         app.events.note(BootEvent { boot: Some(id), image, ..event }).await;
+        let script = script::boot(client, &boot);
+        app.recent.insert(mac, scheme, script.clone().into(), Instant::now());
+        return Ok(script);
     }
     Ok(script::boot(client, &boot))
 }
@@ -258,7 +265,7 @@ pub(super) async fn nbp(
     ([(CONTENT_TYPE, "application/efi")], program.clone()).into_response()
 }
 
-fn script_response(script: String) -> Response {
+fn script_response(script: Bytes) -> Response {
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], script).into_response()
 }
 
@@ -270,6 +277,7 @@ mod tests {
     use crate::dhcp::store::write_lease;
     use crate::events::EventLog;
     use crate::http::admission::Downloads;
+    use crate::http::recent::RecentScripts;
     use crate::in_use::InUse;
     use std::time::Duration;
 
@@ -303,6 +311,7 @@ mod tests {
             in_use,
             metrics: Arc::default(),
             downloads: Downloads::new(None),
+            recent: RecentScripts::default(),
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [

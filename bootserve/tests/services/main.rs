@@ -7,6 +7,7 @@ mod support;
 
 use std::time::Duration;
 
+use bootserve::http::recent::REPEAT;
 use bootserve::tftp::wire::{ErrorCode, Packet};
 use bootspec::manifest::BootMode;
 use rustix::fs::{FlockOperation, flock};
@@ -90,6 +91,7 @@ fn an_overlay_is_loaded_by_ipxe_in_carried_mode_and_by_init_in_fetched_mode() {
     for node in ["node-000", "node-001", "node-002"] {
         std::fs::write(daemon.overlays().join(format!("{node}.tar")), "tar").unwrap();
     }
+    std::thread::sleep(REPEAT);
     let with =
         [CARRIED_MAC, FETCHED_MAC, NODE_MAC].map(of).map(|script| script.replace("attempt 1", "attempt 0"));
     let carried = without[0]
@@ -203,6 +205,10 @@ fn scripts_sent_are_counted_as_attempts_except_of_failsafe() {
     let head = daemon.request("HEAD", &format!("/ipxe?mac={CARRIED_MAC}"), &[]);
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert_eq!(daemon.json("/v1/nodes/node-001/events").as_array().unwrap().len(), 1);
+    let repeated = fetch(CARRIED_MAC);
+    assert_eq!(repeated, first, "nothing boots twice in a second");
+    assert_eq!(daemon.json("/v1/nodes/node-001/events").as_array().unwrap().len(), 1);
+    std::thread::sleep(REPEAT);
     let second = fetch(CARRIED_MAC);
     assert!(second.contains("bootnode.attempt=1 "), "{second}");
     for _ in 0..2 {
