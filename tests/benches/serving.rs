@@ -11,7 +11,7 @@ use bootlab::daemon::Daemon;
 use bootlab::deadline::wait_until;
 use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS};
 use bootlab::places::{BIN_DIR_VARIABLE, RunDir, program};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The clients' interface and address.
 pub const CLIENT_INTERFACE: &str = "eth0";
@@ -85,6 +85,21 @@ fn release_bootserve() -> Result<PathBuf> {
 pub struct Running<'a> {
     _daemon: Daemon,
     server: &'a NetNs,
+}
+
+impl Drop for Running<'_> {
+    /// Killed alone, a server leaves its workers behind, and they the port.
+    fn drop(&mut self) {
+        let gone = || {
+            let pids = self.server.pids().unwrap_or_default();
+            // It may have ended by itself since it was listed.
+            pids.iter().for_each(|pid| drop(kill_process(*pid, Signal::KILL)));
+            pids.is_empty()
+        };
+        if !wait_until(START, gone) {
+            eprintln!("bench: a server does not end");
+        }
+    }
 }
 
 impl Running<'_> {
