@@ -8,13 +8,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::runtime;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -38,46 +42,88 @@ pub(super) struct Listener {
     pub tls: Option<TlsAcceptor>,
 }
 
+/// A connection on its way to the worker that serves it.
+struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    slot: Slot,
+}
+
 impl Listener {
-    /// Serves connections until `shutdown`; then those that are answering a request finish it.
-    pub async fn run(self, slots: Arc<Slots>, context: Arc<Context>) {
-        let tasks = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.socket.accept() => accepted,
-                () = context.shutdown.cancelled() => break,
+    /// Hands connections to the workers in turn until `shutdown`.
+    async fn run(self, slots: &Arc<Slots>, workers: &[Worker], shutdown: &CancellationToken) {
+        for worker in workers.iter().cycle() {
+            let (stream, peer) = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = shutdown.cancelled() => return,
             };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let Some(slot) = slots.take() else {
-                        warn!(%peer, limit = slots.limit, "too many HTTP connections, one is refused");
-                        continue;
-                    };
-                    tasks.spawn(serve(stream, peer, self.tls.clone(), slot, Arc::clone(&context)));
+            let Some(slot) = slots.take() else {
+                warn!(%peer, limit = slots.limit, "too many HTTP connections, one is refused");
+                continue;
+            };
+            match stream.into_std() {
+                // A worker ends after us.
+                Ok(stream) => {
+                    drop(worker.accepted.send(Accepted { stream, peer, tls: self.tls.clone(), slot }))
                 }
+                Err(error) => debug!(%peer, %error, "HTTP connection broke"),
+            }
+        }
+    }
+
+    async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.socket.accept().await {
+                Ok(accepted) => return accepted,
                 Err(error) => {
                     warn!(%error, "cannot accept an HTTP connection");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-        tasks.close();
-        tasks.wait().await;
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    slot: Slot,
-    context: Arc<Context>,
-) {
-    // Answers are written at once and whole.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%peer, %error, "HTTP connection broke");
-        return;
+/// A thread that serves connections, with a runtime of its own. Among threads that share their tasks, a download would move
+/// from one to the next each time that its client has room, and the threads would spend their time waking each other.
+struct Worker {
+    accepted: mpsc::UnboundedSender<Accepted>,
+    /// Nobody joins the thread: one that waits for a slow client must not hold up the end of the process.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Worker {
+    fn start(context: Arc<Context>) -> io::Result<Self> {
+        let (accepted, taken) = mpsc::unbounded_channel();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (end, ended) = oneshot::channel();
+        let work = move || {
+            runtime.block_on(serve_all(taken, context));
+            let _ = end.send(());
+        };
+        thread::Builder::new().name("http".to_owned()).spawn(work)?;
+        Ok(Self { accepted, ended })
     }
+}
+
+/// Serves what is accepted until no more is, and then until all connections have ended.
+async fn serve_all(mut taken: mpsc::UnboundedReceiver<Accepted>, context: Arc<Context>) {
+    let tasks = TaskTracker::new();
+    while let Some(accepted) = taken.recv().await {
+        tasks.spawn(serve(accepted, Arc::clone(&context)));
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn serve(accepted: Accepted, context: Arc<Context>) {
+    let Accepted { stream, peer, tls, slot } = accepted;
+    // Answers are written at once and whole.
+    let stream = match TcpStream::from_std(stream).and_then(|it| it.set_nodelay(true).map(|()| it)) {
+        Ok(stream) => stream,
+        Err(error) => return debug!(%peer, %error, "HTTP connection broke"),
+    };
     let stream = match tls {
         None => Stream::Plain(stream),
         Some(acceptor) => {
@@ -187,14 +233,17 @@ fn raise_file_limit() -> u64 {
     }
 }
 
-/// Has `listeners` serve until shutdown.
+/// Has `listeners` serve until shutdown, when connections that are answering a request finish it.
 pub(super) async fn run(listeners: Vec<Listener>, slots: Arc<Slots>, context: Context) -> io::Result<()> {
     let context = Arc::new(context);
-    let tasks = listeners
-        .into_iter()
-        .map(|listener| tokio::spawn(listener.run(Arc::clone(&slots), Arc::clone(&context))));
-    for task in tasks.collect::<Vec<_>>() {
-        task.await?;
+    let cores = thread::available_parallelism()?.get();
+    let workers: Vec<_> =
+        (0..cores).map(|_| Worker::start(Arc::clone(&context))).collect::<io::Result<_>>()?;
+    join_all(listeners.into_iter().map(|listener| listener.run(&slots, &workers, &context.shutdown))).await;
+    for Worker { accepted, ended } in workers {
+        drop(accepted);
+        // An error says the same: the thread is not there any more.
+        let _ = ended.await;
     }
     Ok(())
 }

@@ -24,9 +24,9 @@ use crate::http::range::Span;
 /// A client that takes no byte for so long is gone, or does us harm. UEFI gives up by itself after 120 seconds.
 const STALL: Duration = Duration::from_secs(120);
 /// So much of a file is known to be in memory before the kernel is asked to send it.
-const CHUNK_BYTES: u64 = 1 << 20;
-/// TLS has the bytes in our memory.
-const TLS_PIECE_BYTES: u64 = 256 * 1024;
+const CHUNK_BYTES: u64 = 8 << 20;
+/// What is read into our own memory: for TLS, and from a disk to have it in the kernel's.
+const PIECE_BYTES: u64 = 256 * 1024;
 /// What a client still sends is read for so long, or it would not see our last words (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -65,7 +65,7 @@ impl Stream {
                 }
             }
             Self::Tls(stream) => {
-                for piece in bytes.chunks(TLS_PIECE_BYTES as usize) {
+                for piece in bytes.chunks(PIECE_BYTES as usize) {
                     in_time(stream.write_all(piece)).await?;
                 }
                 if !more {
@@ -97,7 +97,7 @@ impl Stream {
             Self::Tls(stream) => {
                 let mut offset = span.start;
                 while offset < span.end() {
-                    let length = (span.end() - offset).min(TLS_PIECE_BYTES);
+                    let length = (span.end() - offset).min(PIECE_BYTES);
                     let piece = read_piece(Arc::clone(file), Span { start: offset, length }).await?;
                     in_time(stream.write_all(&piece)).await?;
                     offset += length;
@@ -151,11 +151,16 @@ async fn send_span(stream: &TcpStream, file: &Arc<File>, span: Span) -> io::Resu
 /// Reads a part of a file into the kernel's memory, unless it is there. Sending it would wait for the disk otherwise, and with
 /// it all that this thread serves.
 async fn read_ahead(file: &Arc<File>, span: Span) -> io::Result<()> {
-    let last = span.end() - 1;
-    if is_in_memory(file, span.start) && is_in_memory(file, last) {
+    if is_in_memory(file, span.start) && is_in_memory(file, span.end() - 1) {
         return Ok(());
     }
-    read_piece(Arc::clone(file), span).await.map(drop)
+    let mut start = span.start;
+    while start < span.end() {
+        let length = (span.end() - start).min(PIECE_BYTES);
+        read_piece(Arc::clone(file), Span { start, length }).await?;
+        start += length;
+    }
+    Ok(())
 }
 
 /// Not every file system can tell; then it is taken to be.
@@ -167,7 +172,7 @@ fn is_in_memory(file: &File, offset: u64) -> bool {
 
 async fn read_piece(file: Arc<File>, span: Span) -> io::Result<Vec<u8>> {
     let read = move || {
-        // No longer than a chunk.
+        // No longer than PIECE_BYTES.
         let mut piece = vec![0; span.length as usize];
         file.read_exact_at(&mut piece, span.start).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => became_shorter(),
