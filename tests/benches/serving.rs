@@ -92,8 +92,10 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let gone = || {
             let pids = self.server.pids().unwrap_or_default();
-            // It may have ended by itself since it was listed.
-            pids.iter().for_each(|pid| drop(kill_process(*pid, Signal::KILL)));
+            for pid in &pids {
+                // It may have ended by itself since it was listed.
+                let _ = kill_process(*pid, Signal::KILL);
+            }
             pids.is_empty()
         };
         if !wait_until(START, gone) {
