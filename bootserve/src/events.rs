@@ -188,6 +188,7 @@ impl EventLog {
     pub(crate) fn log(&self, events: &[BootEvent]) {
         log(&self.config, events);
     }
+
     /// The events of a machine in the order of time.
     pub async fn events_of(&self, mac: MacAddr) -> Result<Vec<BootEvent>, DatabaseError> {
         let query = sqlx::query("SELECT * FROM events WHERE mac = ? ORDER BY time_unix_ms, id");

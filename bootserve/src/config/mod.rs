@@ -244,19 +244,23 @@ impl Config {
 
     /// Our base URL: `http://192.168.0.1`, with the port unless it is 80.
     pub fn base_url(&self) -> String {
-        match self.server.http_port {
-            80 => format!("http://{}", self.server.address),
-            port => format!("http://{}:{port}", self.server.address),
-        }
+        url("http", self.server.address, self.server.http_port, 80)
     }
 
     /// Our base URL for a client that came by `scheme`: with TLS `https://192.168.0.1`, with the port unless it is 443.
     pub fn url_by(&self, scheme: Scheme) -> String {
         match (&self.tls, scheme) {
-            (Some(Tls { name, port: 443, .. }), Scheme::Https) => format!("https://{name}"),
-            (Some(Tls { name, port, .. }), Scheme::Https) => format!("https://{name}:{port}"),
+            (Some(Tls { name, port, .. }), Scheme::Https) => url("https", name, *port, 443),
             (None, _) | (_, Scheme::Http) => self.base_url(),
         }
+    }
+}
+
+/// A base URL, without the port that its scheme has by itself.
+fn url(scheme: &str, host: impl fmt::Display, port: u16, default_port: u16) -> String {
+    match port == default_port {
+        true => format!("{scheme}://{host}"),
+        false => format!("{scheme}://{host}:{port}"),
     }
 }
 

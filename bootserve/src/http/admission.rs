@@ -17,7 +17,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const NEWEST_SHARE: f64 = 0.1;
 
 /// Who downloads, and who waits.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Downloads {
     limit: Option<NonZeroU32>,
     state: Arc<Mutex<State>>,
@@ -70,12 +70,6 @@ impl Downloads {
     pub fn admit(&self, machine: IpAddr, now: Instant) -> Result<Permit, Busy> {
         lock(&self.state).admit(machine, self.limit, now)?;
         Ok(Permit { state: Arc::clone(&self.state), machine, began: now })
-    }
-
-    /// How many machines download, and how many wait.
-    pub fn count(&self) -> (usize, usize) {
-        let state = lock(&self.state);
-        (state.active.len(), state.waiting.len())
     }
 }
 
@@ -135,6 +129,14 @@ mod tests {
 
     fn machine(number: u8) -> IpAddr {
         [192, 168, 0, number].into()
+    }
+
+    impl Downloads {
+        /// How many machines download, and how many wait.
+        fn count(&self) -> (usize, usize) {
+            let state = lock(&self.state);
+            (state.active.len(), state.waiting.len())
+        }
     }
 
     fn downloads(limit: u32) -> Downloads {

@@ -79,20 +79,17 @@ impl ServedFile {
                 let range =
                     [(CONTENT_RANGE, content_range(span, size)), (CONTENT_TYPE, OCTET_STREAM.to_owned())];
                 let reaches_end = span.end() == size;
-                with_status(
-                    StatusCode::PARTIAL_CONTENT,
-                    body(vec![Piece::Span(span)], reaches_end).respond((about, range)),
-                )
+                let part = body(vec![Piece::Span(span)], reaches_end).respond((about, range));
+                (StatusCode::PARTIAL_CONTENT, part).into_response()
             }
             Wanted::Bytes(Selection::Parts(spans)) => {
                 let reaches_end = spans.iter().any(|span| span.end() == size);
                 // It must not occur in the file.
                 let boundary = format!("{:032x}", rand::random::<u128>());
                 let content_type = [(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"))];
-                with_status(
-                    StatusCode::PARTIAL_CONTENT,
-                    body(multipart(&spans, size, &boundary), reaches_end).respond((about, content_type)),
-                )
+                let parts = multipart(&spans, size, &boundary);
+                let parts = body(parts, reaches_end).respond((about, content_type));
+                (StatusCode::PARTIAL_CONTENT, parts).into_response()
             }
             Wanted::Bytes(Selection::Whole | Selection::Unsatisfiable) => {
                 let whole = vec![Piece::Span(Span { start: 0, length: size })];
@@ -100,11 +97,6 @@ impl ServedFile {
             }
         }
     }
-}
-
-fn with_status(status: StatusCode, mut response: Response) -> Response {
-    *response.status_mut() = status;
-    response
 }
 
 fn content_range(span: Span, size: u64) -> String {

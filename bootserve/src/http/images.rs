@@ -116,9 +116,8 @@ async fn open_complete(path: &std::path::Path, entry: &Artifact) -> Result<File,
 
 /// iPXE and init wait as long as they are told and ask again (RFC 9110 section 10.2.3).
 fn busy_response(busy: &Busy) -> Response {
-    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, busy.to_string());
-    response.headers_mut().insert(RETRY_AFTER, busy.retry_after.as_secs().into());
-    response
+    let retry_after = [(RETRY_AFTER, busy.retry_after.as_secs().to_string())];
+    (retry_after, text(StatusCode::SERVICE_UNAVAILABLE, busy.to_string())).into_response()
 }
 
 /// A download that may belong to a node's boot.

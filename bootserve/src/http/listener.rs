@@ -172,7 +172,7 @@ impl Slots {
     }
 
     /// How many connections there are.
-    pub fn open(&self) -> u64 {
+    fn open(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 

@@ -10,7 +10,7 @@
 pub mod admission;
 mod api;
 mod body;
-pub mod connection;
+mod connection;
 mod file;
 mod health;
 mod images;
@@ -25,10 +25,8 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bootspec::MacAddr;
@@ -90,8 +88,7 @@ pub async fn run(
     let tls = tls.map(|(socket, acceptor)| Listener { socket, tls: Some(acceptor) });
     let app = Arc::new(app);
     let metrics = Arc::clone(&app.metrics);
-    let count = Box::new(move |status: StatusCode| metrics.http_responded(status.as_u16()));
-    let context = Context { router: router(app), count, shutdown };
+    let context = Context { router: router(app), metrics, shutdown };
     listener::run([Some(plain), tls].into_iter().flatten().collect(), Slots::by_file_limit(), context).await
 }
 
@@ -110,13 +107,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .layer(map_response_with_state(Arc::clone(&app), count))
         .with_state(app)
-}
-
-async fn count(State(app): State<Arc<App>>, response: Response) -> Response {
-    app.metrics.http_responded(response.status().as_u16());
-    response
 }
 
 /// An answer of plain text.

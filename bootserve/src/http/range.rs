@@ -19,6 +19,16 @@ impl Span {
     pub fn end(self) -> u64 {
         self.start + self.length
     }
+
+    /// The same in pieces of at most `bytes`.
+    pub fn pieces(self, bytes: u64) -> impl Iterator<Item = Self> {
+        let rests = std::iter::successors(Some(self), move |rest| {
+            (rest.length > bytes).then(|| Self { start: rest.start + bytes, length: rest.length - bytes })
+        });
+        rests
+            .map(move |rest| Self { length: rest.length.min(bytes), ..rest })
+            .filter(|piece| piece.length > 0)
+    }
 }
 
 /// What to answer.
@@ -124,6 +134,17 @@ mod tests {
             for span in spans {
                 prop_assert!(span.length > 0 && span.start + (span.length - 1) < size);
             }
+        }
+
+        #[test]
+        fn pieces_are_the_span_in_order(start in 0u64..100, length in 0u64..100, bytes in 1u64..40) {
+            let mut next = start;
+            for piece in (Span { start, length }).pieces(bytes) {
+                prop_assert_eq!(piece.start, next);
+                prop_assert!(piece.length > 0 && piece.length <= bytes);
+                next = piece.end();
+            }
+            prop_assert_eq!(next, start + length);
         }
 
         #[test]

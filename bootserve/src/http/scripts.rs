@@ -109,6 +109,7 @@ async fn boot_script(
     if command_line_bytes > MAX_COMMAND_LINE_BYTES {
         return cannot_boot(CannotBoot::CommandLine { found: command_line_bytes });
     }
+    let script = script::boot(client, &boot);
     // Who only says that it is a machine takes no room in our memory.
     if method == Method::GET && app.events.knows(mac).await? {
         if let Err(source) = app.in_use.begin(mac, &image.manifest.image, Instant::now()) {
@@ -117,11 +118,9 @@ async fn boot_script(
         let event = BootEvent::now(mac, Phase::Script);
         let image = Some(image.manifest.image.clone());
         app.events.note(BootEvent { boot: Some(id), image, ..event }).await;
-        let script = script::boot(client, &boot);
         app.recent.insert(mac, scheme, script.clone().into(), Instant::now());
-        return Ok(script);
     }
-    Ok(script::boot(client, &boot))
+    Ok(script)
 }
 
 /// What the kernel keeps of a command line, COMMAND_LINE_SIZE less the final NUL: the same on x86 and arm64. It cuts off the

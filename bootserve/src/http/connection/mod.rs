@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection: requests are read, given to the router, and answered one after the other.
 //!
 //! hyper would do for scripts and the API. It hands every byte of a body through the process, though, and images are sent at
-//! three to nine times the cost that way (docs/benchmarks.md); so the heads are read here, and files are sent by the kernel.
+//! three to nine times the cost of sendfile(2) that way; so the heads are read here, and files are sent by the kernel.
 
 mod head;
 mod response;
@@ -9,13 +9,13 @@ mod stream;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Method, Request, StatusCode};
-use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,8 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::text;
-pub use head::parse;
-use head::{Head, HeadError};
+use crate::metrics::Metrics;
+use head::{Head, HeadError, parse};
 use response::Answer;
 pub(super) use stream::Stream;
 
@@ -37,8 +37,8 @@ const REQUEST: Duration = Duration::from_secs(20);
 pub(super) struct Context {
     /// Answers requests.
     pub router: Router,
-    /// Told the status of what the router was not asked.
-    pub count: Box<dyn Fn(StatusCode) + Send + Sync>,
+    /// Told the status of each answer.
+    pub metrics: Arc<Metrics>,
     /// After this, requests are not taken any more.
     pub shutdown: CancellationToken,
 }
@@ -160,14 +160,14 @@ impl<'a> Connection<'a> {
             ReadError::Connection(_) => return Ok(false),
         };
         debug!(peer = %self.peer, %error, "HTTP request refused");
-        (self.context.count)(status);
-        let response: Response = text(status, error.to_string());
+        let response = text(status, error.to_string());
         self.send(Answer { response, is_head: false, version: Default::default(), keep_alive: false })
             .await?;
         Ok(false)
     }
 
     async fn send(&mut self, answer: Answer) -> io::Result<()> {
+        self.context.metrics.http_responded(answer.response.status().as_u16());
         let (head, body) = answer.into_parts().await?;
         match body {
             response::Body::Bytes(body) => self.send_bytes(head, body).await,

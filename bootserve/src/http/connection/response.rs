@@ -5,7 +5,7 @@ use std::io;
 use std::time::SystemTime;
 
 use axum::body::to_bytes;
-use axum::http::header::{CONTENT_LENGTH, DATE};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Version};
 use axum::response::Response;
 use bytes::Bytes;
@@ -53,7 +53,7 @@ impl Answer {
             (true, _) => {}
         }
         let mut head = head.into_bytes();
-        for (name, value) in parts.headers.iter().filter(|(name, _)| *name != DATE) {
+        for (name, value) in &parts.headers {
             push_name(&mut head, name);
             head.extend_from_slice(b": ");
             head.extend_from_slice(value.as_bytes());

@@ -95,12 +95,9 @@ impl Stream {
         match self {
             Self::Plain(stream) => send_span(stream, file, span).await,
             Self::Tls(stream) => {
-                let mut offset = span.start;
-                while offset < span.end() {
-                    let length = (span.end() - offset).min(PIECE_BYTES);
-                    let piece = read_piece(Arc::clone(file), Span { start: offset, length }).await?;
+                for piece in span.pieces(PIECE_BYTES) {
+                    let piece = read_piece(Arc::clone(file), piece).await?;
                     in_time(stream.write_all(&piece)).await?;
-                    offset += length;
                 }
                 Ok(())
             }
@@ -127,22 +124,16 @@ impl Stream {
 
 /// Has the kernel send a part of a file.
 async fn send_span(stream: &TcpStream, file: &Arc<File>, span: Span) -> io::Result<()> {
-    let mut offset = span.start;
-    let mut in_memory = offset;
-    while offset < span.end() {
-        if offset >= in_memory {
-            let length = (span.end() - offset).min(CHUNK_BYTES);
-            read_ahead(file, Span { start: offset, length }).await?;
-            in_memory = offset + length;
-        }
-        let length = (in_memory - offset) as usize;
-        let sent = when_writable(stream, || {
-            let mut at = offset;
-            Ok(sendfile(stream.as_fd(), file.as_fd(), Some(&mut at), length)?)
-        });
-        match sent.await? {
-            0 => return Err(became_shorter()),
-            sent => offset += sent as u64,
+    for chunk in span.pieces(CHUNK_BYTES) {
+        read_ahead(file, chunk).await?;
+        // The kernel moves it on.
+        let mut offset = chunk.start;
+        while offset < chunk.end() {
+            let length = (chunk.end() - offset) as usize;
+            let send = || Ok(sendfile(stream.as_fd(), file.as_fd(), Some(&mut offset), length)?);
+            if when_writable(stream, send).await? == 0 {
+                return Err(became_shorter());
+            }
         }
     }
     Ok(())
@@ -154,11 +145,8 @@ async fn read_ahead(file: &Arc<File>, span: Span) -> io::Result<()> {
     if is_in_memory(file, span.start) && is_in_memory(file, span.end() - 1) {
         return Ok(());
     }
-    let mut start = span.start;
-    while start < span.end() {
-        let length = (span.end() - start).min(PIECE_BYTES);
-        read_piece(Arc::clone(file), Span { start, length }).await?;
-        start += length;
+    for piece in span.pieces(PIECE_BYTES) {
+        read_piece(Arc::clone(file), piece).await?;
     }
     Ok(())
 }
