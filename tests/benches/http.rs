@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bootlab::netns::SERVER_ADDRESS;
@@ -84,7 +84,7 @@ pub fn scripts(rounds: Rounds) -> Result<Vec<Measurement>> {
     let wire = Wire::connect("bench-scripts")?;
     let script = {
         let _server = bootserve(&wire, &store)?;
-        wire.client.inside(|| body_of(&format!("/ipxe?mac={}", mac(0))))??
+        bootlab::api::get(&wire.client, &format!("/ipxe?mac={}", mac(0)))?
     };
     fs::write(store.join("script.ipxe"), script)?;
     let mut ours = || {
@@ -231,18 +231,7 @@ fn read_head(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
     }
 }
 
-fn body_of(path: &str) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect((SERVER_ADDRESS, 80))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {SERVER_ADDRESS}\r\nConnection: close\r\n\r\n")?;
-    let (head, mut body) = read_head(&mut stream)?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    stream.read_to_end(&mut body)?;
-    Ok(body)
-}
-
 fn requests_per_second(wire: &Wire, path: &str) -> Result<f64> {
-    // The first requests fill caches and make threads.
-    thread::sleep(Duration::from_millis(200));
     let nodes = wire.dir().join("nodes.lua");
     // Both are asked alike; nginx does not look at what follows the question mark.
     let requests = "local n = 0\nrequest = function()\n  n = (n + 1) % NODES\n  \

@@ -11,7 +11,7 @@ use bootlab::daemon::Daemon;
 use bootlab::deadline::wait_until;
 use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS};
 use bootlab::places::{BIN_DIR_VARIABLE, RunDir, program};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 /// The clients' interface and address.
 pub const CLIENT_INTERFACE: &str = "eth0";
@@ -90,15 +90,7 @@ pub struct Running<'a> {
 impl Drop for Running<'_> {
     /// Killed alone, a server leaves its workers behind, and they the port.
     fn drop(&mut self) {
-        let gone = || {
-            let pids = self.server.pids().unwrap_or_default();
-            for pid in &pids {
-                // It may have ended by itself since it was listed.
-                let _ = kill_process(*pid, Signal::KILL);
-            }
-            pids.is_empty()
-        };
-        if !wait_until(START, gone) {
+        if !wait_until(START, || !self.server.kill_all().unwrap_or(false)) {
             eprintln!("bench: a server does not end");
         }
     }

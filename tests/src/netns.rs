@@ -150,6 +150,11 @@ impl NetNs {
             .map_err(|source| Error::Enter { name: self.name.clone(), source })
     }
 
+    /// Kills all that runs in it; whether there was anything.
+    pub fn kill_all(&self) -> Result<bool, Error> {
+        kill_all(&self.name)
+    }
+
     /// The processes that run in it.
     pub fn pids(&self) -> Result<Vec<Pid>, Error> {
         pids(&self.name)
@@ -197,11 +202,17 @@ fn owner(name: &str) -> Option<u32> {
 }
 
 fn remove(name: &str) -> Result<(), Error> {
-    for pid in pids(name)? {
-        // It may have ended by itself since it was listed.
-        let _ = kill_process(pid, Signal::KILL);
-    }
+    kill_all(name)?;
     ip(["netns", "delete", name]).map(drop)
+}
+
+fn kill_all(name: &str) -> Result<bool, Error> {
+    let pids = pids(name)?;
+    for pid in &pids {
+        // It may have ended by itself since it was listed.
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    Ok(!pids.is_empty())
 }
 
 fn pids(name: &str) -> Result<Vec<Pid>, Error> {

@@ -552,13 +552,10 @@ fn what_happens_is_counted() {
     assert_eq!(daemon.get("/images/nosuch/1/vmlinuz").status, 404);
     daemon.send_dhcp(b"no DHCP");
     let mut metrics = String::new();
-    for _ in 0..200 {
+    support::wait_until(|| {
         metrics = daemon.get("/metrics").text();
-        if metrics.contains("bootserve_dhcp_ignored_total{reason=\"malformed\"} 1") {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        metrics.contains("bootserve_dhcp_ignored_total{reason=\"malformed\"} 1")
+    });
     for part in [
         "bootserve_dhcp_ignored_total{reason=\"malformed\"} 1\n",
         "bootserve_dhcp_ignored_total{reason=\"no-address\"} 0\n",

@@ -188,15 +188,13 @@ impl Daemon {
 
     /// Asks until the answer is as expected.
     pub fn wait_for(&self, path: &str, expected: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let answer = self.json(path);
-            if expected(&answer) {
-                return answer;
-            }
-            assert!(Instant::now() < deadline, "{path} still answers {answer}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut answer = Value::Null;
+        let is_there = wait_until(|| {
+            answer = self.json(path);
+            expected(&answer)
+        });
+        assert!(is_there, "{path} still answers {answer}");
+        answer
     }
 
     /// Fetches a file; an ERROR of the server is returned as it came.

@@ -4,12 +4,11 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use bootserve::config::Config;
 use tokio_util::sync::CancellationToken;
 
-use super::{DEADLINE, agent, bind, config, serve};
+use super::{agent, bind, config, serve, wait_until};
 
 /// A running server. Dropping it kills it.
 pub struct ServerProcess {
@@ -31,12 +30,11 @@ impl ServerProcess {
             .spawn()
             .unwrap();
         let mut server = Self { child, url: String::new() };
-        let deadline = Instant::now() + DEADLINE;
-        while server.url.is_empty() {
-            assert!(Instant::now() < deadline, "the server process has not started");
+        let has_started = wait_until(|| {
             server.url = std::fs::read_to_string(&url_file).unwrap_or_default();
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            !server.url.is_empty()
+        });
+        assert!(has_started, "the server process has not started");
         server
     }
 
