@@ -2,13 +2,15 @@
 //! is given out here, one address to a MAC. A machine gets an address of the link that it is on, which is a list of the
 //! networks on one wire.
 //!
-//! The table lives in memory and only decides; the server tells its driver what has to be stored.
+//! The table lives in memory and only decides; the server tells its driver what has to be stored. Whatever is asked of it costs
+//! the logarithm of its size, so that thousands of machines can come at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
 use bootspec::MacAddr;
+use rangemap::RangeInclusiveSet;
 
 use crate::config::{AddressRange, Config, Network};
 
@@ -29,9 +31,42 @@ pub struct LeaseTable {
     reservations: HashMap<MacAddr, Ipv4Addr>,
     /// Addresses in ranges that are not to be given out: ours, the router's, the reserved ones.
     excluded: HashSet<Ipv4Addr>,
-    leases: HashMap<Ipv4Addr, Lease>,
+    used: HashMap<Ipv4Addr, Use>,
     by_mac: HashMap<MacAddr, Ipv4Addr>,
-    quarantine: HashMap<Ipv4Addr, SystemTime>,
+    /// By the first address of each.
+    ranges: BTreeMap<Ipv4Addr, Range>,
+}
+
+/// What an address is used for.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    /// Who has it, or had it last. None: a machine that is not ours.
+    holder: Option<MacAddr>,
+    until: SystemTime,
+}
+
+/// The addresses of one network that may be given out, each in one of the two sets.
+#[derive(Debug)]
+struct Range {
+    /// Those that are not used, as bits.
+    fresh: RangeInclusiveSet<u32>,
+    /// Those that are, by the end of their use.
+    used: BTreeSet<(SystemTime, Ipv4Addr)>,
+}
+
+impl Range {
+    fn new<'a>(range: AddressRange, excluded: impl IntoIterator<Item = &'a Ipv4Addr>) -> Self {
+        let mut fresh = RangeInclusiveSet::new();
+        fresh.insert(range.first().to_bits()..=range.last().to_bits());
+        for address in excluded {
+            fresh.remove(address.to_bits()..=address.to_bits());
+        }
+        Self { fresh, used: BTreeSet::new() }
+    }
+
+    fn first_fresh(&self) -> Option<Ipv4Addr> {
+        self.fresh.first().map(|addresses| Ipv4Addr::from_bits(*addresses.start()))
+    }
 }
 
 impl LeaseTable {
@@ -42,13 +77,9 @@ impl LeaseTable {
         let mut excluded: HashSet<_> = reservations.values().copied().collect();
         excluded.insert(config.server.address);
         excluded.extend(config.networks.iter().filter_map(|network| network.router));
-        let mut table = Self {
-            reservations,
-            excluded,
-            leases: HashMap::new(),
-            by_mac: HashMap::new(),
-            quarantine: HashMap::new(),
-        };
+        let ranges = config.networks.iter().filter_map(|network| network.range);
+        let ranges = ranges.map(|range| (range.first(), Range::new(range, &excluded))).collect();
+        let mut table = Self { reservations, excluded, used: HashMap::new(), by_mac: HashMap::new(), ranges };
         for lease in stored {
             let link = config.networks.on_link_of(lease.address).unwrap_or_default();
             if table.reservation(lease.mac, link).is_none() && table.is_dynamic(lease.address, link) {
@@ -59,7 +90,7 @@ impl LeaseTable {
     }
 
     /// The address to offer to `mac` on `link`: its reservation there; else the one it has or had; else the one it asks for,
-    /// a fresh one, or the one that has been expired longest. `None`: the ranges are exhausted.
+    /// a fresh one, or the one that has been free longest. `None`: the ranges are exhausted.
     pub fn choose(
         &self,
         mac: MacAddr,
@@ -74,8 +105,8 @@ impl LeaseTable {
         let familiar = self.by_mac.get(&mac).copied().filter(usable);
         familiar
             .or(requested.filter(usable))
-            .or_else(|| self.fresh(link, now))
-            .or_else(|| self.longest_expired(link, now))
+            .or_else(|| self.ranges_of(link).find_map(Range::first_fresh))
+            .or_else(|| self.longest_free(link, now))
     }
 
     /// The address that is reserved for `mac`, if it is one of `link`.
@@ -84,20 +115,9 @@ impl LeaseTable {
         reserved.filter(|address| link.iter().any(|network| network.subnet.contains(address)))
     }
 
-    fn fresh(&self, link: &[Network], now: SystemTime) -> Option<Ipv4Addr> {
-        let mut addresses = link.iter().filter_map(|network| network.range).flat_map(AddressRange::addresses);
-        addresses.find(|address| {
-            !self.excluded.contains(address)
-                && !self.leases.contains_key(address)
-                && !self.is_quarantined(*address, now)
-        })
-    }
-
-    fn longest_expired(&self, link: &[Network], now: SystemTime) -> Option<Ipv4Addr> {
-        let expired = self.leases.values().filter(|lease| lease.expires <= now);
-        let usable = expired
-            .filter(|lease| self.is_dynamic(lease.address, link) && !self.is_quarantined(lease.address, now));
-        usable.min_by_key(|lease| (lease.expires, lease.address)).map(|lease| lease.address)
+    fn longest_free(&self, link: &[Network], now: SystemTime) -> Option<Ipv4Addr> {
+        let (free_since, address) = self.ranges_of(link).filter_map(|range| range.used.first()).min()?;
+        (*free_since <= now).then_some(*address)
     }
 
     /// Whether `mac` may have `address` on `link`: it is reserved for it, or in a range and no one else's.
@@ -105,8 +125,8 @@ impl LeaseTable {
         if let Some(reserved) = self.reservation(mac, link) {
             return reserved == address;
         }
-        let taken = self.leases.get(&address).is_some_and(|lease| lease.mac != mac && lease.expires > now);
-        self.is_dynamic(address, link) && !taken && !self.is_quarantined(address, now)
+        let is_taken = |used: &Use| used.holder != Some(mac) && used.until > now;
+        self.is_dynamic(address, link) && !self.used.get(&address).is_some_and(is_taken)
     }
 
     /// Keeps `address` for `mac` until `expires`. The caller has made sure that it [may use](Self::may_use) it.
@@ -115,56 +135,85 @@ impl LeaseTable {
         if self.reservations.get(&mac) == Some(&address) {
             return;
         }
-        let held = self.leases.get(&address).filter(|lease| lease.mac == mac).map(|lease| lease.expires);
+        let held = self.used.get(&address).filter(|used| used.holder == Some(mac)).map(|used| used.until);
         self.insert(Lease { mac, address, expires: held.map_or(expires, |held| held.max(expires)) });
     }
 
     /// Ends the lease of `mac` on `address` early and returns it, if there was one. The address stays associated with
     /// the machine until someone else needs it.
     pub fn release(&mut self, mac: MacAddr, address: Ipv4Addr, now: SystemTime) -> Option<Lease> {
-        let lease = self.leases.get_mut(&address).filter(|lease| lease.mac == mac)?;
-        lease.expires = now;
-        Some(*lease)
+        if self.by_mac.get(&mac) != Some(&address) {
+            return None;
+        }
+        self.set(address, Use { holder: Some(mac), until: now });
+        Some(Lease { mac, address, expires: now })
     }
 
     /// Takes `address` out of the range until `until`: its holder `mac` found another machine using it. Returns
-    /// whether that is possible: a reservation is the admin's word.
+    /// whether that is possible: a reservation is the admin's word. After `until` it is as any that someone had.
     pub fn quarantine(&mut self, mac: MacAddr, address: Ipv4Addr, until: SystemTime) -> bool {
         if self.by_mac.get(&mac) != Some(&address) {
             return false;
         }
         self.by_mac.remove(&mac);
-        self.leases.remove(&address);
-        self.quarantine.insert(address, until);
+        self.set(address, Use { holder: None, until });
         true
     }
 
     fn insert(&mut self, lease: Lease) {
-        if let Some(previous) = self.by_mac.insert(lease.mac, lease.address)
-            && previous != lease.address
+        let Lease { mac, address, expires } = lease;
+        if let Some(previous) = self.by_mac.insert(mac, address)
+            && previous != address
         {
-            self.leases.remove(&previous);
+            self.forget(previous);
         }
-        if let Some(previous) = self.leases.insert(lease.address, lease)
-            && previous.mac != lease.mac
-        {
-            self.by_mac.remove(&previous.mac);
+        let replaced = self.set(address, Use { holder: Some(mac), until: expires });
+        if let Some(holder) = replaced.and_then(|used| used.holder).filter(|holder| *holder != mac) {
+            self.by_mac.remove(&holder);
         }
+    }
+
+    /// Notes how `address` is used from now on, and returns how it was.
+    fn set(&mut self, address: Ipv4Addr, used: Use) -> Option<Use> {
+        let replaced = self.used.insert(address, used);
+        if let Some(range) = self.range_of(address) {
+            match replaced {
+                Some(before) => drop(range.used.remove(&(before.until, address))),
+                None => range.fresh.remove(address.to_bits()..=address.to_bits()),
+            }
+            range.used.insert((used.until, address));
+        }
+        replaced
+    }
+
+    /// Makes `address` as if nobody had ever had it.
+    fn forget(&mut self, address: Ipv4Addr) {
+        let used = self.used.remove(&address);
+        if let Some((range, used)) = self.range_of(address).zip(used) {
+            range.used.remove(&(used.until, address));
+            range.fresh.insert(address.to_bits()..=address.to_bits());
+        }
+    }
+
+    /// The range that `address` is of; only such addresses are ever used.
+    fn range_of(&mut self, address: Ipv4Addr) -> Option<&mut Range> {
+        self.ranges.range_mut(..=address).next_back().map(|(_, range)| range)
+    }
+
+    fn ranges_of<'a>(&'a self, link: &'a [Network]) -> impl Iterator<Item = &'a Range> {
+        link.iter().filter_map(|network| self.ranges.get(&network.range?.first()))
     }
 
     fn is_dynamic(&self, address: Ipv4Addr, link: &[Network]) -> bool {
         let in_range = link.iter().filter_map(|network| network.range).any(|range| range.contains(address));
         in_range && !self.excluded.contains(&address)
     }
-
-    fn is_quarantined(&self, address: Ipv4Addr, now: SystemTime) -> bool {
-        self.quarantine.get(&address).is_some_and(|until| *until > now)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::time::Duration;
 
     const NODE_000: MacAddr = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x01]);
@@ -288,5 +337,61 @@ mod tests {
         let again = LeaseTable::new(&config, stored);
         assert_eq!(again.choose(NODE_000, other, None, T0), Some(first));
         assert_eq!(again.choose(A, other, None, T0), Some(second));
+    }
+
+    /// What [`LeaseTable::choose`] says of machines without a reservation, looked for address by address.
+    fn choose_naively(
+        table: &LeaseTable,
+        mac: MacAddr,
+        link: &[Network],
+        requested: Option<Ipv4Addr>,
+        now: SystemTime,
+    ) -> Option<Ipv4Addr> {
+        let ranges = link.iter().filter_map(|network| network.range);
+        let all: Vec<Ipv4Addr> = ranges
+            .flat_map(|range| (range.first().to_bits()..=range.last().to_bits()).map(Ipv4Addr::from_bits))
+            .filter(|address| !table.excluded.contains(address))
+            .collect();
+        let is_free = |address: &Ipv4Addr| {
+            let taken = |used: &Use| used.until > now && used.holder != Some(mac);
+            all.contains(address) && !table.used.get(address).is_some_and(taken)
+        };
+        let had =
+            all.iter().copied().find(|a| table.used.get(a).is_some_and(|used| used.holder == Some(mac)));
+        let fresh = all.iter().copied().find(|address| !table.used.contains_key(address));
+        let used = all.iter().copied().filter(|address| table.used.contains_key(address) && is_free(address));
+        let oldest = used.min_by_key(|address| (table.used[address].until, *address));
+        had.filter(is_free).or(requested.filter(is_free)).or(fresh).or(oldest)
+    }
+
+    /// Two networks of three addresses each, one of them the router's.
+    const SMALL: &str = "[server]\ninterface = 'br0'\naddress = '10.0.0.1'\nstore = '/s'\nstate = '/t'\n\
+        [[network]]\nsubnet = '10.0.0.0/24'\nrange = '10.0.0.5-10.0.0.7'\nlink = 'a'\nrouter = '10.0.0.6'\n\
+        [[network]]\nsubnet = '10.0.1.0/24'\nrange = '10.0.1.5-10.0.1.7'\n";
+
+    proptest! {
+        #[test]
+        fn addresses_are_chosen_as_if_all_of_them_were_looked_at(
+            steps in prop::collection::vec((0..4_u8, 0..6_u8, 0..2_u8, prop::option::of(4..9_u8), 0..50_u64), 1..80)
+        ) {
+            let config = Config::parse(SMALL).unwrap();
+            let mut table = LeaseTable::new(&config, []);
+            let mut now = T0;
+            for (step, machine, network, requested, seconds) in steps {
+                now += Duration::from_secs(seconds);
+                let mac = MacAddr::new([2, 0, 0, 0, 0, machine]);
+                let link = config.networks.on_link_of([10, 0, network, 1].into()).unwrap();
+                let requested = requested.map(|last| Ipv4Addr::new(10, 0, network, last));
+                let chosen = table.choose(mac, link, requested, now);
+                prop_assert_eq!(chosen, choose_naively(&table, mac, link, requested, now));
+                let Some(address) = chosen else { continue };
+                prop_assert!(table.may_use(mac, link, address, now));
+                match step {
+                    0 | 1 => table.hold(mac, address, now + Duration::from_secs(100)),
+                    2 => drop(table.release(mac, address, now)),
+                    _ => drop(table.quarantine(mac, address, now + Duration::from_secs(60))),
+                }
+            }
+        }
     }
 }
