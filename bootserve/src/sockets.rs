@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
@@ -128,7 +129,10 @@ fn dhcp(interface: &str, address: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_broadcast(true)?;
-    socket.set_recv_buffer_size(DHCP_RECEIVE_BUFFER_BYTES)?;
+    // Only root gets more than net.core.rmem_max, which holds some 160 packets.
+    if set_socket_recv_buffer_size_force(&socket, DHCP_RECEIVE_BUFFER_BYTES).is_err() {
+        socket.set_recv_buffer_size(DHCP_RECEIVE_BUFFER_BYTES)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

@@ -1,27 +1,43 @@
 //! Moves packets between the socket, the state machine and the database.
 //!
-//! Whatever the socket holds is handled together and committed in one transaction before any of the replies is sent:
-//! a hall of nodes that is switched on at once costs a handful of disk syncs, not one for each node.
+//! Replies that promise nothing, OFFERs among them, leave at once. Those that promise something wait until it is on the disk:
+//! whatever waits is committed together, while packets are received and decided on. A hall of nodes that is switched on at once
+//! costs a handful of disk syncs, not one for each node, and nobody waits for more than two of them.
+//!
+//! Where a commit fails, its replies are not sent, which clients take for lost packets. The leases in memory may then last
+//! longer than those on the disk, and an address that was changed or given back may be free in memory alone. Neither does harm:
+//! no client was told of it, and whoever is given such an address next is stored in place of the one before.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bootspec::event::Phase;
 use dhcproto::v4::{CLIENT_PORT, SERVER_PORT};
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
 
 use super::ignored::Ignored;
+use super::reply::Reply;
 use super::server::Action;
-use super::store::write_lease;
+use super::store::write_leases;
 use crate::database::{DatabaseError, query_error};
 use crate::events::{BootEvent, EventLog};
 use crate::metrics::Metrics;
 
-/// Replies wait for the whole batch, so it is bounded.
-const MAX_BATCH: usize = 512;
+/// Replies that are committed together.
+const MAX_GROUP: usize = 128;
+/// Replies that are sent at once. They must all fit into the socket of a relay, which with Linux' default of 208 KiB holds about 160.
+const MAX_BURST: usize = 64;
+/// As is the burst, so is the pause after it: a relay's processor is a small one, and shared.
+const BURST_TIME: Duration = Duration::from_millis(2);
+/// Answers that wait for the disk. If there are more, packets wait in the socket.
+const MAX_WAITING: usize = 8192;
 /// An Ethernet frame's worth; longer packets are cut, and their options end early.
 const MAX_PACKET_BYTES: usize = 1500;
 /// Clients and relays send from these (RFC 2131 section 4.1), and nobody without privileges.
@@ -30,7 +46,8 @@ const SENDERS: [u16; 2] = [CLIENT_PORT, SERVER_PORT];
 /// What a packet of this sender is answered with, or why it is not.
 pub type Answer = Result<Vec<Action>, Ignored>;
 
-/// Serves DHCP on `socket` until `shutdown`: `answer` is given each packet and who sent it.
+/// Serves DHCP on `socket` until `shutdown`: `answer` is given each packet and who sent it. What was decided until then is
+/// stored and sent.
 pub async fn run(
     socket: UdpSocket,
     mut answer: impl FnMut(&[u8], SocketAddrV4) -> Answer,
@@ -39,42 +56,41 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let port = socket.local_addr()?.port();
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            readable = socket.readable() => readable?,
-        }
-        let mut counted = |packet: &[u8], peer| {
-            metrics.dhcp_received(port);
-            answer(packet, peer).inspect_err(|ignored| metrics.dhcp_ignored(ignored))
-        };
-        let actions = drain(&socket, &mut counted);
-        match commit(&events, &actions).await {
-            Ok(()) => send(&socket, &actions, || metrics.dhcp_replied(port)).await,
-            // Unsent replies are as good as lost packets: clients repeat their requests.
-            Err(error) => error!(error = &error as &dyn std::error::Error, "DHCP replies not sent"),
-        }
-    }
-}
-
-fn drain(socket: &UdpSocket, answer: &mut impl FnMut(&[u8], SocketAddrV4) -> Answer) -> Vec<Action> {
+    let socket = Arc::new(socket);
+    let (promises, waiting) = mpsc::channel(MAX_WAITING);
+    let mut outbox = Outbox::new(Arc::clone(&socket), port, Arc::clone(&metrics));
+    let keeper = AbortOnDropHandle::new(tokio::spawn(keep(waiting, events, outbox.clone())));
     let mut packet = [0; MAX_PACKET_BYTES];
-    let mut actions = Vec::new();
-    for _ in 0..MAX_BATCH {
-        match socket.try_recv_from(&mut packet) {
-            Ok((length, SocketAddr::V4(peer))) => match answer(&packet[..length], peer) {
-                Ok(answer) => actions.extend(answer.into_iter().filter(|action| is_believed(action, peer))),
-                Err(ignored) => ignored.log(),
+    loop {
+        let (length, peer) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            received = socket.recv_from(&mut packet) => match received {
+                Ok((length, SocketAddr::V4(peer))) => (length, peer),
+                Ok((_, SocketAddr::V6(_))) => continue,
+                Err(error) => {
+                    warn!(%error, "cannot receive from the DHCP socket");
+                    continue;
+                }
             },
-            Ok((_, SocketAddr::V6(_))) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => {
-                warn!(%error, "cannot receive from the DHCP socket");
-                break;
+        };
+        metrics.dhcp_received(port);
+        match answer(&packet[..length], peer) {
+            Ok(mut actions) => {
+                actions.retain(|action| is_believed(action, peer));
+                if actions.iter().all(|action| matches!(action, Action::Send(_))) {
+                    outbox.send(actions).await;
+                } else if promises.send(actions).await.is_err() {
+                    break;
+                }
+            }
+            Err(ignored) => {
+                metrics.dhcp_ignored(&ignored);
+                ignored.log();
             }
         }
     }
-    actions
+    drop(promises);
+    keeper.await.map_err(io::Error::other)
 }
 
 /// Firmware sends from a port that no user of a running node can send from. That a node boots has consequences (see
@@ -83,34 +99,88 @@ fn is_believed(action: &Action, peer: SocketAddrV4) -> bool {
     !matches!(action, Action::Booting(_)) || SENDERS.contains(&peer.port())
 }
 
-/// Stores the leases and events among `actions` in one transaction.
-async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseError> {
-    if actions.iter().all(|action| matches!(action, Action::Send(_))) {
-        return Ok(());
-    }
-    let mut transaction =
-        events.database().pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
-    let mut news = Vec::new();
-    for action in actions {
-        match action {
-            Action::Store(lease) => write_lease(&mut transaction, lease).await?,
-            Action::Booting(mac) => news.push(BootEvent::now(*mac, Phase::Dhcp)),
-            Action::Send(_) => {}
+/// Stores what each answer promises, in the order of the decisions, and sends it then. Ends when no more can come.
+async fn keep(mut waiting: mpsc::Receiver<Vec<Action>>, events: Arc<EventLog>, mut outbox: Outbox) {
+    let mut group = Vec::new();
+    // How many replies were not sent since commits fail.
+    let mut failing: Option<usize> = None;
+    while waiting.recv_many(&mut group, MAX_GROUP).await > 0 {
+        let actions: Vec<Action> = group.drain(..).flatten().collect();
+        match commit(&events, &actions).await {
+            Ok(()) => {
+                if let Some(unsent) = failing.take() {
+                    info!(unsent, "DHCP leases are stored again");
+                }
+                outbox.send(actions).await;
+            }
+            Err(error) => {
+                // Once is enough: it fails for each packet until it is put right.
+                if failing.is_none() {
+                    let hint = "until it can, nobody is given an address; df shows whether the disk under server.state is full";
+                    error!(error = &error as &dyn std::error::Error, hint, "cannot store DHCP leases");
+                }
+                let replies = actions.iter().filter(|action| matches!(action, Action::Send(_))).count();
+                failing = Some(failing.unwrap_or(0) + replies);
+            }
         }
     }
-    let news = EventLog::write(&mut transaction, news).await?;
+}
+
+/// Stores the leases and events among `actions` in one transaction.
+async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseError> {
+    let leases = actions.iter().filter_map(|action| match action {
+        Action::Store(lease) => Some(*lease),
+        _ => None,
+    });
+    let news = actions.iter().filter_map(|action| match action {
+        Action::Booting(mac) => Some(BootEvent::now(*mac, Phase::Dhcp)),
+        _ => None,
+    });
+    let mut transaction =
+        events.database().pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
+    write_leases(&mut transaction, leases).await?;
+    let news = EventLog::write(&mut transaction, news.collect()).await?;
     transaction.commit().await.map_err(query_error("write to"))?;
     events.log(&news);
     Ok(())
 }
 
-async fn send(socket: &UdpSocket, actions: &[Action], sent: impl Fn()) {
-    for action in actions {
-        let Action::Send(reply) = action else { continue };
-        match socket.send_to(&reply.packet, reply.to).await {
-            Ok(_) => sent(),
-            Err(error) => warn!(peer = %reply.to, %error, "cannot send a DHCP reply"),
+/// Where replies leave, in bursts.
+#[derive(Clone)]
+struct Outbox {
+    socket: Arc<UdpSocket>,
+    port: u16,
+    metrics: Arc<Metrics>,
+    burst_began: Instant,
+    burst: usize,
+}
+
+impl Outbox {
+    fn new(socket: Arc<UdpSocket>, port: u16, metrics: Arc<Metrics>) -> Self {
+        Self { socket, port, metrics, burst_began: Instant::now(), burst: 0 }
+    }
+
+    async fn send(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            let Action::Send(Reply { packet, to }) = action else { continue };
+            self.pace().await;
+            match self.socket.send_to(&packet, to).await {
+                Ok(_) => self.metrics.dhcp_replied(self.port),
+                Err(error) => warn!(peer = %to, %error, "cannot send a DHCP reply"),
+            }
         }
+    }
+
+    /// Waits for the end of a burst that is full.
+    async fn pace(&mut self) {
+        if self.burst == MAX_BURST {
+            tokio::time::sleep_until(self.burst_began + BURST_TIME).await;
+            self.burst = 0;
+        }
+        if self.burst == 0 {
+            self.burst_began = Instant::now();
+        }
+        self.burst += 1;
     }
 }
 

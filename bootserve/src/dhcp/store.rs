@@ -25,15 +25,27 @@ pub async fn read_leases(database: &Database) -> Result<Vec<Lease>, DatabaseErro
         .collect()
 }
 
-/// Stores a lease in place of any other of the machine or the address.
-pub async fn write_lease(connection: &mut SqliteConnection, lease: &Lease) -> Result<(), DatabaseError> {
-    sqlx::query("INSERT OR REPLACE INTO leases (mac, address, expires_unix) VALUES (?, ?, ?)")
-        .bind(lease.mac.to_string())
-        .bind(lease.address.to_string())
-        .bind(unix_seconds(lease.expires))
-        .execute(connection)
-        .await
-        .map_err(query_error("store a lease in"))?;
+/// Stores leases one after the other, each in place of any other of its machine or its address. One statement for all, as the
+/// way to SQLite's thread and back takes longer than storing a lease.
+pub async fn write_leases(
+    connection: &mut SqliteConnection,
+    leases: impl IntoIterator<Item = Lease>,
+) -> Result<(), DatabaseError> {
+    let rows: Vec<_> = leases
+        .into_iter()
+        .map(|lease| (lease.address, lease.mac.to_string(), unix_seconds(lease.expires)))
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT OR REPLACE INTO leases (address, mac, expires_unix) \
+         SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) ORDER BY key",
+    )
+    .bind(serde_json::to_string(&rows).expect("addresses and numbers are JSON"))
+    .execute(connection)
+    .await
+    .map_err(query_error("store leases in"))?;
     Ok(())
 }
 
@@ -84,9 +96,8 @@ mod tests {
         };
         let database = Database::open(dir.path()).await.unwrap();
         let mut connection = database.pool.acquire().await.unwrap();
-        for lease in [lease(1, 1), lease(2, 2), lease(1, 3), lease(3, 2)] {
-            write_lease(&mut connection, &lease).await.unwrap();
-        }
+        write_leases(&mut connection, [lease(1, 1), lease(2, 2)]).await.unwrap();
+        write_leases(&mut connection, [lease(1, 4), lease(1, 3), lease(3, 2)]).await.unwrap();
         drop(connection);
         database.close().await;
         let database = Database::open(dir.path()).await.unwrap();

@@ -273,7 +273,7 @@ mod tests {
     use super::*;
     use crate::database::Database;
     use crate::dhcp::leases::Lease;
-    use crate::dhcp::store::write_lease;
+    use crate::dhcp::store::write_leases;
     use crate::events::EventLog;
     use crate::http::admission::Downloads;
     use crate::http::recent::RecentScripts;
@@ -299,7 +299,7 @@ mod tests {
             (moved, [10, 1, 0, 5], soon),
         ] {
             let lease = Lease { mac, address: address.into(), expires };
-            write_lease(&mut connection, &lease).await.unwrap();
+            write_leases(&mut connection, [lease]).await.unwrap();
         }
         let events = Arc::new(EventLog::new(database, Arc::clone(&config)));
         let in_use = InUse::new(config.server.store.clone(), []);

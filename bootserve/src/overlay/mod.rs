@@ -168,7 +168,7 @@ mod tests {
     use crate::config::Config;
     use crate::database::Database;
     use crate::dhcp::leases::Lease;
-    use crate::dhcp::store::write_lease;
+    use crate::dhcp::store::write_leases;
     use crate::events::BootEvent;
     use bootspec::event::Phase;
     use std::net::Ipv4Addr;
@@ -246,15 +246,15 @@ mod tests {
         let lease = |mac, last, expires| Lease { mac, address: Ipv4Addr::new(192, 168, 0, last), expires };
         let later = SystemTime::now() + Duration::from_secs(3600);
         let mut connection = database.pool.acquire().await.unwrap();
-        write_lease(&mut connection, &lease(node.mac, 201, later)).await.unwrap();
-        write_lease(&mut connection, &lease(config.nodes()[0].mac, 202, later)).await.unwrap();
+        write_leases(&mut connection, [lease(node.mac, 201, later)]).await.unwrap();
+        write_leases(&mut connection, [lease(config.nodes()[0].mac, 202, later)]).await.unwrap();
         for peer in ["192.168.0.101", "192.168.0.201", "::ffff:192.168.0.101"] {
             assert_eq!(may(peer).await, Ok(()), "{peer}");
         }
         for peer in ["192.168.0.100", "192.168.0.202", "192.168.0.1", "::1"] {
             assert_eq!(may(peer).await, Err(Refusal::Address), "{peer}");
         }
-        write_lease(&mut connection, &lease(node.mac, 201, SystemTime::UNIX_EPOCH)).await.unwrap();
+        write_leases(&mut connection, [lease(node.mac, 201, SystemTime::UNIX_EPOCH)]).await.unwrap();
         assert_eq!(may("192.168.0.201").await, Err(Refusal::Address));
     }
 }
