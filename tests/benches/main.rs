@@ -5,6 +5,7 @@
 
 mod classic;
 mod create;
+mod dhcp;
 mod http;
 mod image;
 mod livenet;
@@ -32,7 +33,7 @@ use measure::{Measurement, Rounds};
 #[derive(Parser)]
 struct Arguments {
     /// What to measure [default: everything]
-    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(BENCHES.map(|bench| bench.name)))]
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(BENCHES.iter().map(|bench| bench.name)))]
     names: Vec<String>,
     /// How often each side is measured
     #[arg(long, default_value = "3")]
@@ -48,7 +49,7 @@ struct Bench {
     run: fn(Rounds) -> Result<Vec<Measurement>>,
 }
 
-const BENCHES: [Bench; 20] = [
+const BENCHES: &[Bench] = &[
     Bench { name: "unpack-xz", run: unpack::xz },
     Bench { name: "unpack-zstd", run: unpack::zstd },
     Bench { name: "unpack-cpu", run: unpack::cpu },
@@ -69,6 +70,8 @@ const BENCHES: [Bench; 20] = [
     Bench { name: "peak-memory-fetched", run: memory::fetched },
     Bench { name: "boot-classic", run: classic::boot },
     Bench { name: "boot-livenet", run: livenet::boot },
+    Bench { name: "dhcp-avalanche", run: dhcp::avalanche },
+    Bench { name: "dhcp-rate", run: dhcp::rate },
 ];
 
 fn main() -> ExitCode {
