@@ -30,12 +30,16 @@ use crate::database::{DatabaseError, query_error};
 use crate::events::{BootEvent, EventLog};
 use crate::metrics::Metrics;
 
-/// Replies that are committed together.
-const MAX_GROUP: usize = 128;
+/// Answers that are committed together.
+const MAX_GROUP: usize = 512;
 /// Replies that are sent at once. They must all fit into the socket of a relay, which with Linux' default of 208 KiB holds about 160.
 const MAX_BURST: usize = 64;
 /// As is the burst, so is the pause after it: a relay's processor is a small one, and shared.
 const BURST_TIME: Duration = Duration::from_millis(2);
+/// Packets that are handled before others have their turn.
+const MAX_DRAIN: usize = 128;
+/// Where packets come close together, what comes within this is handled together: waking up for each costs more than handling it.
+const GATHER: Duration = Duration::from_millis(1);
 /// Answers that wait for the disk. If there are more, packets wait in the socket.
 const MAX_WAITING: usize = 8192;
 /// An Ethernet frame's worth; longer packets are cut, and their options end early.
@@ -56,41 +60,57 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let port = socket.local_addr()?.port();
+    let mut buffer = [0; MAX_PACKET_BYTES];
     let socket = Arc::new(socket);
     let (promises, waiting) = mpsc::channel(MAX_WAITING);
     let mut outbox = Outbox::new(Arc::clone(&socket), port, Arc::clone(&metrics));
     let keeper = AbortOnDropHandle::new(tokio::spawn(keep(waiting, events, outbox.clone())));
-    let mut packet = [0; MAX_PACKET_BYTES];
     loop {
-        let (length, peer) = tokio::select! {
+        tokio::select! {
             () = shutdown.cancelled() => break,
-            received = socket.recv_from(&mut packet) => match received {
-                Ok((length, SocketAddr::V4(peer))) => (length, peer),
-                Ok((_, SocketAddr::V6(_))) => continue,
-                Err(error) => {
-                    warn!(%error, "cannot receive from the DHCP socket");
-                    continue;
+            readable = socket.readable() => readable?,
+        }
+        let mut handled = 0;
+        while handled < MAX_DRAIN
+            && let Some((packet, peer)) = receive(&socket, &mut buffer)
+        {
+            handled += 1;
+            metrics.dhcp_received(port);
+            match answer(packet, peer) {
+                Ok(mut actions) => {
+                    actions.retain(|action| is_believed(action, peer));
+                    if actions.iter().all(|action| matches!(action, Action::Send(_))) {
+                        outbox.send(actions).await;
+                    } else {
+                        promises.send(actions).await.map_err(io::Error::other)?;
+                    }
                 }
-            },
-        };
-        metrics.dhcp_received(port);
-        match answer(&packet[..length], peer) {
-            Ok(mut actions) => {
-                actions.retain(|action| is_believed(action, peer));
-                if actions.iter().all(|action| matches!(action, Action::Send(_))) {
-                    outbox.send(actions).await;
-                } else if promises.send(actions).await.is_err() {
-                    break;
+                Err(ignored) => {
+                    metrics.dhcp_ignored(&ignored);
+                    ignored.log();
                 }
             }
-            Err(ignored) => {
-                metrics.dhcp_ignored(&ignored);
-                ignored.log();
-            }
+        }
+        if handled > 1 {
+            tokio::time::sleep(GATHER).await;
         }
     }
     drop(promises);
     keeper.await.map_err(io::Error::other)
+}
+
+/// A packet that is there.
+fn receive<'a>(socket: &UdpSocket, buffer: &'a mut [u8]) -> Option<(&'a [u8], SocketAddrV4)> {
+    match socket.try_recv_from(buffer) {
+        Ok((length, SocketAddr::V4(peer))) => Some((&buffer[..length], peer)),
+        // The socket has no IPv6.
+        Ok((_, SocketAddr::V6(_))) => None,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        Err(error) => {
+            warn!(%error, "cannot receive from the DHCP socket");
+            None
+        }
+    }
 }
 
 /// Firmware sends from a port that no user of a running node can send from. That a node boots has consequences (see
