@@ -84,8 +84,9 @@ pub async fn run(
         events: Arc::clone(&events),
         metrics: Arc::clone(&metrics),
         mtu_bytes: sockets.mtu_bytes,
+        single_port: config.tftp.single_port,
     };
-    let tftp = tftp_server.run(udp(sockets.tftp)?, shutdown.clone());
+    let tftp = tftp_server.run(sockets.tftp, shutdown.clone());
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
     let downloads = Downloads::new(config.max_downloads);
     let app =
@@ -99,10 +100,7 @@ pub async fn run(
             async { OptionFuture::from(dhcp).await.transpose().context("the DHCP socket failed") },
             async { OptionFuture::from(pxe).await.transpose().context("the socket of port 4011 failed") },
             async { http.await.context("the HTTP server failed") },
-            async {
-                tftp.await;
-                Ok(())
-            },
+            async { tftp.await.context("the TFTP server failed") },
             async {
                 if let Some(socket) = router_solicitations {
                     radv::run(socket, shutdown.clone()).await;

@@ -16,7 +16,7 @@ const DHCP_PORT: u16 = 67;
 const PXE_PORT: u16 = 4011;
 const TFTP_PORT: u16 = 69;
 /// What a hall of nodes sends at once must wait in the socket, not be dropped.
-const DHCP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const HTTP_BACKLOG: i32 = 4096;
 
 /// Bound sockets of all services.
@@ -90,7 +90,7 @@ impl Sockets {
         Ok(Self {
             dhcp: speaks_dhcp.then(bind_dhcp).transpose()?,
             pxe: speaks_dhcp.then(bind_pxe).transpose()?,
-            tftp: bind("TFTP", server.address, TFTP_PORT, UdpSocket::bind)?,
+            tftp: bind("TFTP", server.address, TFTP_PORT, tftp)?,
             http: bind("HTTP", server.address, server.http_port, http)?,
             https: config
                 .tls
@@ -129,12 +129,22 @@ fn dhcp(interface: &str, address: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_broadcast(true)?;
-    // Only root gets more than net.core.rmem_max, which holds some 160 packets.
-    if set_socket_recv_buffer_size_force(&socket, DHCP_RECEIVE_BUFFER_BYTES).is_err() {
-        socket.set_recv_buffer_size(DHCP_RECEIVE_BUFFER_BYTES)?;
-    }
+    set_receive_buffer(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+fn tftp(address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    set_receive_buffer(&socket)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Only root gets more than net.core.rmem_max, which holds some 160 packets.
+fn set_receive_buffer(socket: &Socket) -> io::Result<()> {
+    set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER_BYTES)
+        .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
 }
 
 fn http(address: SocketAddrV4) -> io::Result<TcpListener> {

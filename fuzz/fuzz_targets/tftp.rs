@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use bootnode_fuzz::packets;
+use bootserve::tftp::netascii;
 use bootserve::tftp::transfer::{Step, Transfer};
 use bootserve::tftp::wire::Packet;
 use bytes::Bytes;
@@ -16,19 +17,28 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(packet) = Packet::parse(data) {
         assert_eq!(Packet::parse(&packet.encode()), Ok(packet));
     }
+    assert!(netascii::encode(data).len() <= 2 * data.len());
     let mut packets = packets(data);
     let Some(Ok(Packet::Read(request))) = packets.next().map(Packet::parse) else { return };
-    let now = Instant::now();
-    let (mut transfer, first) = Transfer::start(now, &request, Bytes::from_static(FILE), MAX_BLKSIZE);
+    let mut now = Instant::now();
+    let mut transfer = Transfer::start(now, &request, Bytes::from_static(FILE), MAX_BLKSIZE);
     let mut file = Vec::new();
-    receive(first, &mut file);
+    receive(&transfer, &mut file);
     for packet in packets {
         let step = match Packet::parse(packet) {
             Ok(packet) => transfer.handle(now, packet),
-            Err(_) => transfer.time_out(now),
+            // A packet of one byte that is none: the client asked again.
+            Err(_) if packet.len() == 1 => {
+                transfer.supersede();
+                Step::Wait
+            }
+            Err(_) => {
+                now = now.max(transfer.deadline());
+                transfer.time_out(now)
+            }
         };
         match step {
-            Step::Send(packet) => receive(packet, &mut file),
+            Step::Send => receive(&transfer, &mut file),
             Step::Wait => {}
             Step::Done => {
                 assert_eq!(file.concat(), FILE);
@@ -39,18 +49,20 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Takes a block as a client does: the next, or one that it has.
-fn receive(packet: Packet, file: &mut Vec<Bytes>) {
-    match packet {
-        Packet::Data { block, data } => {
-            assert!(data.len() <= usize::from(MAX_BLKSIZE));
-            if usize::from(block) == file.len() + 1 {
-                file.push(data);
-            } else {
-                assert_eq!(file.get(usize::from(block) - 1), Some(&data));
+/// Takes blocks as a client does: the next, or one that it has. The file has fewer than 65536.
+fn receive(transfer: &Transfer, file: &mut Vec<Bytes>) {
+    for packet in transfer.window() {
+        match packet {
+            Packet::Data { block, data } => {
+                assert!(data.len() <= usize::from(MAX_BLKSIZE));
+                if usize::from(block) == file.len() + 1 {
+                    file.push(data);
+                } else {
+                    assert_eq!(file.get(usize::from(block) - 1), Some(&data));
+                }
             }
+            Packet::OptionAck(_) => assert!(file.is_empty()),
+            other => panic!("a server does not send {other:?}"),
         }
-        Packet::OptionAck(_) => assert!(file.is_empty()),
-        other => panic!("a server does not send {other:?}"),
     }
 }

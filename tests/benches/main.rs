@@ -15,6 +15,7 @@ mod pack;
 mod root;
 mod serving;
 mod store;
+mod tftp;
 mod unpack;
 
 use std::fs;
@@ -72,6 +73,8 @@ const BENCHES: &[Bench] = &[
     Bench { name: "boot-livenet", run: livenet::boot },
     Bench { name: "dhcp-avalanche", run: dhcp::avalanche },
     Bench { name: "dhcp-rate", run: dhcp::rate },
+    Bench { name: "tftp", run: tftp::lockstep },
+    Bench { name: "tftp-window", run: tftp::window },
 ];
 
 fn main() -> ExitCode {

@@ -30,5 +30,7 @@ pub mod report;
 pub mod reproduction;
 pub mod rpm_repo;
 pub mod small_root;
+pub mod tftp;
 pub mod timeline;
+pub mod udp_wire;
 pub mod user;

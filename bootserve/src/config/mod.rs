@@ -32,6 +32,8 @@ pub struct Config {
     pub networks: Networks,
     /// Whether hosts of our own network that ask for IPv6 routers are told that there is none.
     pub router_advertisements: bool,
+    /// How files are sent by TFTP.
+    pub tftp: Tftp,
     /// Directories that are searched for network boot programs, in order.
     pub nbp_dirs: Vec<PathBuf>,
     /// How many machines may download at once; none for as many as come.
@@ -97,6 +99,13 @@ pub enum DhcpMode {
     Proxy,
     /// Another does both.
     Off,
+}
+
+/// How files are sent by TFTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tftp {
+    /// Whether transfers go on from port 69, and not from a port of their own.
+    pub single_port: bool,
 }
 
 /// What every machine boots with.
@@ -323,6 +332,7 @@ mod tests {
         assert_eq!(config.server.http_port, 80);
         assert_eq!(config.networks.own().lease.as_secs(), 3600);
         assert!(config.router_advertisements);
+        assert!(!config.tftp.single_port);
         assert_eq!(config.nbp_dirs, [Path::new("/usr/lib/ipxe"), Path::new("/usr/share/ipxe")]);
         assert!(config.boot.default_image.is_none());
     }

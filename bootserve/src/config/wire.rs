@@ -31,6 +31,8 @@ pub(super) struct Config {
     #[serde(rename = "network", deserialize_with = "one_or_several")]
     networks: Vec<Network>,
     #[serde(default)]
+    tftp: Tftp,
+    #[serde(default)]
     nbp: Nbp,
     #[serde(default)]
     http: Http,
@@ -83,6 +85,13 @@ struct Network {
 
 fn default_lease_seconds() -> u32 {
     3600
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tftp {
+    #[serde(default)]
+    single_port: bool,
 }
 
 #[derive(Deserialize)]
@@ -245,6 +254,7 @@ impl TryFrom<Config> for super::Config {
             dhcp: wire.dhcp.mode,
             networks,
             router_advertisements,
+            tftp: super::Tftp { single_port: wire.tftp.single_port },
             nbp_dirs: wire.nbp.dirs,
             max_downloads: wire.http.max_downloads,
             tls,

@@ -1,30 +1,45 @@
-//! The sockets of the TFTP server: one for requests, and one of its own for each transfer (RFC 1350 section 4).
+//! The sockets of the TFTP server, and the thread that serves them.
+//!
+//! With windows of one block, which is what most firmware asks for, the time from an acknowledgement to the next block is
+//! all that counts. So all transfers are driven by one thread that waits in epoll(7) and needs two more system calls for a
+//! block. A runtime's task wakes up later and takes twice the processor time.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::net::UdpSocket;
-use tokio::task::{Id, JoinSet};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::files::{Denied, Files, Granted};
+use super::table::{Full, Table, Tids};
 use super::transfer::{Step, Transfer, TransferError};
-use super::wire::{ErrorCode, Packet, Request};
+use super::wire::{ErrorCode, Packet};
 use crate::events::EventLog;
 use crate::metrics::{Metrics, TftpEnd};
 use crate::nbp::NbpSet;
 
-/// A request beyond these is dropped; the client repeats it.
+/// Each takes a socket of a process that has 1024 by default.
 const MAX_TRANSFERS: usize = 512;
 /// RFC 2347: a request has at most 512 bytes. What clients send during a transfer is shorter.
 const MAX_PACKET_BYTES: usize = 512;
 /// IPv4, UDP and TFTP headers.
 const HEADER_BYTES: u16 = 20 + 8 + 4;
+/// Packets of that many sockets are taken at a time.
+const MAX_EVENTS: usize = 64;
+/// Transfers that have ended and are not in the database yet.
+const MAX_UNNOTED: usize = 4096;
 
 /// The TFTP server.
 #[derive(Debug)]
@@ -37,222 +52,321 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// MTU of the interface: a DATA packet must not be fragmented, which many boot ROMs cannot put together.
     pub mtu_bytes: u16,
+    /// Whether transfers go on from the port of requests, for the sake of firewalls, in place of a port of their own.
+    pub single_port: bool,
 }
 
 impl Server {
     /// Answers requests on `socket` until `shutdown`, which ends transfers, too.
-    pub async fn run(self, socket: UdpSocket, shutdown: CancellationToken) {
-        let mut active = Active::default();
-        let mut buffer = [0; MAX_PACKET_BYTES];
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                Some(()) = active.remove_ended() => {}
-                received = socket.recv_from(&mut buffer) => match received {
-                    Ok((length, peer)) => self.accept(&socket, peer, &buffer[..length], &mut active).await,
-                    Err(error) => warn!(%error, "cannot receive from the TFTP socket"),
-                },
-            }
-        }
-    }
-
-    async fn accept(&self, socket: &UdpSocket, peer: SocketAddr, packet: &[u8], active: &mut Active) {
-        if active.is_full() {
-            warn!(%peer, limit = MAX_TRANSFERS, "too many TFTP transfers, request dropped");
-            self.metrics.tftp_ended(TftpEnd::Dropped);
-            return;
-        }
-        match self.open(packet) {
-            Ok(file) => {
-                active.supersede(peer);
-                let client = Client { address: peer, superseded: Arc::default() };
-                active.spawn(client.clone(), self.transfer(socket, client, file));
-            }
-            Err(refusal) => {
-                self.metrics.tftp_ended(TftpEnd::Refused);
-                refuse(socket, peer, refusal).await;
-            }
-        }
-    }
-
-    /// Reads a request and finds its file.
-    fn open(&self, packet: &[u8]) -> Result<OpenFile, Packet> {
-        let request = match Packet::parse(packet) {
-            Ok(Packet::Read(request)) => request,
-            Ok(Packet::Write(_)) => {
-                return Err(error(ErrorCode::AccessViolation, "this server is read-only"));
-            }
-            Ok(_) => return Err(error(ErrorCode::IllegalOperation, "expected a read request")),
-            Err(reason) => return Err(error(ErrorCode::IllegalOperation, &reason.to_string())),
+    pub async fn run(self, socket: UdpSocket, shutdown: CancellationToken) -> io::Result<()> {
+        // The other end sees this one closed, whatever way this function ends.
+        let (stop, stopped) = UnixStream::pair()?;
+        let (sent, mut to_note) = mpsc::channel(MAX_UNNOTED);
+        let driver = Driver {
+            sockets: Sockets::open(socket, &stopped)?,
+            files: Files::new(self.nbps),
+            table: Table::new(MAX_TRANSFERS),
+            max_blksize: self.mtu_bytes.saturating_sub(HEADER_BYTES),
+            single_port: self.single_port,
+            sent,
+            metrics: self.metrics,
         };
-        if !request.mode.eq_ignore_ascii_case("octet") {
-            return Err(error(ErrorCode::NotDefined, "only octet mode is supported"));
+        let serving = move || {
+            let _open = stopped;
+            driver.run()
+        };
+        let thread = thread::Builder::new().name("tftp".to_owned()).spawn(serving)?;
+        let noting = async {
+            while let Some((client, file)) = to_note.recv().await {
+                self.events.note_nbp(client, file).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = noting => {}
         }
-        let found = self.nbps.find(request.filename.trim_start_matches('/'));
-        let (name, data) = found.ok_or_else(|| {
-            error(ErrorCode::FileNotFound, &format!("there is no {:?} here", request.filename))
-        })?;
-        Ok(OpenFile { name, data: data.clone(), request })
+        drop(stop);
+        let ended = tokio::task::spawn_blocking(|| thread.join()).await?;
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
+}
 
-    fn transfer(
-        &self,
-        socket: &UdpSocket,
-        client: Client,
-        file: OpenFile,
-    ) -> impl Future<Output = ()> + 'static {
-        let local = socket.local_addr().map(|address| address.ip());
-        let (events, metrics) = (Arc::clone(&self.events), Arc::clone(&self.metrics));
-        let max_blksize = self.mtu_bytes.saturating_sub(HEADER_BYTES);
-        async move {
-            let (name, peer) = (file.name, client.address);
-            let end = match send_file(local, &client, file, max_blksize).await {
-                Ok(()) => {
-                    if let IpAddr::V4(peer) = peer.ip() {
-                        events.note_nbp(peer, name).await;
-                    }
-                    TftpEnd::Sent
-                }
-                // OVMF asks for the size first and refuses the OACK once it knows it; then it begins again.
-                Err(SendError::Transfer(TransferError::Aborted {
-                    code: ErrorCode::OptionsRefused, ..
-                })) => {
-                    debug!(%peer, file = name, "TFTP size probe");
-                    TftpEnd::Probe
-                }
-                Err(SendError::Superseded) => {
-                    debug!(%peer, file = name, "TFTP transfer begun anew");
-                    TftpEnd::Superseded
-                }
-                Err(error) => {
-                    info!(%peer, file = name, %error, "TFTP transfer failed");
-                    TftpEnd::Failed
-                }
-            };
-            metrics.tftp_ended(end);
+/// What the thread holds.
+struct Driver {
+    sockets: Sockets,
+    files: Files,
+    table: Table<Link>,
+    max_blksize: u16,
+    single_port: bool,
+    sent: mpsc::Sender<(Ipv4Addr, &'static str)>,
+    metrics: Arc<Metrics>,
+}
+
+/// The way to a client.
+enum Link {
+    /// A socket that is connected to it.
+    Own(UdpSocket),
+    /// The socket of requests.
+    Requests,
+}
+
+/// What epoll(7) tells of.
+enum Ready {
+    Requests,
+    Timer,
+    Stop,
+    Transfer(Tids),
+}
+
+/// Which stand for no transfer, as no client has the address 0.0.0.0.
+const REQUESTS: u64 = 0;
+const TIMER: u64 = 1;
+const STOP: u64 = 2;
+
+impl From<u64> for Ready {
+    fn from(data: u64) -> Self {
+        match data {
+            REQUESTS => Self::Requests,
+            TIMER => Self::Timer,
+            STOP => Self::Stop,
+            tids => Self::Transfer(tids.into()),
         }
     }
 }
 
-/// The client of one transfer.
-///
-/// A client that asks again from the same port was reset, or the first answer was lost, or the network doubled its
-/// request. Only in the last case does it go on with the older transfer, so that one keeps silent and ends at its next
-/// time-out, unless it hears of the client again.
-#[derive(Clone)]
-struct Client {
-    address: SocketAddr,
-    superseded: Arc<AtomicBool>,
-}
-
-impl Client {
-    fn supersede(&self) {
-        self.superseded.store(true, Ordering::Relaxed);
+impl Driver {
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(MAX_EVENTS);
+        loop {
+            self.sockets.wait(self.table.wake(), &mut events)?;
+            let now = Instant::now();
+            for event in events.drain(..) {
+                match event.data.u64().into() {
+                    Ready::Stop => return Ok(()),
+                    // See below.
+                    Ready::Timer => {}
+                    Ready::Requests => self.receive_request(now),
+                    Ready::Transfer(tids) => self.receive(now, tids),
+                }
+            }
+            for (tids, step) in self.table.time_out(now) {
+                self.take(tids, step);
+            }
+        }
     }
 
-    fn is_superseded(&self) -> bool {
-        self.superseded.load(Ordering::Relaxed)
+    /// A packet to the port of requests. Where all transfers use it, most are none.
+    fn receive_request(&mut self, now: Instant) {
+        let mut buffer = [0; MAX_PACKET_BYTES];
+        let (length, client) = match self.sockets.requests.recv_from(&mut buffer) {
+            Ok((length, SocketAddr::V4(client))) => (length, client),
+            Ok(_) => return,
+            // Of an earlier answer to a client that is gone, if it is none of memory.
+            Err(error) => return debug!(%error, "cannot receive from the TFTP socket"),
+        };
+        let packet = &buffer[..length];
+        let tids = Tids { client, port: self.sockets.port };
+        match self.files.find(packet) {
+            Ok(granted) => self.begin(now, client, granted),
+            Err(Denied::Ignore) => self.handle(now, tids, packet),
+            Err(Denied::Refuse(refusal)) => {
+                self.metrics.tftp_ended(TftpEnd::Refused);
+                info!(peer = %client, ?refusal, "TFTP request refused");
+                self.sockets.send(tids, &Link::Requests, &refusal);
+            }
+        }
     }
 
-    /// The client goes on with this transfer.
-    fn heard(&self) {
-        self.superseded.store(false, Ordering::Relaxed);
+    fn begin(&mut self, now: Instant, client: SocketAddrV4, granted: Granted) {
+        match self.table.make_room() {
+            Ok(None) => {}
+            Ok(Some((Tids { client, .. }, silent))) => {
+                debug!(peer = %client, file = silent.file, "TFTP transfer given up for another, as the client is silent");
+                self.metrics.tftp_ended(TftpEnd::Dropped);
+            }
+            Err(Full) => {
+                warn!(peer = %client, limit = MAX_TRANSFERS, "too many TFTP transfers, request dropped");
+                return self.metrics.tftp_ended(TftpEnd::Dropped);
+            }
+        }
+        let opened = match self.single_port {
+            true => Ok((Tids { client, port: self.sockets.port }, Link::Requests)),
+            false => self.sockets.connect(client),
+        };
+        let (tids, link) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                warn!(peer = %client, %error, "cannot open a socket for a TFTP transfer, request dropped");
+                return self.metrics.tftp_ended(TftpEnd::Dropped);
+            }
+        };
+        let Granted { request, name, data } = granted;
+        debug!(peer = %client, file = name, options = ?request.options, "TFTP transfer");
+        self.table.supersede(client);
+        let transfer = Transfer::start(now, &request, data, self.max_blksize);
+        if let Some(replaced) = self.table.insert(now, tids, name, transfer, link) {
+            self.note_end(tids, replaced.file, Err(TransferError::Superseded.into()));
+        }
+        self.take(tids, Step::Send);
     }
-}
 
-/// Transfers under way, and to whom.
-#[derive(Default)]
-struct Active {
-    tasks: JoinSet<()>,
-    clients: HashMap<Id, Client>,
-}
-
-impl Active {
-    /// Tells the transfers to `peer` that it began again.
-    fn supersede(&self, peer: SocketAddr) {
-        self.clients.values().filter(|client| client.address == peer).for_each(Client::supersede);
+    /// A packet to the port of a transfer.
+    fn receive(&mut self, now: Instant, tids: Tids) {
+        let Some(Link::Own(socket)) = self.table.find(tids).map(|active| &active.link) else { return };
+        let mut buffer = [0; MAX_PACKET_BYTES];
+        match socket.recv(&mut buffer) {
+            Ok(length) => self.handle(now, tids, &buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.end(tids, Err(error.into())),
+        }
     }
 
-    fn is_full(&self) -> bool {
-        self.clients.len() >= MAX_TRANSFERS
+    fn handle(&mut self, now: Instant, tids: Tids, packet: &[u8]) {
+        if let Ok(packet) = Packet::parse(packet) {
+            let step = self.table.handle(now, tids, packet);
+            self.take(tids, step);
+        }
     }
 
-    fn spawn(&mut self, client: Client, transfer: impl Future<Output = ()> + Send + 'static) {
-        self.clients.insert(self.tasks.spawn(transfer).id(), client);
+    fn take(&mut self, tids: Tids, step: Step) {
+        match step {
+            Step::Wait => {}
+            Step::Send => {
+                if let Some(active) = self.table.find(tids) {
+                    active
+                        .transfer
+                        .window()
+                        .for_each(|packet| self.sockets.send(tids, &active.link, &packet));
+                }
+            }
+            Step::Done => self.end(tids, Ok(())),
+            Step::Failed(error, last) => {
+                if let (Some(last), Some(active)) = (last, self.table.find(tids)) {
+                    self.sockets.send(tids, &active.link, &last);
+                }
+                self.end(tids, Err(error.into()));
+            }
+        }
     }
 
-    /// Waits for a transfer to end. `None`: there is none.
-    async fn remove_ended(&mut self) -> Option<()> {
-        let ended = self.tasks.join_next_with_id().await?;
-        self.clients.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
-        Some(())
+    fn end(&mut self, tids: Tids, result: Result<(), SendError>) {
+        if let Some(active) = self.table.remove(tids) {
+            self.note_end(tids, active.file, result);
+        }
     }
-}
 
-struct OpenFile {
-    name: &'static str,
-    data: Bytes,
-    request: Request,
+    fn note_end(&self, Tids { client, .. }: Tids, file: &'static str, result: Result<(), SendError>) {
+        let peer = client;
+        let end = match result {
+            Ok(()) => {
+                if self.sent.try_send((*client.ip(), file)).is_err() {
+                    warn!(%peer, file, "cannot note a TFTP transfer: the database is behind");
+                }
+                TftpEnd::Sent
+            }
+            // OVMF asks for the size first and refuses the OACK once it knows it; then it begins again.
+            Err(SendError::Transfer(TransferError::Aborted { code: ErrorCode::OptionsRefused, .. })) => {
+                debug!(%peer, file, "TFTP size probe");
+                TftpEnd::Probe
+            }
+            Err(SendError::Transfer(TransferError::Superseded)) => {
+                debug!(%peer, file, "TFTP transfer begun anew");
+                TftpEnd::Superseded
+            }
+            Err(error) => {
+                info!(%peer, file, %error, "TFTP transfer failed");
+                TftpEnd::Failed
+            }
+        };
+        self.metrics.tftp_ended(end);
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 enum SendError {
     #[error(transparent)]
-    Transfer(TransferError),
-    #[error("the client began again")]
-    Superseded,
-    #[error("the socket failed: {0}")]
+    Transfer(#[from] TransferError),
+    #[error("the client cannot be reached: {0}")]
     Socket(#[from] io::Error),
 }
 
-async fn send_file(
-    local: io::Result<IpAddr>,
-    client: &Client,
-    file: OpenFile,
-    max_blksize: u16,
-) -> Result<(), SendError> {
-    let socket = UdpSocket::bind((local?, 0)).await?;
-    socket.connect(client.address).await?;
-    debug!(peer = %client.address, file = file.name, options = ?file.request.options, "TFTP transfer");
-    let (mut transfer, first) = Transfer::start(Instant::now(), &file.request, file.data, max_blksize);
-    socket.send(&first.encode()).await?;
-    let mut buffer = [0; MAX_PACKET_BYTES];
-    loop {
-        let received = tokio::time::timeout_at(transfer.deadline().into(), socket.recv(&mut buffer)).await;
-        let step = match received {
-            Err(_) if client.is_superseded() => return Err(SendError::Superseded),
-            Err(_) => transfer.time_out(Instant::now()),
-            Ok(length) => {
-                client.heard();
-                match Packet::parse(&buffer[..length?]) {
-                    Ok(packet) => transfer.handle(Instant::now(), packet),
-                    Err(_) => Step::Wait,
-                }
-            }
+/// The socket of requests, and what waits for it and for those of the transfers.
+struct Sockets {
+    requests: UdpSocket,
+    local: Ipv4Addr,
+    port: u16,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    /// When the timer goes off.
+    wake: Option<Instant>,
+    /// The packet that is being sent.
+    outgoing: Vec<u8>,
+}
+
+impl Sockets {
+    fn open(requests: UdpSocket, stopped: &UnixStream) -> io::Result<Self> {
+        requests.set_nonblocking(true)?;
+        let SocketAddr::V4(local) = requests.local_addr()? else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the TFTP socket has no IPv4 address"));
         };
-        match step {
-            Step::Send(packet) => {
-                socket.send(&packet.encode()).await?;
-            }
-            Step::Wait => {}
-            Step::Done => return Ok(()),
-            Step::Failed(error, last) => {
-                if let Some(last) = last {
-                    socket.send(&last.encode()).await?;
-                }
-                return Err(SendError::Transfer(error));
-            }
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let (local, port) = (*local.ip(), local.port());
+        let sockets = Self { requests, local, port, epoll, timer, wake: None, outgoing: Vec::new() };
+        sockets.watch(&sockets.requests, REQUESTS)?;
+        sockets.watch(&sockets.timer, TIMER)?;
+        sockets.watch(stopped, STOP)?;
+        Ok(sockets)
+    }
+
+    /// Opens a socket for a transfer, on a port of its own. It hears its client alone.
+    fn connect(&self, client: SocketAddrV4) -> io::Result<(Tids, Link)> {
+        let socket = UdpSocket::bind((self.local, 0))?;
+        socket.connect(client)?;
+        socket.set_nonblocking(true)?;
+        let tids = Tids { client, port: socket.local_addr()?.port() };
+        self.watch(&socket, tids.into())?;
+        Ok((tids, Link::Own(socket)))
+    }
+
+    /// It is watched until it is closed.
+    fn watch(&self, source: impl AsFd, data: u64) -> io::Result<()> {
+        epoll::add(&self.epoll, source, epoll::EventData::new_u64(data), epoll::EventFlags::IN)?;
+        Ok(())
+    }
+
+    /// Waits for packets until `wake`. The timer is set once a second or so; a time-out of epoll_wait(2) would set one for each
+    /// packet.
+    fn wait(&mut self, wake: Option<Instant>, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+        if self.wake != wake {
+            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &expiration(wake))?;
+            self.wake = wake;
+        }
+        match epoll::wait(&self.epoll, spare_capacity(events), None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A packet that cannot be sent is lost, as it may be on the wire: the transfer repeats it, or is given up.
+    fn send(&mut self, Tids { client, .. }: Tids, link: &Link, packet: &Packet) {
+        self.outgoing.clear();
+        packet.encode_into(&mut self.outgoing);
+        let sent = match link {
+            Link::Own(socket) => socket.send(&self.outgoing),
+            Link::Requests => self.requests.send_to(&self.outgoing, client),
+        };
+        if let Err(error) = sent {
+            debug!(peer = %client, %error, "cannot send a TFTP packet");
         }
     }
 }
 
-fn error(code: ErrorCode, message: &str) -> Packet {
-    Packet::Error { code, message: message.to_owned() }
-}
-
-async fn refuse(socket: &UdpSocket, peer: SocketAddr, refusal: Packet) {
-    info!(%peer, ?refusal, "TFTP request refused");
-    if let Err(error) = socket.send_to(&refusal.encode(), peer).await {
-        warn!(%peer, %error, "cannot send a TFTP error");
-    }
+/// What a timer is set to; `None`: it does not go off. A timer that has gone off is ready until it is set again.
+fn expiration(wake: Option<Instant>) -> Itimerspec {
+    // Zero would be never.
+    let soon = Duration::from_nanos(1);
+    let left = wake.map(|wake| wake.saturating_duration_since(Instant::now()).max(soon)).unwrap_or_default();
+    let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    Itimerspec { it_interval: Timespec::default(), it_value }
 }

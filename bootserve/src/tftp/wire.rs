@@ -43,7 +43,7 @@ pub struct Request {
 /// An option's name, in lower case, and value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TftpOption {
-    /// `blksize`, `timeout`, `tsize`, ...
+    /// `blksize`, `timeout`, `tsize`, `windowsize`, ...
     pub name: String,
     /// A decimal number for the options that we know.
     pub value: String,
@@ -108,9 +108,15 @@ impl Packet {
     /// The bytes to send.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// Appends the bytes to send.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Read(request) => request.encode(RRQ, &mut out),
-            Self::Write(request) => request.encode(WRQ, &mut out),
+            Self::Read(request) => request.encode(RRQ, out),
+            Self::Write(request) => request.encode(WRQ, out),
             Self::Data { block, data } => {
                 out.put_u16(DATA);
                 out.put_u16(*block);
@@ -123,15 +129,19 @@ impl Packet {
             Self::Error { code, message } => {
                 out.put_u16(ERROR);
                 out.put_u16((*code).into());
-                put_text(&mut out, message);
+                put_text(out, message);
             }
             Self::OptionAck(options) => {
                 out.put_u16(OACK);
-                put_options(&mut out, options);
+                put_options(out, options);
             }
         }
-        out
     }
+}
+
+/// Whether a packet wants to begin a transfer, well-formed or not.
+pub fn is_request(packet: &[u8]) -> bool {
+    number(packet, "opcode").is_ok_and(|(opcode, _)| matches!(opcode, RRQ | WRQ))
 }
 
 impl Request {

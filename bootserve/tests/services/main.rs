@@ -512,7 +512,54 @@ fn tftp_refuses_what_it_does_not_have_or_do() {
         other => panic!("{other:?}"),
     };
     check("../../etc/passwd", "octet", ErrorCode::FileNotFound);
-    check("undionly.kpxe", "netascii", ErrorCode::NotDefined);
+    check("undionly.kpxe", "mail", ErrorCode::NotDefined);
+}
+
+fn start_with_single_port() -> Daemon {
+    Daemon::start_with(|config| format!("{config}[tftp]\nsingle_port = true\n"))
+}
+
+#[test]
+fn with_a_single_port_all_answers_come_from_it() {
+    let daemon = start_with_single_port();
+    for _ in 0..2 {
+        let socket = support::tftp_socket();
+        // To a connected socket, packets from another port do not come.
+        socket.connect(daemon.tftp_address()).unwrap();
+        let options = [("blksize", "1468"), ("windowsize", "4")];
+        daemon.send_read_request(&socket, "undionly.kpxe", "octet", &options);
+        assert_eq!(support::receive_file(&socket).unwrap(), support::nbp());
+    }
+}
+
+#[test]
+fn with_a_single_port_a_machine_that_was_reset_begins_anew() {
+    let daemon = start_with_single_port();
+    let socket = support::tftp_socket();
+    for _ in 0..2 {
+        daemon.send_read_request(&socket, "undionly.kpxe", "octet", &[]);
+        let (_, server) = socket.recv_from(&mut [0; 1024]).unwrap();
+        socket.send_to(&Packet::Ack(1).encode(), server).unwrap();
+        // Block 2.
+        socket.recv_from(&mut [0; 1024]).unwrap();
+    }
+    daemon.send_read_request(&socket, "undionly.kpxe", "octet", &[]);
+    assert_eq!(support::receive_file(&socket).unwrap(), support::nbp());
+}
+
+/// Two servers that answered each other's errors would never end.
+#[test]
+fn tftp_says_nothing_to_what_is_no_request() {
+    for daemon in [Daemon::start(), start_with_single_port()] {
+        let socket = support::tftp_socket();
+        let error = Packet::Error { code: ErrorCode::IllegalOperation, message: "what?".to_owned() };
+        for stray in [error, Packet::Ack(1), Packet::OptionAck(vec![])] {
+            socket.send_to(&stray.encode(), daemon.tftp_address()).unwrap();
+        }
+        // What comes first is the answer to this.
+        daemon.send_read_request(&socket, "undionly.kpxe", "octet", &[]);
+        assert_eq!(support::receive_file(&socket).unwrap(), support::nbp());
+    }
 }
 
 #[test]

@@ -204,6 +204,11 @@ impl Daemon {
         receive_file(&socket)
     }
 
+    /// Where TFTP requests go.
+    pub fn tftp_address(&self) -> SocketAddr {
+        self.tftp
+    }
+
     pub fn send_read_request(
         &self,
         socket: &UdpSocket,
@@ -280,32 +285,40 @@ pub fn tftp_socket() -> UdpSocket {
 
 /// Receives a file from whoever answers first.
 pub fn receive_file(socket: &UdpSocket) -> Result<Vec<u8>, Packet> {
-    let mut blksize = 512;
+    let (mut blksize, mut windowsize) = (512, 1);
     let mut server = None;
     let mut file = Vec::new();
+    let mut newest = 0_u16;
     let mut buffer = [0; 65536];
     loop {
         let (length, peer) = socket.recv_from(&mut buffer).unwrap();
         if *server.get_or_insert(peer) != peer {
             continue;
         }
-        let acknowledged = match Packet::parse(&buffer[..length]).unwrap() {
+        let acknowledge = |block| socket.send_to(&Packet::Ack(block).encode(), peer).unwrap();
+        match Packet::parse(&buffer[..length]).unwrap() {
             Packet::OptionAck(options) => {
-                let accepted = options.iter().find(|option| option.name == "blksize").unwrap();
-                blksize = accepted.value.parse().unwrap();
-                0
+                let option = |name| options.iter().find(|option| option.name == name);
+                let number = |name| option(name).map(|option| option.value.parse::<u16>().unwrap());
+                blksize = number("blksize").unwrap_or(512).into();
+                windowsize = number("windowsize").unwrap_or(1);
+                acknowledge(0);
             }
-            Packet::Data { block, data } => {
+            Packet::Data { block, data } if block == newest.wrapping_add(1) => {
                 file.extend_from_slice(&data);
-                if data.len() < blksize {
-                    socket.send_to(&Packet::Ack(block).encode(), peer).unwrap();
+                newest = block;
+                let is_last = data.len() < blksize;
+                if is_last || block.is_multiple_of(windowsize) {
+                    acknowledge(block);
+                }
+                if is_last {
                     return Ok(file);
                 }
-                block
             }
+            // A repetition.
+            Packet::Data { .. } => {}
             other => return Err(other),
-        };
-        socket.send_to(&Packet::Ack(acknowledged).encode(), peer).unwrap();
+        }
     }
 }
 

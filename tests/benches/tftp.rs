@@ -1,0 +1,164 @@
+//! bootserve's TFTP against the usual servers, as firmware loads its boot program: one block at a time. And with windows,
+//! which pay where the way is long.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use bootlab::netns::{NetNs, SERVER_ADDRESS, SUBNET};
+use bootlab::tftp::{Terms, fetch};
+use bootlab::udp_wire::{Faults, UdpWire};
+use serde_json::json;
+
+use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu};
+use crate::serving::{Running, Wire};
+
+/// A name that bootserve looks for, with as many bytes as it takes.
+const FILE: &str = "undionly.kpxe";
+const FILE_BYTES: usize = 16 << 20;
+/// How often it is loaded, one after the other.
+const LOADS: usize = 4;
+const LOADED_MIB: f64 = (LOADS * FILE_BYTES >> 20) as f64;
+/// What iPXE asks for at an MTU of 1500, less the options that others add.
+const BLKSIZE: usize = 1428;
+const WINDOWSIZE: u16 = 16;
+/// What it takes through a longer cable.
+const DELAYED_BYTES: usize = 1 << 20;
+const DELAY: Duration = Duration::from_millis(1);
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+const LOCKSTEP: Terms = Terms { blksize: BLKSIZE, windowsize: 1, timeout: TIMEOUT };
+const WINDOWED: Terms = Terms { windowsize: WINDOWSIZE, ..LOCKSTEP };
+
+/// One client, lockstep.
+pub fn lockstep(rounds: Rounds) -> Result<Vec<Measurement>> {
+    let bench = Bench::new("bench-tftp", FILE_BYTES)?;
+    let [ours, hpa, dnsmasq] = rounds.in_turn(
+        "tftp",
+        [
+            &mut || bench.load(bench.start_bootserve()?),
+            &mut || bench.load(bench.start_tftpd_hpa()?),
+            &mut || bench.load(bench.start_dnsmasq()?),
+        ],
+    )?;
+    let speed = |costs: &[Cost]| LOADED_MIB / least_wall(costs);
+    let details = json!({
+        "tftpd-hpa": {"MiB/s": speed(&hpa), "cpu": median_cpu(&hpa)},
+        "dnsmasq": {"MiB/s": speed(&dnsmasq), "cpu": median_cpu(&dnsmasq)},
+    });
+    let peer = speed(&hpa).max(speed(&dnsmasq));
+    let peer_cpu = median_cpu(&hpa).min(median_cpu(&dnsmasq));
+    Ok(vec![
+        Measurement::new("tftp", speed(&ours), peer, "MiB/s", Goal::AtLeast(1.1))
+            .with_details(details.clone()),
+        Measurement::new("tftp-cpu", median_cpu(&ours), peer_cpu, "cpu-seconds", Goal::AtMost(0.75))
+            .with_details(details),
+    ])
+}
+
+/// Windows against lockstep, both ours, at the end of a long cable.
+pub fn window(rounds: Rounds) -> Result<Vec<Measurement>> {
+    let bench = Bench::new("bench-tftp-window", DELAYED_BYTES)?;
+    let _server = bench.start_bootserve()?;
+    let [windowed, lockstep] = rounds.in_turn(
+        "tftp-window",
+        [&mut || bench.load_far_away(WINDOWED), &mut || bench.load_far_away(LOCKSTEP)],
+    )?;
+    let speed = |costs: &[Cost]| (DELAYED_BYTES >> 20) as f64 / least_wall(costs);
+    Ok(vec![Measurement::new("tftp-window", speed(&windowed), speed(&lockstep), "MiB/s", Goal::AtLeast(3.0))])
+}
+
+struct Bench {
+    wire: Wire,
+    programs: PathBuf,
+    file: Vec<u8>,
+}
+
+impl Bench {
+    fn new(name: &str, size_bytes: usize) -> Result<Self> {
+        let wire = Wire::connect(name)?;
+        let programs = wire.dir().join("programs");
+        fs::create_dir(&programs)?;
+        let file: Vec<u8> =
+            (0_u32..).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).take(size_bytes).collect();
+        fs::write(programs.join(FILE), &file)?;
+        Ok(Self { wire, programs, file })
+    }
+
+    fn start_bootserve(&self) -> Result<Running<'_>> {
+        let store = self.wire.dir().join("store");
+        fs::create_dir_all(&store)?;
+        let programs = self.programs.display();
+        let more = format!("[network]\nsubnet = '{SUBNET}'\n[nbp]\ndirs = ['{programs}']\n");
+        self.wire.start_bootserve(&store, &more)
+    }
+
+    fn start_tftpd_hpa(&self) -> Result<Running<'_>> {
+        let mut command = self.wire.server.command("/usr/sbin/in.tftpd");
+        command.args([
+            "--listen",
+            "--foreground",
+            "--user",
+            "root",
+            "--address",
+            &format!("{SERVER_ADDRESS}:69"),
+            "--secure",
+        ]);
+        command.arg(&self.programs);
+        self.start(command)
+    }
+
+    fn start_dnsmasq(&self) -> Result<Running<'_>> {
+        let mut command = self.wire.server.command("dnsmasq");
+        command.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--user=root",
+            "--enable-tftp",
+        ]);
+        command.arg("--pid-file=").arg(format!("--tftp-root={}", self.programs.display()));
+        self.start(command)
+    }
+
+    /// Starts a peer, which is up when it sends the file.
+    fn start(&self, command: Command) -> Result<Running<'_>> {
+        let quick = Terms { timeout: Duration::from_millis(100), ..LOCKSTEP };
+        self.wire.start(command, || {
+            self.inside(|| fetch(server(), FILE, quick)).is_ok_and(|file| file == self.file)
+        })
+    }
+
+    fn load(&self, server_process: Running<'_>) -> Result<Cost> {
+        let (cpu_before, started) = (server_process.cpu_seconds()?, Instant::now());
+        self.inside(|| {
+            for _ in 0..LOADS {
+                ensure!(fetch(server(), FILE, LOCKSTEP)? == self.file, "the file is another");
+            }
+            Ok(())
+        })?;
+        let wall_seconds = started.elapsed().as_secs_f64();
+        Ok(Cost { wall_seconds, cpu_seconds: server_process.cpu_seconds()? - cpu_before })
+    }
+
+    fn load_far_away(&self, terms: Terms) -> Result<Cost> {
+        self.inside(|| {
+            let cable = UdpWire::lay(server(), Faults { delay: DELAY, lost_per_mille: 0 })?;
+            Cost::of(|| {
+                ensure!(fetch(cable.address(), FILE, terms)? == self.file, "the file is another");
+                Ok(())
+            })
+        })
+    }
+
+    fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        NetNs::inside(&self.wire.client, work)?
+    }
+}
+
+fn server() -> SocketAddr {
+    SocketAddr::new(SERVER_ADDRESS.parse().expect("it is an address"), 69)
+}
