@@ -20,8 +20,8 @@ use crate::serving::{Running, Wire};
 const FILE: &str = "undionly.kpxe";
 const FILE_BYTES: usize = 16 << 20;
 /// How often it is loaded, one after the other.
-const LOADS: usize = 4;
-const LOADED_MIB: f64 = (LOADS * FILE_BYTES >> 20) as f64;
+const LOADS: usize = 16;
+const LOADED_MIB: f64 = ((LOADS * FILE_BYTES) >> 20) as f64;
 /// What iPXE asks for at an MTU of 1500, less the options that others add.
 const BLKSIZE: usize = 1428;
 const WINDOWSIZE: u16 = 16;
@@ -46,11 +46,12 @@ pub fn lockstep(rounds: Rounds) -> Result<Vec<Measurement>> {
     )?;
     let speed = |costs: &[Cost]| LOADED_MIB / least_wall(costs);
     let details = json!({
-        "tftpd-hpa": {"MiB/s": speed(&hpa), "cpu": median_cpu(&hpa)},
+        "tftpd-hpa": {"MiB/s": speed(&hpa)},
         "dnsmasq": {"MiB/s": speed(&dnsmasq), "cpu": median_cpu(&dnsmasq)},
     });
     let peer = speed(&hpa).max(speed(&dnsmasq));
-    let peer_cpu = median_cpu(&hpa).min(median_cpu(&dnsmasq));
+    // tftpd-hpa starts a process for each transfer and does not wait for it, so nobody knows what it has taken.
+    let peer_cpu = median_cpu(&dnsmasq);
     Ok(vec![
         Measurement::new("tftp", speed(&ours), peer, "MiB/s", Goal::AtLeast(1.1))
             .with_details(details.clone()),
