@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::arch::Platform;
 use crate::config::Config;
+use crate::http::tls::Certificate;
 use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::overlay;
 use crate::policy::{Assignment, initramfs};
@@ -58,6 +59,7 @@ pub async fn check(path: &Path) -> Findings {
         Ok(config) => {
             findings.check_interface(&config);
             findings.check_user(&config);
+            findings.check_tls(&config);
             findings.check_nbps(&config);
             findings.check_images(&config).await;
             findings.check_overlays(&config);
@@ -79,6 +81,14 @@ impl Findings {
     fn check_user(&mut self, config: &Config) {
         if let Some(Err(error)) = config.server.user.as_deref().map(find_user) {
             self.add(Severity::Error, &error);
+        }
+    }
+
+    /// The key may be for root alone, and the check be anyone's.
+    fn check_tls(&mut self, config: &Config) {
+        if let Some(Err(error)) = config.tls.as_ref().map(Certificate::read) {
+            let severity = if error.is_permission() { Severity::Warning } else { Severity::Error };
+            self.add(severity, &error);
         }
     }
 

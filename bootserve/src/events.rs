@@ -17,9 +17,9 @@ use sqlx::{Row, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::config::Config;
 use crate::database::{Database, DatabaseError, parse_column, query_error};
 use crate::dhcp::store;
+use crate::live::Live;
 
 /// How many events are kept of a machine.
 pub const MAX_EVENTS_PER_NODE: u32 = 1000;
@@ -58,7 +58,7 @@ pub struct Boot {
 #[derive(Debug)]
 pub struct EventLog {
     database: Database,
-    config: Arc<Config>,
+    live: Arc<Live>,
     orders: mpsc::Sender<Order>,
 }
 
@@ -108,12 +108,12 @@ impl BootEvent {
 }
 
 impl EventLog {
-    /// The log in `database`; `config` says which machines there are and what they are called. It is written by a task of its
+    /// The log in `database`; `live` says which machines there are and what they are called. It is written by a task of its
     /// own, which ends with the log.
-    pub fn new(database: Database, config: Arc<Config>) -> Self {
+    pub fn new(database: Database, live: Arc<Live>) -> Self {
         let (orders, taken) = mpsc::channel(MAX_ORDERS);
-        tokio::spawn(write_orders(taken, database.clone(), Arc::clone(&config)));
-        Self { database, config, orders }
+        tokio::spawn(write_orders(taken, database.clone(), Arc::clone(&live)));
+        Self { database, live, orders }
     }
 
     /// Where the log is kept.
@@ -135,7 +135,8 @@ impl EventLog {
     pub async fn record_report(&self, report: Report, received: SystemTime) -> Result<(), DatabaseError> {
         let boot = match report.boot {
             Some(id) if self.boot(id).await?.is_none_or(|boot| boot.mac != report.mac) => {
-                let (mac, node) = (report.mac, self.config.node_name(report.mac));
+                let (mac, served) = (report.mac, self.live.now());
+                let node = served.config.node_name(mac);
                 warn!(%mac, node, boot = %id, "boot id of a report dropped: this machine was not given it");
                 None
             }
@@ -154,7 +155,7 @@ impl EventLog {
     /// Notes that the machine that was last given `peer`, or for which another server keeps it, was sent the network boot
     /// program `name`.
     pub async fn note_nbp(&self, peer: Ipv4Addr, name: &str) {
-        let reserved = || self.config.node_at(peer).map(|node| node.mac);
+        let reserved = || self.live.now().config.node_at(peer).map(|node| node.mac);
         match store::mac_of(&self.database, peer).await.map(|leased| leased.or_else(reserved)) {
             Ok(Some(mac)) => {
                 self.note(BootEvent { message: Some(name.to_owned()), ..BootEvent::now(mac, Phase::Nbp) })
@@ -167,7 +168,7 @@ impl EventLog {
 
     /// Whether events of this machine are kept.
     pub async fn knows(&self, mac: MacAddr) -> Result<bool, DatabaseError> {
-        Ok(self.config.node(mac).is_some() || store::has_lease(&self.database, mac).await?)
+        Ok(self.live.now().config.node(mac).is_some() || store::has_lease(&self.database, mac).await?)
     }
 
     /// Stores `events` and returns those that were not known before.
@@ -186,7 +187,7 @@ impl EventLog {
     }
 
     pub(crate) fn log(&self, events: &[BootEvent]) {
-        log(&self.config, events);
+        log(&self.live, events);
     }
 
     /// The events of a machine in the order of time.
@@ -239,7 +240,7 @@ impl EventLog {
 }
 
 /// Writes what waits together, until nobody records any more.
-async fn write_orders(mut taken: mpsc::Receiver<Order>, database: Database, config: Arc<Config>) {
+async fn write_orders(mut taken: mpsc::Receiver<Order>, database: Database, live: Arc<Live>) {
     let mut orders = Vec::new();
     while taken.recv_many(&mut orders, MAX_ORDERS).await > 0 {
         let (events, done): (Vec<_>, Vec<_>) =
@@ -248,7 +249,7 @@ async fn write_orders(mut taken: mpsc::Receiver<Order>, database: Database, conf
         let answer = written.as_ref().map(|_| ()).map_err(Arc::clone);
         // Who went away meanwhile does not want to know.
         done.into_iter().for_each(|done| drop(done.send(answer.clone())));
-        log(&config, &written.unwrap_or_default());
+        log(&live, &written.unwrap_or_default());
     }
 }
 
@@ -273,10 +274,11 @@ async fn write_together(
 }
 
 /// For whoever watches.
-fn log(config: &Config, events: &[BootEvent]) {
+fn log(live: &Live, events: &[BootEvent]) {
+    let served = live.now();
     for event in events {
         let BootEvent { mac, phase, message, .. } = event;
-        let node = config.node_name(*mac);
+        let node = served.config.node_name(*mac);
         let (boot, image) =
             (event.boot.map(tracing::field::display), event.image.as_ref().map(tracing::field::display));
         if *phase == Phase::Failed {
@@ -366,6 +368,8 @@ fn unix_ms(time: SystemTime) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::nbp::NbpSet;
     use bootspec::event::Event;
     use std::io::{self, Write};
     use std::sync::Mutex;
@@ -376,7 +380,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::parse(include_str!("../bootserve.example.toml")).unwrap();
         let database = Database::open(dir.path()).await.unwrap();
-        (dir, EventLog::new(database, Arc::new(config)))
+        (dir, EventLog::new(database, Arc::new(Live::new(config, NbpSet::default()))))
     }
 
     fn report(events: &[(Phase, u64)]) -> Report {

@@ -21,7 +21,7 @@ pub const BOOT_LIMIT: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct InUse {
     store: PathBuf,
-    pinned: Vec<File>,
+    pinned: Mutex<Vec<File>>,
     versions: Mutex<HashMap<ImageRef, Version>>,
 }
 
@@ -36,20 +36,28 @@ impl InUse {
     /// Holds the versions of `store` that are `pinned` for as long as this lives. One that is not there is left to those who
     /// look for it.
     pub fn new<'a>(store: PathBuf, pinned: impl IntoIterator<Item = &'a ImageRef>) -> Self {
-        let held = Self { store, pinned: Vec::new(), versions: Mutex::default() };
-        let pinned = pinned.into_iter().filter_map(|image| match held.lock(image) {
+        let held = Self { store, pinned: Mutex::default(), versions: Mutex::default() };
+        held.pin(pinned);
+        held
+    }
+
+    /// Holds these, and those that were pinned before no longer.
+    pub fn pin<'a>(&self, pinned: impl IntoIterator<Item = &'a ImageRef>) {
+        let pinned = pinned.into_iter().filter_map(|image| match self.lock(image) {
             Ok(lock) => lock,
             Err(error) => {
                 warn!(%image, %error, "cannot hold a version that the configuration names");
                 None
             }
         });
-        Self { pinned: pinned.collect(), ..held }
+        // The new ones first: what both name is held all the time.
+        let pinned = pinned.collect();
+        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = pinned;
     }
 
     /// How many versions the configuration holds.
     pub fn pinned(&self) -> usize {
-        self.pinned.len()
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Holds `image` until the machine's boot ends, it begins another one, or [`BOOT_LIMIT`] is over. An error if the version
@@ -168,6 +176,13 @@ mod tests {
         let fixture = Fixture::new(&["c/1"], &[image("c/1"), image("c/absent")]);
         assert!(!fixture.is_free("c/1"));
         assert_eq!(fixture.in_use.pinned(), 1);
+    }
+
+    #[test]
+    fn another_configuration_holds_its_own() {
+        let fixture = Fixture::new(&["c/1", "c/2", "c/3"], &[image("c/1"), image("c/2")]);
+        fixture.in_use.pin(&[image("c/2"), image("c/3")]);
+        assert!(fixture.is_free("c/1") && !fixture.is_free("c/2") && !fixture.is_free("c/3"));
     }
 
     #[test]

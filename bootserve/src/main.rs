@@ -44,6 +44,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what would change if another configuration took the place of this one
+    #[command(after_help = "Each line is a setting: what it is now, and what it would be.")]
+    Diff {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The other configuration
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// Print the changes as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the configuration and what it refers to
     Check {
         #[command(flatten)]
@@ -114,6 +126,7 @@ fn main() -> ExitCode {
             serve_file(config)
         }
         Command::Explain { config, question, json } => explain_machine(config, &question, json),
+        Command::Diff { config, new, json } => diff_files(config, new, json),
         Command::Check { config, json } => check_file(config, json),
     };
     result.unwrap_or_else(|error| {
@@ -123,7 +136,7 @@ fn main() -> ExitCode {
 }
 
 fn serve_file(file: ConfigFile) -> anyhow::Result<ExitCode> {
-    serve(read_config(&file)?)?;
+    serve(&file.config)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,6 +168,17 @@ fn explain_machine(file: ConfigFile, question: &QuestionArgs, json: bool) -> any
 
 fn read_config(file: &ConfigFile) -> anyhow::Result<Config> {
     Config::read(&file.config).with_context(|| format!("cannot use {}", file.config.display()))
+}
+
+fn diff_files(old: ConfigFile, new: PathBuf, json: bool) -> anyhow::Result<ExitCode> {
+    let [old, new] = [old, ConfigFile { config: new }].map(|file| read_config(&file));
+    let changes = old?.settings.changes(&new?.settings);
+    print(&match json {
+        true => serde_json::to_string_pretty(&changes).context("cannot write the changes as JSON")?,
+        false if changes.is_empty() => "nothing would change".to_owned(),
+        false => changes.to_string(),
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {

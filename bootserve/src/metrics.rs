@@ -16,6 +16,9 @@ use crate::dhcp::ignored::Ignored;
 /// One label.
 type Label = [(&'static str, String); 1];
 
+/// What becomes of a configuration that is read again.
+const RELOAD_ENDS: [&str; 2] = ["refused", "done"];
+
 /// All counters.
 #[derive(Debug)]
 pub struct Metrics {
@@ -25,6 +28,7 @@ pub struct Metrics {
     dhcp_replies: Family<Label, Counter>,
     tftp_requests: Family<Label, Counter>,
     http_responses: Family<Label, Counter>,
+    reloads: Family<Label, Counter>,
     nodes: Family<Label, Gauge>,
     leases: Gauge,
 }
@@ -61,12 +65,16 @@ impl Metrics {
         let dhcp_replies = counters("dhcp_replies", "DHCP packets sent, by port");
         let tftp_requests = counters("tftp_requests", "TFTP requests, by how they ended");
         let http_responses = counters("http_responses", "HTTP requests answered, by status");
+        let reloads = counters("reloads", "How often the configuration was read again, by what became of it");
         let (nodes, leases) = (Family::default(), Gauge::default());
         registry.register("nodes", "Nodes of the configuration, by newest phase", nodes.clone());
         registry.register("leases", "Leases that have not run out", leases.clone());
         // A reason that has not occurred yet is there all the same: rate() needs a beginning.
         for reason in Ignored::REASONS {
             drop(dhcp_ignored.get_or_create(&label("reason", reason)));
+        }
+        for end in RELOAD_ENDS {
+            drop(reloads.get_or_create(&label("end", end)));
         }
         Self {
             registry,
@@ -75,6 +83,7 @@ impl Metrics {
             dhcp_replies,
             tftp_requests,
             http_responses,
+            reloads,
             nodes,
             leases,
         }
@@ -103,6 +112,11 @@ impl Metrics {
     /// Counts an HTTP response.
     pub fn http_responded(&self, status: u16) {
         self.http_responses.get_or_create(&label("status", status)).inc();
+    }
+
+    /// Counts a configuration that was put in force, or was not.
+    pub fn reloaded(&self, in_force: bool) {
+        self.reloads.get_or_create(&label("end", RELOAD_ENDS[usize::from(in_force)])).inc();
     }
 
     /// The text, with how many nodes are in which phase (none: nothing is known of them) and how many leases there are.

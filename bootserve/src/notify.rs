@@ -15,7 +15,7 @@ const MAX_WAITING: usize = 4;
 
 /// The way to the service manager.
 #[derive(Debug)]
-pub struct Notifier(SyncSender<NotifyState<'static>>);
+pub struct Notifier(SyncSender<Vec<NotifyState<'static>>>);
 
 impl Notifier {
     /// Starts the thread, which ends with the process.
@@ -27,12 +27,18 @@ impl Notifier {
 
     /// We serve.
     pub fn ready(&self) {
-        self.tell(NotifyState::Ready);
+        self.tell(vec![NotifyState::Ready]);
+    }
+
+    /// We read the configuration again; [`Self::ready`] follows.
+    pub fn reloading(&self) {
+        let now = NotifyState::monotonic_usec_now();
+        self.tell([NotifyState::Reloading].into_iter().chain(now.ok()).collect());
     }
 
     /// We are about to end.
     pub fn stopping(&self) {
-        self.tell(NotifyState::Stopping);
+        self.tell(vec![NotifyState::Stopping]);
     }
 
     /// Gives the watchdog a sign of life twice in the time that it allows, as long as the database answers.
@@ -42,7 +48,7 @@ impl Notifier {
         loop {
             signs.tick().await;
             match database.probe().await {
-                Ok(()) => self.tell(NotifyState::Watchdog),
+                Ok(()) => self.tell(vec![NotifyState::Watchdog]),
                 Err(error) => {
                     warn!(error = &error as &dyn std::error::Error, "no sign of life to the watchdog");
                 }
@@ -50,16 +56,16 @@ impl Notifier {
         }
     }
 
-    fn tell(&self, state: NotifyState<'static>) {
-        if self.0.try_send(state).is_err() {
+    fn tell(&self, states: Vec<NotifyState<'static>>) {
+        if self.0.try_send(states).is_err() {
             warn!("the service manager does not read what it is told");
         }
     }
 }
 
-fn write(states: &Receiver<NotifyState<'static>>) {
-    for state in states {
-        if let Err(error) = sd_notify::notify(&[state]) {
+fn write(waiting: &Receiver<Vec<NotifyState<'static>>>) {
+    for states in waiting {
+        if let Err(error) = sd_notify::notify(&states) {
             warn!(%error, "cannot tell the service manager");
         }
     }

@@ -1,5 +1,7 @@
 //! The daemon: from a configuration to running services.
 
+use std::net::SocketAddrV4;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,32 +9,63 @@ use anyhow::Context;
 use bootspec::event::Phase;
 use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, UdpSocket};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, DhcpMode};
 use crate::database::Database;
+use crate::dhcp::driver::Answer;
+use crate::dhcp::leases::Lease;
+use crate::dhcp::proxy::Proxy;
+use crate::dhcp::server::Server;
 use crate::events::EventLog;
 use crate::http::admission::Downloads;
 use crate::http::recent::RecentScripts;
+use crate::http::tls::Certificate;
 use crate::in_use::{BOOT_LIMIT, InUse};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::notify::Notifier;
+use crate::reload::{Reload, WatchedFile};
 use crate::sockets::Sockets;
 use crate::{dhcp, http, privileges, radv, tftp};
 
 /// How long downloads may go on after the order to stop. Nodes resume or retry them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
-/// Serves as `config` says until SIGTERM or SIGINT: binds, drops privileges, then starts the runtime's threads.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+/// What is read before we serve.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Where the configuration stands.
+    pub file: WatchedFile,
+    /// What it says.
+    pub config: Config,
+    /// The boot programs that it names.
+    pub nbps: NbpSet,
+    /// The certificate that it names.
+    pub certificate: Option<Arc<Certificate>>,
+}
+
+impl Loaded {
+    /// Reads the configuration at `path` and what it names.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let file = WatchedFile::new(path);
+        let config = Config::read(path).with_context(|| format!("cannot use {}", path.display()))?;
+        let nbps = NbpSet::read(&config.nbp_dirs)?;
+        let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
+        Ok(Self { file, config, nbps, certificate })
+    }
+}
+
+/// Serves as the configuration at `path` says until SIGTERM or SIGINT: binds, drops privileges, then starts the runtime's
+/// threads.
+pub fn serve(path: &Path) -> anyhow::Result<()> {
+    // With privileges: the key is for root alone.
+    let loaded = Loaded::read(path)?;
+    let config = &loaded.config;
     let user = config.server.user.as_deref().map(privileges::find_user).transpose()?;
-    let nbps = NbpSet::read(&config.nbp_dirs)?;
-    // Before privileges are dropped: the key is for root alone.
-    let tls = config.tls.as_ref().map(http::tls::acceptor).transpose()?;
-    let sockets = Sockets::bind(&config)?;
+    let sockets = Sockets::bind(config)?;
     privileges::prepare_state(&config.server.state, user.as_ref())?;
     if let Some(user) = &user {
         privileges::become_user(user)?;
@@ -41,58 +74,52 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(cancel_on_signal(shutdown.clone()));
-        run(sockets, config, nbps, tls, shutdown).await
+        run(sockets, loaded, shutdown).await
     })
 }
 
 /// Runs the services on `sockets` until `shutdown`.
-pub async fn run(
-    sockets: Sockets,
-    config: Config,
-    nbps: NbpSet,
-    tls: Option<TlsAcceptor>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let (config, nbps) = (Arc::new(config), Arc::new(nbps));
+pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Loaded { file, config, nbps, certificate } = loaded;
     let database = Database::open(&config.server.state).await?;
     let leases = dhcp::store::read_leases(&database).await?;
-    let events = Arc::new(EventLog::new(database.clone(), Arc::clone(&config)));
-    let in_use = InUse::new(config.server.store.clone(), config.pinned_images());
-    hold_running_boots(&in_use, &events).await?;
     announce(&config, &nbps, leases.len());
-
+    let in_use = Arc::new(InUse::new(config.server.store.clone(), config.pinned_images()));
+    let downloads = Arc::new(Downloads::new(config.max_downloads));
+    let single_port = config.tftp.single_port;
+    let live = Arc::new(Live::new(config, nbps));
+    let events = Arc::new(EventLog::new(database.clone(), Arc::clone(&live)));
+    hold_running_boots(&in_use, &events).await?;
     let metrics = Arc::new(Metrics::new());
-    let proxy = dhcp::proxy::Proxy::new(Arc::clone(&config), Arc::clone(&nbps));
-    let pxe = sockets.pxe.map(udp).transpose()?;
-    let pxe = pxe.map(|socket| {
-        let proxy = proxy.clone();
-        let answer = move |packet: &[u8], peer| proxy.acknowledge(packet, peer);
+    let recent = Arc::new(RecentScripts::default());
+
+    let dhcp_driver = |socket, answer| {
         dhcp::driver::run(socket, answer, Arc::clone(&events), Arc::clone(&metrics), shutdown.clone())
-    });
-    let mut server = dhcp::server::Server::new(Arc::clone(&config), Arc::clone(&nbps), leases);
-    let is_proxy = config.dhcp == DhcpMode::Proxy;
-    let dhcp = sockets.dhcp.map(udp).transpose()?;
-    let dhcp = dhcp.map(|socket| {
-        let answer = move |packet: &[u8], _| match is_proxy {
-            true => proxy.offer(packet),
-            false => server.answer(SystemTime::now(), packet),
-        };
-        dhcp::driver::run(socket, answer, Arc::clone(&events), Arc::clone(&metrics), shutdown.clone())
-    });
+    };
+    let pxe = sockets.pxe.map(udp).transpose()?.map(|socket| dhcp_driver(socket, answer_pxe(&live)));
+    let dhcp =
+        sockets.dhcp.map(udp).transpose()?.map(|socket| dhcp_driver(socket, answer_dhcp(&live, leases)));
     let tftp_server = tftp::driver::Server {
-        nbps: Arc::clone(&nbps),
+        live: Arc::clone(&live),
         events: Arc::clone(&events),
         metrics: Arc::clone(&metrics),
         mtu_bytes: sockets.mtu_bytes,
-        single_port: config.tftp.single_port,
+        single_port,
     };
     let tftp = tftp_server.run(sockets.tftp, shutdown.clone());
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
-    let downloads = Downloads::new(config.max_downloads);
-    let app =
-        http::App { config, nbps, events, in_use, metrics, downloads, recent: RecentScripts::default() };
+    let app = http::App {
+        served: live.now(),
+        events,
+        in_use: Arc::clone(&in_use),
+        metrics: Arc::clone(&metrics),
+        downloads: Arc::clone(&downloads),
+        recent: Arc::clone(&recent),
+    };
+    let tls = certificate.clone().map(Certificate::acceptor).transpose().context("cannot speak TLS")?;
     let https = sockets.https.map(tcp).transpose()?.zip(tls);
-    let http = http::run(tcp(sockets.http)?, https, app, shutdown.clone());
+    let http = http::run(tcp(sockets.http)?, https, Arc::clone(&live), app, shutdown.clone());
+    let reload = Reload { file, live, in_use, downloads, recent, certificate, metrics };
 
     // Where one of them fails, all end: a service manager restarts the whole.
     let services = async {
@@ -113,6 +140,7 @@ pub async fn run(
     notifier.ready();
     let served = tokio::select! {
         served = services => served.map(|_| ()),
+        failed = reload.run(&notifier) => failed.context("cannot read the configuration again"),
         never = notifier.keep_watchdog(&database) => match never {},
         () = grace_after(&shutdown, &notifier) => {
             warn!("downloads were cut off");
@@ -122,6 +150,39 @@ pub async fn run(
     database.close().await;
     info!("stopped");
     served
+}
+
+/// Packets and their senders in, answers out.
+type Answerer = Box<dyn FnMut(&[u8], SocketAddrV4) -> Answer + Send>;
+
+/// What answers on port 67.
+fn answer_dhcp(live: &Arc<Live>, leases: Vec<Lease>) -> Answerer {
+    let live = Arc::clone(live);
+    let mut served = live.now();
+    if served.config.dhcp == DhcpMode::Proxy {
+        return Box::new(move |packet, _| proxy(&live).offer(packet));
+    }
+    let mut server = Server::new(Arc::clone(&served.config), Arc::clone(&served.nbps), leases);
+    Box::new(move |packet, _| {
+        let now = live.now();
+        if !Arc::ptr_eq(&served, &now) {
+            server.reconfigure(Arc::clone(&now.config), Arc::clone(&now.nbps));
+            served = now;
+        }
+        server.answer(SystemTime::now(), packet)
+    })
+}
+
+/// What answers on port 4011.
+fn answer_pxe(live: &Arc<Live>) -> Answerer {
+    let live = Arc::clone(live);
+    Box::new(move |packet, peer| proxy(&live).acknowledge(packet, peer))
+}
+
+/// It knows of nothing but what is served.
+fn proxy(live: &Live) -> Proxy {
+    let served = live.now();
+    Proxy::new(Arc::clone(&served.config), Arc::clone(&served.nbps))
 }
 
 /// Boots that began before we were started go on.

@@ -4,6 +4,8 @@
 //! program never meets an address outside the subnet or two nodes with one MAC. Every key: `docs/bootserve.md`.
 
 mod network;
+mod settings;
+mod text;
 mod wire;
 
 use std::collections::HashMap;
@@ -17,9 +19,10 @@ use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::store::{NameError, NodeName, ParseImageRefError};
 use bootspec::{ImageName, ImageRef, MacAddr};
 use ipnet::Ipv4Net;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use network::{AddressRange, Network, Networks};
+pub use settings::{Change, Changes, Settings};
 
 /// A configuration that is consistent with itself.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// What every machine boots with.
     pub boot: Boot,
+    /// All of this as it stands in the file.
+    pub settings: Settings,
     nodes: Vec<Node>,
     by_mac: HashMap<MacAddr, usize>,
     by_address: HashMap<Ipv4Addr, usize>,
@@ -64,6 +69,8 @@ pub struct Server {
     pub user: Option<String>,
     /// TCP port of scripts, images and API.
     pub http_port: u16,
+    /// Whether the configuration is read again when its file has changed.
+    pub watch: bool,
 }
 
 /// With or without TLS.
@@ -89,7 +96,7 @@ pub struct Tls {
 }
 
 /// What bootserve is to other DHCP servers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DhcpMode {
     /// There is no other: it gives addresses, and says how to boot.

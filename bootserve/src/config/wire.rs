@@ -17,12 +17,13 @@ use bootspec::manifest::BootMode;
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{AddressRange, ConfigError, DhcpMode, ImageSelector};
+use super::settings::Settings;
+use super::{AddressRange, ConfigError, DhcpMode, ImageSelector, text};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     server: Server,
@@ -43,7 +44,7 @@ pub(super) struct Config {
     nodes: Vec<Node>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Server {
     interface: String,
@@ -54,24 +55,30 @@ struct Server {
     user: Option<String>,
     #[serde(default = "default_http_port")]
     http_port: NonZeroU16,
+    #[serde(default = "default_watch")]
+    watch: bool,
+}
+
+fn default_watch() -> bool {
+    true
 }
 
 fn default_http_port() -> NonZeroU16 {
     const { NonZeroU16::new(80).expect("80 is not zero") }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Dhcp {
     #[serde(default)]
     mode: DhcpMode,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Network {
     subnet: Ipv4Net,
-    #[serde(default, deserialize_with = "parsed_option")]
+    #[serde(default, with = "text::option")]
     range: Option<AddressRange>,
     router: Option<Ipv4Addr>,
     #[serde(default)]
@@ -87,14 +94,14 @@ fn default_lease_seconds() -> u32 {
     3600
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Tftp {
     #[serde(default)]
     single_port: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Nbp {
     dirs: Vec<PathBuf>,
@@ -107,13 +114,13 @@ impl Default for Nbp {
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Http {
     max_downloads: Option<NonZeroU32>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Tls {
     certificate: PathBuf,
@@ -127,20 +134,26 @@ fn default_tls_port() -> NonZeroU16 {
     const { NonZeroU16::new(443).expect("443 is not zero") }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Boot {
-    #[serde(default, deserialize_with = "parsed_option")]
+    #[serde(default, with = "text::option")]
     default_image: Option<ImageSelector>,
-    #[serde(default, deserialize_with = "parsed_list")]
+    #[serde(default, with = "text::list")]
     kernel_args: Vec<KernelArg>,
-    #[serde(default, deserialize_with = "parsed_list")]
+    #[serde(default, with = "text::list")]
     mirrors: Vec<Mirror>,
     min_rollback_index: Option<u64>,
 }
 
 /// Base URL of another boot server. It becomes a word of iPXE scripts and kernel command lines.
 struct Mirror(BaseUrl);
+
+impl Display for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl FromStr for Mirror {
     type Err = String;
@@ -160,29 +173,29 @@ impl FromStr for Mirror {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Node {
     name: NodeName,
     mac: MacAddr,
     address: Ipv4Addr,
-    #[serde(deserialize_with = "parsed")]
+    #[serde(with = "text")]
     image: ImageSelector,
-    #[serde(default, deserialize_with = "parsed_list")]
+    #[serde(default, with = "text::list")]
     kernel_args: Vec<KernelArg>,
     mode: Option<BootMode>,
-    #[serde(default, deserialize_with = "parsed_option")]
+    #[serde(default, with = "text::option")]
     root_size: Option<RootSize>,
     root_inodes: Option<u64>,
-    #[serde(default, deserialize_with = "parsed_option")]
+    #[serde(default, with = "text::option")]
     root_mpol: Option<Mpol>,
-    #[serde(default, deserialize_with = "parsed_option")]
+    #[serde(default, with = "text::option")]
     reserve: Option<ByteSize>,
     workers: Option<NonZeroU16>,
-    #[serde(default, deserialize_with = "parsed_option")]
+    #[serde(default, with = "text::option")]
     on_failure: Option<OnFailure>,
     failure_delay_seconds: Option<u32>,
-    #[serde(default, deserialize_with = "parsed_option")]
+    #[serde(default, with = "text::option")]
     init: Option<InitPath>,
 }
 
@@ -211,27 +224,11 @@ fn one_or_several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer.deserialize_any(OneOrSeveral(PhantomData))
 }
 
-fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-}
-
-fn parsed_option<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    parsed(deserializer).map(Some)
-}
-
-fn parsed_list<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<T>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
-}
-
 impl TryFrom<Config> for super::Config {
     type Error = ConfigError;
 
     fn try_from(wire: Config) -> Result<Self, ConfigError> {
+        let settings = Settings::of(&wire);
         let server = super::Server::from(wire.server);
         let router_advertisements = router_advertisements(&wire.networks, server.address)?;
         let networks: Vec<super::Network> =
@@ -262,6 +259,7 @@ impl TryFrom<Config> for super::Config {
             nodes,
             by_mac,
             by_address,
+            settings,
         })
     }
 }
@@ -276,6 +274,7 @@ impl From<Server> for super::Server {
             state: wire.state,
             user: wire.user,
             http_port: wire.http_port.get(),
+            watch: wire.watch,
         }
     }
 }

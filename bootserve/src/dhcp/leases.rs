@@ -89,6 +89,21 @@ impl LeaseTable {
         table
     }
 
+    /// This table for another configuration.
+    pub fn with_config(&self, config: &Config) -> Self {
+        let uses = || self.used.iter().map(|(address, used)| (*address, *used));
+        let lease = |(address, Use { holder, until }): (_, Use)| {
+            holder.map(|mac| Lease { mac, address, expires: until })
+        };
+        let mut table = Self::new(config, uses().filter_map(lease));
+        for (address, used) in uses().filter(|(_, used)| used.holder.is_none()) {
+            if table.is_dynamic(address, config.networks.on_link_of(address).unwrap_or_default()) {
+                table.set(address, used);
+            }
+        }
+        table
+    }
+
     /// The address to offer to `mac` on `link`: its reservation there; else the one it has or had; else the one it asks for,
     /// a fresh one, or the one that has been free longest. `None`: the ranges are exhausted.
     pub fn choose(
@@ -238,6 +253,11 @@ mod tests {
     }
 
     /// The one network, which is a link of its own.
+    fn range(range: &str) -> Config {
+        let text = include_str!("../../bootserve.example.toml");
+        Config::parse(&text.replace("192.168.0.200-192.168.0.250", range)).unwrap()
+    }
+
     fn link() -> Vec<Network> {
         config().networks.iter().cloned().collect()
     }
@@ -308,6 +328,26 @@ mod tests {
         let table = LeaseTable::new(&config(), [lease(A, 201), lease(B, 77), lease(NODE_000, 200)]);
         assert_eq!(table.choose(A, &link(), None, T0), Some(host(201)));
         assert_eq!(table.choose(B, &link(), None, T0), Some(host(200)));
+    }
+
+    #[test]
+    fn with_another_configuration_leases_offers_and_quarantines_go_on_where_it_allows_them() {
+        let (wide, narrow) = (range("192.168.0.200-192.168.0.210"), range("192.168.0.203-192.168.0.206"));
+        let [wide_link, narrow_link] =
+            [&wide, &narrow].map(|config| config.networks.iter().cloned().collect::<Vec<_>>());
+        let mut table = LeaseTable::new(&wide, []);
+        table.hold(A, host(200), after(1000));
+        table.hold(B, host(205), after(1000));
+        table.hold(C, host(206), after(1000));
+        assert!(table.quarantine(C, host(206), after(1000)));
+        let table = table.with_config(&narrow);
+        assert_eq!(table.choose(B, &narrow_link, None, after(1)), Some(host(205)));
+        assert_eq!(table.choose(A, &narrow_link, Some(host(200)), after(1)), Some(host(203)));
+        assert!(!table.may_use(A, &narrow_link, host(206), after(1)));
+        assert!(table.may_use(A, &narrow_link, host(206), after(1000)));
+        // And back again: what the range lost in between is nobody's.
+        let table = table.with_config(&wide);
+        assert!(table.may_use(C, &wide_link, host(200), after(1)));
     }
 
     #[test]

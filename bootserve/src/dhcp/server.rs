@@ -52,6 +52,12 @@ impl Server {
         Self { config, nbps, leases }
     }
 
+    /// Goes on with another configuration, and the leases that it allows.
+    pub fn reconfigure(&mut self, config: Arc<Config>, nbps: Arc<NbpSet>) {
+        self.leases = self.leases.with_config(&config);
+        (self.config, self.nbps) = (config, nbps);
+    }
+
     /// Answers a packet, or says why not.
     pub fn answer(&mut self, now: SystemTime, packet: &[u8]) -> Result<Vec<Action>, Ignored> {
         let request = Request::parse(packet)?;

@@ -19,12 +19,12 @@ const NEWEST_SHARE: f64 = 0.1;
 /// Who downloads, and who waits.
 #[derive(Debug)]
 pub struct Downloads {
-    limit: Option<NonZeroU32>,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug)]
 struct State {
+    limit: Option<NonZeroU32>,
     /// Downloads of each machine. A machine that has one may begin others: it is one machine still.
     active: HashMap<IpAddr, u32>,
     /// In the order in which they first asked.
@@ -62,24 +62,30 @@ pub struct Busy {
 impl Downloads {
     /// `limit` machines at once; none for as many as come.
     pub fn new(limit: Option<NonZeroU32>) -> Self {
-        let state = State { active: HashMap::new(), waiting: VecDeque::new(), mean_duration: FIRST_GUESS };
-        Self { limit, state: Arc::new(Mutex::new(state)) }
+        let state =
+            State { limit, active: HashMap::new(), waiting: VecDeque::new(), mean_duration: FIRST_GUESS };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// From now on, `limit` machines; downloads that go on are not ended.
+    pub fn set_limit(&self, limit: Option<NonZeroU32>) {
+        lock(&self.state).limit = limit;
     }
 
     /// Whether `machine` may begin a download now.
     pub fn admit(&self, machine: IpAddr, now: Instant) -> Result<Permit, Busy> {
-        lock(&self.state).admit(machine, self.limit, now)?;
+        lock(&self.state).admit(machine, now)?;
         Ok(Permit { state: Arc::clone(&self.state), machine, began: now })
     }
 }
 
 impl State {
-    fn admit(&mut self, machine: IpAddr, limit: Option<NonZeroU32>, now: Instant) -> Result<(), Busy> {
+    fn admit(&mut self, machine: IpAddr, now: Instant) -> Result<(), Busy> {
         self.waiting.retain(|waiting| waiting.until > now);
         let place = self.waiting.iter().position(|waiting| waiting.machine == machine);
         let before = place.unwrap_or(self.waiting.len());
         let downloads = self.active.len();
-        let limit = limit.map_or(usize::MAX, |limit| limit.get() as usize);
+        let limit = self.limit.map_or(usize::MAX, |limit| limit.get() as usize);
         if !self.active.contains_key(&machine) && downloads + before >= limit {
             let retry_after = self.wait(before, limit);
             let until = now + retry_after + PATIENCE;

@@ -61,7 +61,7 @@ async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
 
 /// `GET /v1/nodes/NAME-OR-MAC/events`: all events of a machine in the order of time.
 pub(super) async fn events_of(State(app): State<Arc<App>>, Path(node): Path<String>) -> Response {
-    let by_name = app.config.node_named(&node).map(|node| node.mac);
+    let by_name = app.served.config.node_named(&node).map(|node| node.mac);
     let Some(mac) = by_name.or_else(|| node.parse().ok()) else {
         return text(StatusCode::NOT_FOUND, format!("there is no node {node:?}, nor is that a MAC address"));
     };
@@ -96,11 +96,11 @@ pub(super) async fn nodes(State(app): State<Arc<App>>) -> Response {
 async fn status(app: &App) -> Result<Vec<NodeStatus>, DatabaseError> {
     let leases = read_leases(app.events.database()).await?;
     let mut addresses: BTreeMap<_, _> = leases.into_iter().map(|lease| (lease.mac, lease.address)).collect();
-    addresses.extend(app.config.nodes().iter().map(|node| (node.mac, node.address)));
+    addresses.extend(app.served.config.nodes().iter().map(|node| (node.mac, node.address)));
     let mut latest = app.events.latest().await?;
     let nodes = addresses.into_iter().map(|(mac, address)| {
-        let node = app.config.node(mac);
-        let image = node.map(|node| &node.image).or(app.config.boot.default_image.as_ref());
+        let node = app.served.config.node(mac);
+        let image = node.map(|node| &node.image).or(app.served.config.boot.default_image.as_ref());
         let event = latest.remove(&mac);
         NodeStatus {
             name: node.map(|node| node.name.clone()),

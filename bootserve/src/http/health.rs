@@ -28,10 +28,10 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     if let Err(error) = app.events.database().probe().await {
         problems.push(explain(&error));
     }
-    if let Err(error) = tokio::fs::read_dir(&app.config.server.store).await {
-        problems.push(format!("cannot read the store {}: {error}", app.config.server.store.display()));
+    if let Err(error) = tokio::fs::read_dir(&app.served.config.server.store).await {
+        problems.push(format!("cannot read the store {}: {error}", app.served.config.server.store.display()));
     }
-    if app.nbps.names().next().is_none() {
+    if app.served.nbps.names().next().is_none() {
         problems.push("there are no network boot programs\nhint: install the ipxe package".to_owned());
     }
     match problems.is_empty() {
@@ -55,7 +55,7 @@ async fn metrics_text(app: &App) -> Result<Result<String, std::fmt::Error>, Data
     let leases = read_leases(app.events.database()).await?;
     let latest = app.events.latest().await?;
     let mut nodes = BTreeMap::new();
-    for node in app.config.nodes() {
+    for node in app.served.config.nodes() {
         *nodes.entry(latest.get(&node.mac).map(|event| event.phase)).or_insert(0) += 1;
     }
     let leases = leases.iter().filter(|lease| lease.expires > now).count();

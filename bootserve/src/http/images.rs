@@ -45,7 +45,7 @@ pub(super) async fn artifact(
     let (Ok(image), Ok(artifact)) = (image, artifact.parse::<ArtifactName>()) else {
         return not_found();
     };
-    let store = &app.config.server.store;
+    let store = &app.served.config.server.store;
     match artifact.as_str() {
         MANIFEST => return small_file("application/json", read_manifest_json(store, &image).await),
         MANIFEST_SIGNATURE => {

@@ -25,6 +25,7 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::FromRef;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -44,27 +45,38 @@ use self::recent::RecentScripts;
 use crate::config::Config;
 use crate::events::EventLog;
 use crate::in_use::InUse;
+use crate::live::{Live, Served};
 use crate::metrics::Metrics;
-use crate::nbp::NbpSet;
 use crate::overlay;
 
-/// What the handlers share.
-#[derive(Debug)]
+/// What a handler has.
+#[derive(Clone, Debug)]
 pub struct App {
-    /// What is served to whom.
-    pub config: Arc<Config>,
-    /// The programs for UEFI HTTP Boot.
-    pub nbps: Arc<NbpSet>,
+    /// What is served since the request came.
+    pub served: Arc<Served>,
     /// The boot log.
     pub events: Arc<EventLog>,
     /// The versions that must stay in the store.
-    pub in_use: InUse,
+    pub in_use: Arc<InUse>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may download.
-    pub downloads: Downloads,
+    pub downloads: Arc<Downloads>,
     /// What was sent a moment ago.
-    pub recent: RecentScripts,
+    pub recent: Arc<RecentScripts>,
+}
+
+/// Gives each request what is served when it comes.
+#[derive(Clone)]
+struct Handlers {
+    live: Arc<Live>,
+    app: App,
+}
+
+impl FromRef<Handlers> for Arc<App> {
+    fn from_ref(handlers: &Handlers) -> Self {
+        Self::new(App { served: handlers.live.now(), ..handlers.app.clone() })
+    }
 }
 
 /// URL of the script of the machine with this address.
@@ -81,18 +93,18 @@ pub fn nbp_url(config: &Config, name: &str) -> String {
 pub async fn run(
     plain: TcpListener,
     tls: Option<(TcpListener, TlsAcceptor)>,
+    live: Arc<Live>,
     app: App,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let plain = Listener { socket: plain, tls: None };
     let tls = tls.map(|(socket, acceptor)| Listener { socket, tls: Some(acceptor) });
-    let app = Arc::new(app);
     let metrics = Arc::clone(&app.metrics);
-    let context = Context { router: router(app), metrics, shutdown };
+    let context = Context { router: router(Handlers { live, app }), metrics, shutdown };
     listener::run([Some(plain), tls].into_iter().flatten().collect(), Slots::by_file_limit(), context).await
 }
 
-fn router(app: Arc<App>) -> Router {
+fn router(handlers: Handlers) -> Router {
     Router::new()
         .route("/boot.ipxe", get(scripts::first))
         // Some boot loaders add ".0" to names without a suffix that they know.
@@ -107,7 +119,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .with_state(app)
+        .with_state(handlers)
 }
 
 /// An answer of plain text.

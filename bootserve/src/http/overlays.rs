@@ -38,10 +38,10 @@ pub(super) async fn overlay(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let (Some(dir), Some((name, form))) = (&app.config.server.overlays, parse(&file)) else {
+    let (Some(dir), Some((name, form))) = (&app.served.config.server.overlays, parse(&file)) else {
         return not_found();
     };
-    let Some(node) = app.config.node_named(name.as_str()) else { return not_found() };
+    let Some(node) = app.served.config.node_named(name.as_str()) else { return not_found() };
     match overlay::may_have(&app.events, peer.ip(), node).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {

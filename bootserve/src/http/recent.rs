@@ -43,6 +43,11 @@ impl RecentScripts {
         scripts.sent.insert((mac, scheme), (now, script));
     }
 
+    /// Forgets them all: they may not be what is served now.
+    pub fn clear(&self) {
+        self.lock().sent.clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Scripts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -57,7 +57,7 @@ pub(super) async fn of_machine(
     if let Some(script) = app.recent.get(mac, scheme, Instant::now()).filter(|_| method == Method::GET) {
         return script_response(script);
     }
-    let script = match decide(&app.config, &Machine { mac, stage: Stage::Script }) {
+    let script = match decide(&app.served.config, &Machine { mac, stage: Stage::Script }) {
         BootDecision::Boot(assignment) => boot_script(&app, scheme, &method, mac, assignment).await,
         BootDecision::NextDevice(reason) => {
             info!(%mac, uuid = query.uuid, %reason, "nothing to boot");
@@ -80,11 +80,11 @@ async fn boot_script(
     mac: MacAddr,
     assignment: Assignment<'_>,
 ) -> Result<String, DatabaseError> {
-    let base_url = app.config.url_by(scheme);
+    let base_url = app.served.config.url_by(scheme);
     let url = script_url(&base_url, mac);
     let client = Client { mac, script_url: &url };
     let cannot_boot = |error: CannotBoot| {
-        let node = app.config.node_name(mac);
+        let node = app.served.config.node_name(mac);
         warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
         Ok(script::wait(client, &explain(&error)))
     };
@@ -95,7 +95,7 @@ async fn boot_script(
     let id = BootId::new(rand::random());
     let params = boot_params(app, mac, assignment, id, &image).await?;
     let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
-    let kernel_args: Vec<_> = app.config.boot.kernel_args.iter().chain(node_args).collect();
+    let kernel_args: Vec<_> = app.served.config.boot.kernel_args.iter().chain(node_args).collect();
     let boot = script::Boot {
         manifest: &image.manifest,
         initramfs: image.initramfs,
@@ -157,13 +157,13 @@ async fn find_image(
     scheme: Scheme,
     assignment: Assignment<'_>,
 ) -> Result<BootableImage, CannotBoot> {
-    let store = &app.config.server.store;
+    let store = &app.served.config.server.store;
     let image = store::resolve(store, assignment.image).await?;
     let manifest = store::read_manifest(store, &image).await?;
     let mode = assignment.mode(&manifest);
     let initramfs = initramfs(&manifest, mode)?;
     let overlay_url = match assignment.node {
-        Some(node) => overlay_url(&app.config, scheme, node, mode).await?,
+        Some(node) => overlay_url(&app.served.config, scheme, node, mode).await?,
         None => None,
     };
     Ok(BootableImage { manifest, mode, initramfs, overlay_url })
@@ -201,8 +201,8 @@ async fn boot_params(
         node: assignment.node.map(|node| node.name.clone()),
         mac: Some(mac),
         boot: Some(id),
-        report: report_url(&app.config),
-        min_rollback_index: app.config.boot.min_rollback_index,
+        report: report_url(&app.served.config),
+        min_rollback_index: app.served.config.boot.min_rollback_index,
         ..own
     };
     match image.mode {
@@ -214,15 +214,17 @@ async fn boot_params(
                 // Always: there is no manifest in this initramfs that would say it.
                 mode: Some(BootMode::Fetched),
                 image: Some(image.manifest.image.clone()),
-                source: Some(sources(&app.config, mac, &image.manifest.image)),
+                source: Some(sources(&app.served.config, mac, &image.manifest.image)),
                 overlay: image.overlay_url.clone(),
-                ..with_address(&app.config, address, params)
+                ..with_address(&app.served.config, address, params)
             })
         }
         // They never report `ready`, so the count would only grow.
         BootMode::Failsafe => Ok(params),
         // It may stay so for days, so init asks DHCP itself and renews the lease, unless the address is the node's own.
-        BootMode::Discover => Ok(with_address(&app.config, assignment.node.map(|node| node.address), params)),
+        BootMode::Discover => {
+            Ok(with_address(&app.served.config, assignment.node.map(|node| node.address), params))
+        }
     }
 }
 
@@ -255,7 +257,7 @@ pub(super) async fn nbp(
     method: Method,
     Path(name): Path<String>,
 ) -> Response {
-    let Some((name, program)) = app.nbps.find(&name) else {
+    let Some((name, program)) = app.served.nbps.find(&name) else {
         return text(StatusCode::NOT_FOUND, "there is no such network boot program");
     };
     if let (Method::GET, IpAddr::V4(peer)) = (method, peer.ip()) {
@@ -276,8 +278,9 @@ mod tests {
     use crate::dhcp::store::write_leases;
     use crate::events::EventLog;
     use crate::http::admission::Downloads;
-    use crate::http::recent::RecentScripts;
     use crate::in_use::InUse;
+    use crate::live::Live;
+    use crate::nbp::NbpSet;
     use std::time::Duration;
 
     #[tokio::test]
@@ -286,7 +289,9 @@ mod tests {
         let text = include_str!("../../bootserve.example.toml")
             .replace("[network]", "[[network]]")
             .replace("[boot]\n", "[[network]]\nsubnet = '10.1.0.0/16'\nrouter = '10.1.0.1'\n[boot]\n");
-        let config = Arc::new(Config::parse(&text).unwrap());
+        let live = Arc::new(Live::new(Config::parse(&text).unwrap(), NbpSet::default()));
+        let served = live.now();
+        let config = &served.config;
         let moved = config.nodes()[0].mac;
         let database = Database::open(dir.path()).await.unwrap();
         let leased: MacAddr = "02:00:00:00:00:01".parse().unwrap();
@@ -301,16 +306,15 @@ mod tests {
             let lease = Lease { mac, address: address.into(), expires };
             write_leases(&mut connection, [lease]).await.unwrap();
         }
-        let events = Arc::new(EventLog::new(database, Arc::clone(&config)));
+        let events = Arc::new(EventLog::new(database, live));
         let in_use = InUse::new(config.server.store.clone(), []);
         let app = App {
-            config: Arc::clone(&config),
-            nbps: Arc::default(),
+            served: Arc::clone(&served),
             events,
-            in_use,
+            in_use: Arc::new(in_use),
             metrics: Arc::default(),
-            downloads: Downloads::new(None),
-            recent: RecentScripts::default(),
+            downloads: Arc::new(Downloads::new(None)),
+            recent: Arc::default(),
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [
@@ -321,7 +325,7 @@ mod tests {
         ] {
             let image = &config.nodes()[0].image;
             let found = address(&app, mac, Assignment { image, node }).await.unwrap();
-            let params = with_address(&config, found, BootParams::default());
+            let params = with_address(config, found, BootParams::default());
             assert_eq!(params.address.map(|a| a.to_string()).as_deref(), expected.map(|e| e.0), "{mac}");
             assert_eq!(params.gateway, expected.map(|e| e.1.into()), "{mac}");
         }

@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
 
 use crate::config::Tls;
@@ -41,25 +45,64 @@ pub enum TlsError {
     },
 }
 
-/// Reads the files that `tls` names.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, TlsError> {
-    let Tls { certificate, key, .. } = tls;
+impl TlsError {
+    /// Whether another user might read the file.
+    pub fn is_permission(&self) -> bool {
+        let Self::Read { source: pem::Error::Io(error), .. } = self else { return false };
+        error.kind() == std::io::ErrorKind::PermissionDenied
+    }
+}
+
+/// The certificate that clients are shown, with its key. It may be renewed while we serve.
+#[derive(Debug)]
+pub struct Certificate(ArcSwap<CertifiedKey>);
+
+impl Certificate {
+    /// Reads the files that `tls` names.
+    pub fn read(tls: &Tls) -> Result<Self, TlsError> {
+        Ok(Self(ArcSwap::from_pointee(certified_key(tls, read_chain(tls)?)?)))
+    }
+
+    /// Reads the files again, the key only if the certificate is another one.
+    pub fn renew(&self, tls: &Tls) -> Result<(), TlsError> {
+        let chain = read_chain(tls)?;
+        if chain != self.0.load().cert {
+            self.0.store(Arc::new(certified_key(tls, chain)?));
+        }
+        Ok(())
+    }
+
+    /// What speaks TLS with it.
+    pub fn acceptor(self: Arc<Self>) -> Result<TlsAcceptor, rustls::Error> {
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(self);
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn read_chain(Tls { certificate, .. }: &Tls) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(unreadable(certificate))?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate { path: certificate.clone() });
+    match chain.is_empty() {
+        true => Err(TlsError::NoCertificate { path: certificate.clone() }),
+        false => Ok(chain),
     }
+}
+
+fn certified_key(tls: &Tls, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, TlsError> {
+    let Tls { certificate, key, .. } = tls;
     let private = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
     let pair = |source| TlsError::Pair { certificate: certificate.clone(), key: key.clone(), source };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(pair)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(pair)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(pair)
 }
 
 fn unreadable(path: &Path) -> impl Fn(pem::Error) -> TlsError {

@@ -170,6 +170,8 @@ mod tests {
     use crate::dhcp::leases::Lease;
     use crate::dhcp::store::write_leases;
     use crate::events::BootEvent;
+    use crate::live::Live;
+    use crate::nbp::NbpSet;
     use bootspec::event::Phase;
     use std::net::Ipv4Addr;
     use std::sync::Arc;
@@ -235,9 +237,10 @@ mod tests {
     async fn only_the_node_itself_may_have_its_files_and_only_while_it_boots() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::parse(include_str!("../../bootserve.example.toml")).unwrap();
-        let config = Arc::new(config);
         let database = Database::open(dir.path()).await.unwrap();
-        let events = EventLog::new(database.clone(), Arc::clone(&config));
+        let live = Arc::new(Live::new(config, NbpSet::default()));
+        let events = EventLog::new(database.clone(), Arc::clone(&live));
+        let config = &live.now().config;
         let node = &config.nodes()[1];
         let may = async |peer: &str| may_have(&events, peer.parse().unwrap(), node).await.unwrap();
         assert_eq!(may("192.168.0.101").await, Err(Refusal::NotBooting));

@@ -27,8 +27,8 @@ use super::table::{Full, Table, Tids};
 use super::transfer::{Step, Transfer, TransferError};
 use super::wire::{ErrorCode, Packet};
 use crate::events::EventLog;
+use crate::live::Live;
 use crate::metrics::{Metrics, TftpEnd};
-use crate::nbp::NbpSet;
 
 /// Each takes a socket of a process that has 1024 by default.
 const MAX_TRANSFERS: usize = 512;
@@ -44,8 +44,8 @@ const MAX_UNNOTED: usize = 4096;
 /// The TFTP server.
 #[derive(Debug)]
 pub struct Server {
-    /// The files.
-    pub nbps: Arc<NbpSet>,
+    /// Which files there are.
+    pub live: Arc<Live>,
     /// Told of each complete transfer.
     pub events: Arc<EventLog>,
     /// Told how each request ended.
@@ -64,7 +64,7 @@ impl Server {
         let (sent, mut to_note) = mpsc::channel(MAX_UNNOTED);
         let driver = Driver {
             sockets: Sockets::open(socket, &stopped)?,
-            files: Files::new(self.nbps),
+            files: Files::new(self.live),
             table: Table::new(MAX_TRANSFERS),
             max_blksize: self.mtu_bytes.saturating_sub(HEADER_BYTES),
             single_port: self.single_port,

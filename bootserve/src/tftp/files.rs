@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use super::netascii;
 use super::wire::{ErrorCode, Packet, Request, is_request};
-use crate::nbp::NbpSet;
+use crate::live::{Live, Served};
 
 /// The files that can be asked for.
 #[derive(Debug)]
 pub struct Files {
-    nbps: Arc<NbpSet>,
+    live: Arc<Live>,
+    served: Arc<Served>,
     /// Those that were asked for as text. They are kept, so that requests take no memory.
     texts: HashMap<&'static str, Bytes>,
 }
@@ -40,8 +41,8 @@ pub enum Denied {
 
 impl Files {
     /// Boot programs are the files.
-    pub fn new(nbps: Arc<NbpSet>) -> Self {
-        Self { nbps, texts: HashMap::new() }
+    pub fn new(live: Arc<Live>) -> Self {
+        Self { served: live.now(), live, texts: HashMap::new() }
     }
 
     /// Reads a request and finds its file.
@@ -54,7 +55,12 @@ impl Files {
             Ok(_) => return Err(refuse(ErrorCode::AccessViolation, "this server is read-only")),
             Err(reason) => return Err(refuse(ErrorCode::IllegalOperation, &reason.to_string())),
         };
-        let found = self.nbps.find(request.filename.trim_start_matches('/'));
+        let served = self.live.now();
+        if !Arc::ptr_eq(&served, &self.served) {
+            self.texts.clear();
+            self.served = Arc::clone(&served);
+        }
+        let found = served.nbps.find(request.filename.trim_start_matches('/'));
         let (name, bytes) = found.ok_or_else(|| {
             refuse(ErrorCode::FileNotFound, &format!("there is no {:?} here", request.filename))
         })?;
@@ -76,11 +82,14 @@ fn refuse(code: ErrorCode, message: &str) -> Denied {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::nbp::NbpSet;
 
     fn files(text: &str) -> Files {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("undionly.kpxe"), text).unwrap();
-        Files::new(Arc::new(NbpSet::read(&[dir.path().into()]).unwrap()))
+        let config = Config::parse(include_str!("../../bootserve.example.toml")).unwrap();
+        Files::new(Arc::new(Live::new(config, NbpSet::read(&[dir.path().into()]).unwrap())))
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! HTTP/1.1 on the wire: how connections are kept, what is refused, ranges, TLS, and who has to wait.
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
@@ -164,16 +165,11 @@ fn past_the_limit_machines_wait_and_are_told_how_long() {
 #[test]
 fn tls_serves_the_same() {
     let keys = tempfile::tempdir().unwrap();
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["boot.cluster".to_owned()]).unwrap();
-    std::fs::write(keys.path().join("cert.pem"), cert.pem()).unwrap();
-    std::fs::write(keys.path().join("key.pem"), signing_key.serialize_pem()).unwrap();
-    let dir = keys.path().display();
-    let tls =
-        format!("[tls]\ncertificate = '{dir}/cert.pem'\nkey = '{dir}/key.pem'\nname = 'boot.cluster'\n[nbp]");
-    let daemon = daemon_with_large_file(move |config| config.replace("[nbp]", &tls));
+    let pair = generate_simple_self_signed(["boot.cluster".to_owned()]).unwrap();
+    let tls = write_certificate(keys.path(), &pair);
+    let daemon = daemon_with_large_file(move |config| config.replace("[nbp]", &format!("{tls}[nbp]")));
 
-    let mut stream = tls_connection(&daemon, cert.der());
+    let mut stream = tls_connection(&daemon, pair.cert.der());
     write!(stream, "GET /images/{LARGE}/initramfs.img HTTP/1.1\r\n\r\n").unwrap();
     assert!(large_file_from(&mut stream));
     write!(stream, "GET /ipxe?mac={NODE_MAC} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
@@ -194,6 +190,23 @@ fn tls_serves_the_same() {
             .text()
             .contains(&format!("kernel {}/images", daemon.url()))
     );
+}
+
+/// Writes certificate and key into `dir`, and returns the section of the configuration that names them.
+pub fn write_certificate(dir: &Path, pair: &CertifiedKey<KeyPair>) -> String {
+    std::fs::write(dir.join("cert.pem"), pair.cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+    let dir = dir.display();
+    format!("[tls]\ncertificate = '{dir}/cert.pem'\nkey = '{dir}/key.pem'\nname = 'boot.cluster'\n")
+}
+
+/// Whether clients that trust in this certificate alone are served.
+pub fn shows_certificate(daemon: &Daemon, pair: &CertifiedKey<KeyPair>) -> bool {
+    let mut stream = tls_connection(daemon, pair.cert.der());
+    let mut answer = String::new();
+    write!(stream, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.contains("200 OK")
 }
 
 fn tls_connection(

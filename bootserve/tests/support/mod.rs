@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use bootserve::config::Config;
 use bootserve::database::Database;
 use bootserve::events::{BootEvent, EventLog};
+use bootserve::live::Live;
 use bootserve::nbp::NbpSet;
-use bootserve::serve::run;
+use bootserve::serve::{Loaded, run};
 use bootserve::sockets::Sockets;
 use bootserve::tftp::wire::{Packet, Request, TftpOption};
 use bootspec::event::Phase;
@@ -80,12 +81,13 @@ impl Daemon {
         let mut sockets = bind();
         let (http, tftp) = (sockets.http.local_addr().unwrap(), sockets.tftp.local_addr().unwrap());
         let dhcp = sockets.dhcp.as_ref().unwrap().local_addr().unwrap();
-        let config = Config::parse(&change(config(dir.path(), http.port()))).unwrap();
-        sockets.https = config.tls.as_ref().map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        std::fs::write(config_file(dir.path()), change(config(dir.path(), http.port()))).unwrap();
+        let loaded = Loaded::read(&config_file(dir.path())).unwrap();
+        sockets.https = loaded.config.tls.as_ref().map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let https = sockets.https.as_ref().map(|socket| socket.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
-        let thread = std::thread::spawn(move || serve(sockets, config, token));
+        let thread = std::thread::spawn(move || serve(sockets, loaded, token));
         Self { dir, dhcp, http, https, tftp, change, shutdown, thread: Some(thread) }
     }
 
@@ -114,6 +116,11 @@ impl Daemon {
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(packet, self.dhcp).unwrap();
     }
 
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        config_file(self.dir.path())
+    }
+
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("store")
     }
@@ -124,11 +131,11 @@ impl Daemon {
 
     /// Notes that the firmware of a machine was given an address, as the DHCP server does.
     pub fn begin_boot(&self, mac: &str) {
-        let config = Config::parse(&(self.change)(config(self.dir.path(), self.http.port()))).unwrap();
+        let config = Config::read(&config_file(self.dir.path())).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let database = Database::open(&config.server.state).await.unwrap();
-            let events = EventLog::new(database.clone(), Arc::new(config));
+            let events = EventLog::new(database.clone(), Arc::new(Live::new(config, NbpSet::default())));
             events.record(vec![BootEvent::now(mac.parse().unwrap(), Phase::Dhcp)]).await.unwrap();
             database.close().await;
         });
@@ -235,10 +242,12 @@ fn bind() -> Sockets {
     }
 }
 
-fn serve(sockets: Sockets, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let nbps = NbpSet::read(&config.nbp_dirs)?;
-    let tls = config.tls.as_ref().map(bootserve::http::tls::acceptor).transpose()?;
-    tokio::runtime::Runtime::new()?.block_on(run(sockets, config, nbps, tls, shutdown))
+fn config_file(dir: &Path) -> PathBuf {
+    dir.join("bootserve.toml")
+}
+
+fn serve(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(run(sockets, loaded, shutdown))
 }
 
 pub fn request(url: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {

@@ -5,10 +5,10 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use bootserve::config::Config;
+use bootserve::serve::Loaded;
 use tokio_util::sync::CancellationToken;
 
-use super::{agent, bind, config, serve, wait_until};
+use super::{agent, bind, config, config_file, serve, wait_until};
 
 /// A running server. Dropping it kills it.
 pub struct ServerProcess {
@@ -70,8 +70,9 @@ pub fn serve_for_parent() {
     for name in ["nbp", "state", "overlays"] {
         std::fs::create_dir_all(dir.join(name)).unwrap();
     }
-    let config = Config::parse(&config(dir, http.port())).unwrap();
+    std::fs::write(config_file(dir), config(dir, http.port())).unwrap();
+    let loaded = Loaded::read(&config_file(dir)).unwrap();
     std::fs::write(dir.join("url.new"), format!("http://{http}")).unwrap();
     std::fs::rename(dir.join("url.new"), dir.join("url")).unwrap();
-    serve(sockets, config, CancellationToken::new()).unwrap();
+    serve(sockets, loaded, CancellationToken::new()).unwrap();
 }

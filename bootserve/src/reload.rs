@@ -1,0 +1,218 @@
+//! A changed configuration is put in force while we serve: all of it, or nothing. What is wrong with it is logged, and what
+//! was served before is served on.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::config::{Changes, Config, ConfigError};
+use crate::http::admission::Downloads;
+use crate::http::recent::RecentScripts;
+use crate::http::tls::{Certificate, TlsError};
+use crate::in_use::InUse;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::nbp::{NbpError, NbpSet};
+use crate::notify::Notifier;
+
+/// How often the file is looked at. It is read once it was found the same twice, so not while it is being written.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes that are logged one by one.
+const MAX_LOGGED: usize = 50;
+
+/// What has to do with a changed configuration.
+#[derive(Debug)]
+pub struct Reload {
+    /// The file.
+    pub file: WatchedFile,
+    /// What is served.
+    pub live: Arc<Live>,
+    /// Whose pinned versions change.
+    pub in_use: Arc<InUse>,
+    /// Whose limit changes.
+    pub downloads: Arc<Downloads>,
+    /// Scripts of what was served before.
+    pub recent: Arc<RecentScripts>,
+    /// May have been renewed.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Told of each attempt.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a configuration is not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It cannot be read, or is wrong in itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A part of it is read at the start alone.
+    #[error("{0}\nhint: restart bootserve, or take this back")]
+    NeedsRestart(Changes),
+    /// Its boot programs cannot be used.
+    #[error(transparent)]
+    Nbp(#[from] NbpError),
+    /// Its certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl Reload {
+    /// Reads the file again on SIGHUP, and when it has changed, unless the configuration says otherwise. It does not end.
+    pub async fn run(mut self, notifier: &Notifier) -> io::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut interval = tokio::time::interval(WATCH_INTERVAL);
+        loop {
+            let changed = tokio::select! {
+                _ = hangup.recv() => {
+                    info!("reading the configuration again on SIGHUP");
+                    true
+                }
+                _ = interval.tick() => self.file.has_changed() && self.live.now().config.server.watch,
+            };
+            if changed {
+                notifier.reloading();
+                self = tokio::task::spawn_blocking(move || {
+                    self.reload();
+                    self
+                })
+                .await?;
+                notifier.ready();
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        self.file.note();
+        let applied = self.apply();
+        self.metrics.reloaded(applied.is_ok());
+        match applied {
+            Ok(changes) => {
+                for change in changes.0.iter().take(MAX_LOGGED) {
+                    info!(%change, "configuration");
+                }
+                info!(changes = changes.0.len(), "the configuration is in force");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                error!(error, "the configuration is not in force, the one before goes on");
+            }
+        }
+    }
+
+    fn apply(&self) -> Result<Changes, ReloadError> {
+        let config = Config::read(&self.file.path)?;
+        let changes = self.live.now().config.settings.changes(&config.settings);
+        let restart = changes.needing_restart();
+        if !restart.is_empty() {
+            return Err(ReloadError::NeedsRestart(restart));
+        }
+        let nbps = NbpSet::read(&config.nbp_dirs)?;
+        if let (Some(certificate), Some(tls)) = (&self.certificate, &config.tls) {
+            match certificate.renew(tls) {
+                Ok(()) => {}
+                // The key may be for root alone, which we are no longer.
+                Err(error) if !changes.touch("tls") => {
+                    let hint = "restart bootserve to use the renewed one";
+                    warn!(error = &error as &dyn std::error::Error, hint, "the certificate stays as it was");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.in_use.pin(config.pinned_images());
+        self.downloads.set_limit(config.max_downloads);
+        self.live.replace(config, nbps);
+        self.recent.clear();
+        Ok(changes)
+    }
+}
+
+/// The configuration file, and what it was like when it was read and when it was last looked at.
+#[derive(Debug)]
+pub struct WatchedFile {
+    path: PathBuf,
+    read: Option<Stamp>,
+    seen: Option<Stamp>,
+}
+
+/// Changes with every way to change a file: it is written to, replaced by another, or its link is led elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    size_bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let file = path.metadata().ok()?;
+        Some(Self {
+            inode: (file.dev(), file.ino()),
+            size_bytes: file.size(),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+impl WatchedFile {
+    /// The file as it is before it is read.
+    pub fn new(path: &Path) -> Self {
+        let stamp = Stamp::of(path);
+        Self { path: path.to_owned(), read: stamp, seen: stamp }
+    }
+
+    /// It is read now.
+    fn note(&mut self) {
+        let stamp = Stamp::of(&self.path);
+        (self.read, self.seen) = (stamp, stamp);
+    }
+
+    /// Whether it is another than the one that was read, and is not being changed any more. A file that is gone is no news.
+    fn has_changed(&mut self) -> bool {
+        let now = Stamp::of(&self.path);
+        let is_settled = now.is_some() && now == std::mem::replace(&mut self.seen, now);
+        is_settled && now != self.read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_file_has_changed_once_it_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c");
+        fs::write(&path, "one").unwrap();
+        let mut file = WatchedFile::new(&path);
+        assert!(!file.has_changed());
+        fs::write(&path, "other").unwrap();
+        assert!(!file.has_changed(), "it may be being written");
+        fs::write(&path, "others").unwrap();
+        assert!(!file.has_changed(), "it was");
+        assert!(file.has_changed());
+        file.note();
+        assert!(!file.has_changed());
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_or_linked_elsewhere_has_changed_and_one_that_is_gone_has_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name| dir.path().join(name);
+        for name in ["one", "two"] {
+            fs::write(at(name), "same").unwrap();
+        }
+        std::os::unix::fs::symlink(at("one"), at("link")).unwrap();
+        let mut file = WatchedFile::new(&at("link"));
+        fs::remove_file(at("link")).unwrap();
+        assert!(!file.has_changed() && !file.has_changed());
+        std::os::unix::fs::symlink(at("two"), at("link")).unwrap();
+        assert!(!file.has_changed());
+        assert!(file.has_changed());
+    }
+}
