@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod nbp;
 pub mod notify;
 pub mod overlay;
+pub mod passed;
 pub mod policy;
 pub mod privileges;
 pub mod radv;

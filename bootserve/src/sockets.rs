@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
 use crate::config::{Config, DhcpMode};
+use crate::passed::Passed;
 use crate::radv;
 
 const DHCP_PORT: u16 = 67;
@@ -84,19 +85,29 @@ impl Sockets {
             true => router_solicitations(&server.interface)?,
             false => None,
         };
-        let bind_dhcp = || bind("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, |at| dhcp(&server.interface, at));
-        let bind_pxe = || bind("PXE", server.address, PXE_PORT, UdpSocket::bind);
-        let speaks_dhcp = config.dhcp != DhcpMode::Off;
+        let mut passed = Passed::receive();
+        let mut udp = |service, address, port, open: &dyn Fn(Option<Socket>, SocketAddrV4) -> _| {
+            let address = SocketAddrV4::new(address, port);
+            let opened: io::Result<UdpSocket> = open(passed.datagram(address), address);
+            opened.map_err(cannot_bind(service, address))
+        };
+        let (mut dhcp_socket, mut pxe_socket) = (None, None);
+        if config.dhcp != DhcpMode::Off {
+            let open = |passed, at| dhcp(passed, &server.interface, at);
+            dhcp_socket = Some(udp("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, &open)?);
+            pxe_socket = Some(udp("PXE", server.address, PXE_PORT, &datagram)?);
+        }
+        let tftp_socket = udp("TFTP", server.address, TFTP_PORT, &tftp)?;
+        let mut tcp = |service, port| {
+            let address = SocketAddrV4::new(server.address, port);
+            http(passed.stream(address), address).map_err(cannot_bind(service, address))
+        };
         Ok(Self {
-            dhcp: speaks_dhcp.then(bind_dhcp).transpose()?,
-            pxe: speaks_dhcp.then(bind_pxe).transpose()?,
-            tftp: bind("TFTP", server.address, TFTP_PORT, tftp)?,
-            http: bind("HTTP", server.address, server.http_port, http)?,
-            https: config
-                .tls
-                .as_ref()
-                .map(|tls| bind("HTTPS", server.address, tls.port, http))
-                .transpose()?,
+            dhcp: dhcp_socket,
+            pxe: pxe_socket,
+            tftp: tftp_socket,
+            http: tcp("HTTP", server.http_port)?,
+            https: config.tls.as_ref().map(|tls| tcp("HTTPS", tls.port)).transpose()?,
             router_solicitations,
             mtu_bytes,
         })
@@ -114,31 +125,41 @@ fn router_solicitations(interface: &str) -> Result<Option<UdpSocket>, BindError>
         .ok())
 }
 
-fn bind<T>(
-    service: &'static str,
-    address: Ipv4Addr,
-    port: u16,
-    open: impl FnOnce(SocketAddrV4) -> io::Result<T>,
-) -> Result<T, BindError> {
-    let address = SocketAddrV4::new(address, port);
-    open(address).map_err(|source| BindError::Bind { service, address, source })
+fn cannot_bind(service: &'static str, address: SocketAddrV4) -> impl Fn(io::Error) -> BindError {
+    move |source| BindError::Bind { service, address, source }
 }
 
 /// Only a socket without an address receives broadcasts; the interface keeps it from answering other networks.
-fn dhcp(interface: &str, address: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.bind_device(Some(interface.as_bytes()))?;
+fn dhcp(passed: Option<Socket>, interface: &str, address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = match passed {
+        Some(socket) => {
+            // Without privileges it can be bound to an interface once.
+            if socket.device()?.is_none_or(|device| device != interface.as_bytes()) {
+                socket.bind_device(Some(interface.as_bytes()))?;
+            }
+            socket
+        }
+        None => {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+            // First, so that another server may have the port on another interface.
+            socket.bind_device(Some(interface.as_bytes()))?;
+            socket.bind(&address.into())?;
+            socket
+        }
+    };
     socket.set_broadcast(true)?;
     set_receive_buffer(&socket)?;
-    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-fn tftp(address: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+fn tftp(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = datagram(passed, address)?.into();
     set_receive_buffer(&socket)?;
-    socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+fn datagram(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<UdpSocket> {
+    passed.map_or_else(|| UdpSocket::bind(address), |socket| Ok(socket.into()))
 }
 
 /// Only root gets more than net.core.rmem_max, which holds some 160 packets.
@@ -147,11 +168,17 @@ fn set_receive_buffer(socket: &Socket) -> io::Result<()> {
         .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
 }
 
-fn http(address: SocketAddrV4) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    // So that a restarted server need not wait for the connections of the one before.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
+fn http(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<TcpListener> {
+    let socket = match passed {
+        Some(socket) => socket,
+        None => {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+            // So that a restarted server need not wait for the connections of the one before.
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket
+        }
+    };
     socket.listen(HTTP_BACKLOG)?;
     Ok(socket.into())
 }
@@ -183,8 +210,8 @@ mod tests {
     #[test]
     fn a_port_in_use_is_named_with_a_hint() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let error = bind("HTTP", Ipv4Addr::LOCALHOST, port, http).unwrap_err().to_string();
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, taken.local_addr().unwrap().port());
+        let error = http(None, address).map_err(cannot_bind("HTTP", address)).unwrap_err().to_string();
         assert!(error.contains("HTTP to 127.0.0.1") && error.contains("another server"), "{error}");
     }
 }

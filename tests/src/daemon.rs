@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// The running program, killed when dropped.
 #[derive(Debug)]
@@ -19,6 +19,15 @@ impl Daemon {
         child
             .with_context(|| format!("cannot run {command:?}\nhint: run scripts/setup, which installs it"))
             .map(Self)
+    }
+}
+
+impl Daemon {
+    /// Sends it a signal, named as kill(1) does: `HUP`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").args(["-s", name]).arg(self.0.id().to_string()).status()?;
+        ensure!(status.success(), "kill -s {name}: {status}");
+        Ok(())
     }
 }
 

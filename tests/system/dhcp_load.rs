@@ -1,11 +1,11 @@
-//! Many DHCP clients at once, while the server is killed or its disk is full: whoever was told that an address is its own has it
-//! alone.
+//! Many DHCP clients at once, while the server is killed, its disk is full, or its configuration changes: whoever was told that
+//! an address is its own has it alone, and nobody has to ask twice for what the server does.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -44,26 +44,31 @@ impl Site {
         Ok(Self { clients, server, dir: tempfile::tempdir()? })
     }
 
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("bootserve.toml")
+    }
+
+    fn write_config(&self, state: &Path, more: &str) -> Result<()> {
+        let (dir, state) = (self.dir.path().display(), state.display());
+        let text = format!(
+            "[server]\ninterface = '{BRIDGE}'\naddress = '{SERVER_ADDRESS}'\nstore = '{dir}'\nstate = '{state}'\n\
+             [[network]]\nsubnet = '192.168.0.0/24'\n\
+             [[network]]\nsubnet = '10.64.0.0/16'\nrange = '10.64.1.0-10.64.3.250'\n{more}"
+        );
+        Ok(fs::write(self.config(), text)?)
+    }
+
     fn start_bootserve(&self, state: &Path) -> Result<Daemon> {
-        let (config, dir) = (self.dir.path().join("bootserve.toml"), self.dir.path().display());
-        fs::write(
-            &config,
-            format!(
-                "[server]\ninterface = '{BRIDGE}'\naddress = '{SERVER_ADDRESS}'\nstore = '{dir}'\nstate = '{}'\n\
-                 [[network]]\nsubnet = '192.168.0.0/24'\n\
-                 [[network]]\nsubnet = '10.64.0.0/16'\nrange = '10.64.1.0-10.64.3.250'\n",
-                state.display()
-            ),
-        )?;
+        self.write_config(state, "")?;
         let mut command = self.server.command(program("bootserve")?);
-        command.args(["serve", "--config"]).arg(&config);
+        command.args(["serve", "--config"]).arg(self.config());
         let daemon = Daemon::start(command, &self.log())?;
         let serves = wait_until(LIMIT, || healthy(&self.server).unwrap_or(false));
         ensure!(serves, "bootserve does not serve: {}", self.says());
         Ok(daemon)
     }
 
-    fn log(&self) -> std::path::PathBuf {
+    fn log(&self) -> PathBuf {
         self.dir.path().join("bootserve.log")
     }
 
@@ -253,5 +258,63 @@ fn with_a_full_disk_nothing_is_acknowledged_and_the_log_says_why_until_there_is_
     disk.empty()?;
     relay.serve(&[2, 3, 4], 3)?;
     ensure!(site.says().contains("DHCP leases are stored again"), "{}", site.says());
+    Ok(())
+}
+
+#[test]
+fn no_request_is_lost_while_the_configuration_is_read_again() -> Result<()> {
+    let site = Site::new()?;
+    let state = site.dir.path().join("state");
+    let server = site.start_bootserve(&state)?;
+    let relay = site.relay()?;
+    let reads = || site.says().matches("the configuration is in force").count();
+    for round in 0..10_u16 {
+        // The last client of each round is a node now, with an address outside of the range.
+        let node = round * 20 + 19;
+        let reserved = Ipv4Addr::new(10, 64, 9, node.try_into()?);
+        let [high, low] = node.to_be_bytes();
+        let more = format!(
+            "[[node]]\nname = 'n{node}'\nmac = '02:00:00:00:{high:02x}:{low:02x}'\naddress = '{reserved}'\nimage = 'x/1'\n"
+        );
+        let before = reads();
+        for client in round * 20..node {
+            relay.send(client, MessageType::Discover, None)?;
+            if client % 20 == 3 {
+                site.write_config(&state, &more)?;
+                server.signal("HUP")?;
+            }
+        }
+        let mut offered = HashSet::new();
+        while offered.len() < 19 {
+            let answer = relay.receive()?.with_context(|| format!("after {offered:?}: {}", site.says()))?;
+            offered.insert(answer.0);
+        }
+        ensure!(wait_until(LIMIT, || reads() > before), "not read again: {}", site.says());
+        relay.send(node, MessageType::Discover, None)?;
+        let offer = relay.receive()?;
+        ensure!(offer == Some((node, MessageType::Offer, reserved)), "{offer:?} for {reserved}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_service_manager_receives_before_the_server_runs_is_answered() -> Result<()> {
+    let site = Site::new()?;
+    site.write_config(&site.dir.path().join("state"), "")?;
+    let mut command = site.server.command("systemd-socket-activate");
+    command.args(["--datagram", "--listen=0.0.0.0:67", "--listen"]).arg(format!("{SERVER_ADDRESS}:69"));
+    command.arg(program("bootserve")?).args(["serve", "--config"]).arg(site.config());
+    let _manager = Daemon::start(command, &site.log())?;
+    ensure!(wait_until(LIMIT, || site.says().contains("Listening on")), "{}", site.says());
+    let relay = site.relay()?;
+    relay.send(1, MessageType::Discover, None)?;
+    let mut offer = None;
+    wait_until(LIMIT, || {
+        offer = relay.receive().expect("the socket receives");
+        offer.is_some()
+    });
+    ensure!(matches!(offer, Some((1, MessageType::Offer, _))), "{offer:?}: {}", site.says());
+    // Taken, not bound beside: nobody else could answer on the port.
+    ensure!(!site.says().contains("no use for"), "{}", site.says());
     Ok(())
 }
