@@ -80,6 +80,45 @@ fn an_unbuilt_image_is_a_warning_and_an_unknown_key_an_error() {
 }
 
 #[test]
+fn diff_says_what_would_change_and_what_needs_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = write_config(dir.path(), "");
+    let new = format!("{old}.new");
+    let diff = |text: String| {
+        std::fs::write(&new, text).unwrap();
+        ["diff", "--config", &old, &new].map(str::to_owned)
+    };
+    let text = std::fs::read_to_string(&old).unwrap();
+    let arguments = diff(text.clone());
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    check_status(&arguments, 0, &["nothing would change"]);
+    let node =
+        "[[node]]\nname = 'n1'\nmac = 'fc:ab:14:e8:66:01'\naddress = '192.168.0.9'\nimage = 'compute'\n";
+    diff(text.replace("[network]", "http_port = 81\n[network]") + node);
+    let expected = ["server http_port: 80 -> 81 (needs a restart)", "node n1 image: nothing -> \"compute\""];
+    check_status(&arguments, 0, &expected);
+    let json: serde_json::Value =
+        serde_json::from_slice(&bootserve(&[&arguments[..], &["--json"]].concat()).stdout).unwrap();
+    let port = json.as_array().unwrap().iter().find(|change| change["key"] == "http_port").unwrap();
+    assert_eq!(
+        (&port["before"], &port["after"], &port["needs_restart"]),
+        (&80.into(), &81.into(), &true.into())
+    );
+    diff(text.replace("192.168.0.200", "192.168.9.200"));
+    check_status(&arguments, 1, &[&new, "192.168.9.200"]);
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let pem = dir.path().join("empty.pem");
+    std::fs::write(&pem, "").unwrap();
+    let path = pem.display();
+    let config = write_config(dir.path(), &format!("[tls]\ncertificate = '{path}'\nkey = '{path}'\n"));
+    check_status(&["check", "--config", &config], 1, &["error:", "empty.pem", "certificate"]);
+}
+
+#[test]
 fn overlays_that_no_node_gets_or_everybody_reads_are_warned_of() {
     let dir = tempfile::tempdir().unwrap();
     let overlays = dir.path().join("overlays");
