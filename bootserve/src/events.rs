@@ -155,7 +155,8 @@ impl EventLog {
     /// Notes that the machine that was last given `peer`, or for which another server keeps it, was sent the network boot
     /// program `name`.
     pub async fn note_nbp(&self, peer: Ipv4Addr, name: &str) {
-        let reserved = || self.live.now().config.node_at(peer).map(|node| node.mac);
+        let served = self.live.now();
+        let reserved = || served.config.mac_of(served.config.node_at(peer)?);
         match store::mac_of(&self.database, peer).await.map(|leased| leased.or_else(reserved)) {
             Ok(Some(mac)) => {
                 self.note(BootEvent { message: Some(name.to_owned()), ..BootEvent::now(mac, Phase::Nbp) })

@@ -31,8 +31,29 @@ impl Live {
         self.0.load_full()
     }
 
-    /// Serves this from now on.
-    pub fn replace(&self, config: Config, nbps: NbpSet) {
+    /// Serves this from now on. What was learned of nodes is not forgotten.
+    pub fn replace(&self, mut config: Config, nbps: NbpSet) {
+        config.learned = Arc::clone(&self.0.load().config.learned);
         self.0.store(Arc::new(Served { config: Arc::new(config), nbps: Arc::new(nbps) }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bootspec::MacAddr;
+
+    #[test]
+    fn what_was_learned_of_a_node_outlives_its_configuration() {
+        let config = || {
+            let key = "uuid = '00112233-4455-6677-8899-aabbccddeeff'";
+            let text = include_str!("../bootserve.example.toml").replace("mac = \"fc:ab:14:e8:66:02\"", key);
+            Config::parse(&text).unwrap()
+        };
+        let live = Live::new(config(), NbpSet::default());
+        let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
+        live.now().config.learned.learn(mac, &"node-001".parse().unwrap());
+        live.replace(config(), NbpSet::default());
+        assert_eq!(live.now().config.node_name(mac), Some("node-001"));
     }
 }

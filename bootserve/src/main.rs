@@ -7,13 +7,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use bootserve::check::check;
-use bootserve::config::Config;
+use bootserve::config::{Config, OptionBytes};
 use bootserve::explain::{Asks, Captured, Explanation, Question, Setting, read_capture};
 use bootserve::serve::serve;
 use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use uuid::Uuid;
 
 /// DHCP, TFTP and HTTP boot server for diskless nodes
 #[derive(Parser)]
@@ -73,7 +74,7 @@ struct ConfigFile {
     config: PathBuf,
 }
 
-#[derive(Args)]
+#[derive(Clone, Args)]
 struct QuestionArgs {
     /// The MAC address that asks
     #[arg(long, required_unless_present = "pcap")]
@@ -87,9 +88,18 @@ struct QuestionArgs {
     /// Ask as an operating system
     #[arg(long, conflicts_with = "pcap")]
     os: bool,
+    /// Ask with this client id: a text, or 0x and hexadecimal digits
+    #[arg(long, value_name = "ID", conflicts_with = "pcap")]
+    client_id: Option<OptionBytes>,
+    /// Ask as the machine with this UUID
+    #[arg(long, conflicts_with = "pcap")]
+    uuid: Option<Uuid>,
     /// Ask by the relay with this address
     #[arg(long, value_name = "ADDRESS", conflicts_with = "pcap")]
     relay: Option<Ipv4Addr>,
+    /// Ask from this port of a relay or switch: a text, or 0x and hexadecimal digits
+    #[arg(long, value_name = "ID", conflicts_with = "pcap")]
+    circuit_id: Option<OptionBytes>,
     /// Explain the packets to ports 67 and 4011 in this capture; with --mac, those of this machine
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -107,7 +117,11 @@ impl QuestionArgs {
         if asks.is_empty() {
             asks.extend([Asks::Firmware(0), Asks::Firmware(7), Asks::Ipxe]);
         }
-        let question = |asks| Question { mac, asks, relay: self.relay };
+        let Self { client_id, uuid, relay, circuit_id, .. } = self.clone();
+        let question = |asks| {
+            let (client_id, circuit_id) = (client_id.clone(), circuit_id.clone());
+            Question { mac, asks, client_id, uuid, relay, circuit_id }
+        };
         let packets = asks.into_iter().map(|asks| question(asks).packet()).collect::<Result<_, _>>();
         packets.context("cannot write the question")
     }

@@ -162,9 +162,9 @@ pub fn initramfs(manifest: &Manifest, mode: BootMode) -> Result<&'static str, No
 }
 
 impl PartialEq for Assignment<'_> {
-    /// Nodes are told apart by their MAC address.
+    /// Nodes are told apart by their names.
     fn eq(&self, other: &Self) -> bool {
-        self.image == other.image && self.node.map(|node| node.mac) == other.node.map(|node| node.mac)
+        self.image == other.image && self.node.map(|node| &node.name) == other.node.map(|node| &node.name)
     }
 }
 

@@ -182,6 +182,35 @@ const NODE: &str =
     "[[node]]\nname = 'n7'\nmac = 'fc:ab:14:e8:66:02'\naddress = '192.168.0.7'\nimage = 'compute'\n";
 
 #[test]
+fn explain_names_the_key_that_a_node_is_known_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = String::new();
+    for (last, key) in
+        ["client_id = 'rom'", "uuid = '00112233-4455-6677-8899-aabbccddeeff'", "circuit_id = '0x0001'"]
+            .iter()
+            .enumerate()
+    {
+        nodes +=
+            &format!("[[node]]\nname = 'n{last}'\n{key}\naddress = '192.168.0.1{last}'\nimage = 'compute'\n");
+    }
+    let config = write_config(dir.path(), &nodes);
+    for (key, expected) in [
+        (
+            ["--client-id", "0x726f6d"],
+            ["(n0, known by client_id rom)", "192.168.0.10; reserved by [[node]] n0"],
+        ),
+        (
+            ["--uuid", "00112233-4455-6677-8899-aabbccddeeff"],
+            ["(n1, known by uuid 00112233-", "192.168.0.11; reserved by [[node]] n1"],
+        ),
+        (["--circuit-id", "0x0001"], ["(n2, known by circuit_id 0x0001)", "rule: [[node]] n2"]),
+    ] {
+        let question = ["explain", "--config", &config, "--mac", "02:00:00:00:00:01", "--ipxe"];
+        check_status(&[&question[..], &key].concat(), 0, &expected);
+    }
+}
+
+#[test]
 fn explain_says_what_a_machine_is_told_and_why() {
     let dir = tempfile::tempdir().unwrap();
     let nbps = format!("[nbp]\ndirs = ['{}']\n{NODE}", dir.path().display());
@@ -194,7 +223,7 @@ fn explain_says_what_a_machine_is_told_and_why() {
     explain(
         &[&node[..], &["--arch", "7"]].concat(),
         &[
-            "fc:ab:14:e8:66:02 (n7) asks as firmware, UEFI x86-64, architecture 7, by PXE: DISCOVER",
+            "fc:ab:14:e8:66:02 (n7, known by mac fc:ab:14:e8:66:02) asks as firmware, UEFI x86-64, architecture 7, by PXE: DISCOVER",
             "192.168.0.7; reserved by [[node]] n7",
             "nbp ipxe.efi",
             "OFFER to 255.255.255.255:68",

@@ -163,6 +163,48 @@ fn setting() -> (Arc<Config>, Arc<NbpSet>) {
 }
 
 #[test]
+fn a_bootp_client_is_told_byte_for_byte_what_it_can_read() {
+    let (config, nbps) = setting();
+    let vendor_area = vec![
+        (1, vec![255, 255, 255, 0]),
+        (3, SERVER.to_vec()),
+        (12, b"node-001".to_vec()),
+        (15, b"cluster".to_vec()),
+        (28, vec![192, 168, 0, 255]),
+    ];
+    let reply = packet(2, [[0; 4], NODE, SERVER, [0; 4]], "undionly.kpxe", vendor_area);
+    assert_eq!(reply.len(), 300);
+    let with_options = packet(1, [[0; 4]; 4], "", vec![(12, b"n".to_vec())]);
+    let mut plain = with_options.clone();
+    plain[236..].fill(0);
+    let mut plain_reply = reply.clone();
+    plain_reply[236..].fill(0);
+    for (request, expected) in [(with_options, reply), (plain, plain_reply)] {
+        let mut server = Server::new(Arc::clone(&config), Arc::clone(&nbps), Vec::new());
+        let actions = server.answer(SystemTime::UNIX_EPOCH, &request).unwrap();
+        let [.., Action::Send(reply)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(reply.to, "255.255.255.255:68".parse().unwrap());
+        assert_eq!(reply.packet, expected);
+    }
+}
+
+#[test]
+fn a_long_domain_does_not_make_a_bootp_reply_longer() {
+    let text = include_str!("../bootserve.example.toml");
+    let long = format!("domain = \"{}\"", "x".repeat(60));
+    let config = Config::parse(&text.replace("domain = \"cluster\"", &long)).unwrap();
+    let mut server = Server::new(Arc::new(config), setting().1, Vec::new());
+    let request = packet(1, [[0; 4]; 4], "", vec![(12, b"n".to_vec())]);
+    let actions = server.answer(SystemTime::UNIX_EPOCH, &request).unwrap();
+    let [.., Action::Send(reply)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(reply.packet.len(), 300);
+    assert!(
+        !reply.packet.windows(3).any(|found| found == b"xxx")
+            && reply.packet.windows(8).any(|found| found == b"node-001")
+    );
+}
+
+#[test]
 fn every_architecture_is_told_byte_for_byte_what_it_needs() {
     let (config, nbps) = setting();
     let proxy = Proxy::new(Arc::clone(&config), Arc::clone(&nbps));

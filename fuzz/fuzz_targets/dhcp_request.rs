@@ -11,7 +11,7 @@ use bootnode_fuzz::packets;
 use bootserve::config::Config;
 use bootserve::dhcp::leases::Lease;
 use bootserve::dhcp::proxy::Proxy;
-use bootserve::dhcp::request::Request;
+use bootserve::dhcp::request::{Kind, Request};
 use bootserve::dhcp::server::{Action, Server};
 use bootserve::nbp::NbpSet;
 use bootspec::MacAddr;
@@ -84,7 +84,7 @@ struct Leases(HashMap<MacAddr, Lease>);
 
 impl Leases {
     fn follow(&mut self, now: SystemTime, packet: &[u8], actions: &[Action]) {
-        if let Ok(Request { kind: MessageType::Decline, mac, .. }) = Request::parse(packet) {
+        if let Ok(Request { kind: Kind::Dhcp(MessageType::Decline), mac, .. }) = Request::parse(packet) {
             self.0.remove(&mac);
         }
         for action in actions {

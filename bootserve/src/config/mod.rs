@@ -3,6 +3,7 @@
 //! [`wire`] mirrors the TOML text; [`Config`] is what has passed every check that needs no I/O, so the rest of the
 //! program never meets an address outside the subnet or two nodes with one MAC. Every key: `docs/bootserve.md`.
 
+mod identity;
 mod network;
 mod settings;
 mod text;
@@ -14,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::store::{NameError, NodeName, ParseImageRefError};
@@ -21,6 +23,7 @@ use bootspec::{ImageName, ImageRef, MacAddr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+pub use identity::{LearnedMacs, NodeKey, OptionBytes};
 pub use network::{AddressRange, Network, Networks};
 pub use settings::{Change, Changes, Settings};
 
@@ -47,8 +50,12 @@ pub struct Config {
     pub boot: Boot,
     /// All of this as it stands in the file.
     pub settings: Settings,
+    /// What DHCP has learned of nodes that are not known by their MAC address. A configuration that takes the place of this
+    /// one goes on with it.
+    pub learned: Arc<LearnedMacs>,
     nodes: Vec<Node>,
-    by_mac: HashMap<MacAddr, usize>,
+    by_name: HashMap<String, usize>,
+    by_key: HashMap<NodeKey, usize>,
     by_address: HashMap<Ipv4Addr, usize>,
 }
 
@@ -128,13 +135,13 @@ pub struct Boot {
     pub min_rollback_index: Option<u64>,
 }
 
-/// A machine that we know by its MAC address.
+/// A machine that we know.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Its host name.
     pub name: NodeName,
-    /// The interface it boots from.
-    pub mac: MacAddr,
+    /// How we know it.
+    pub key: NodeKey,
     /// Its reserved address.
     pub address: Ipv4Addr,
     /// What it boots.
@@ -194,10 +201,20 @@ pub enum ConfigError {
         first: NodeName,
         /// The other.
         second: NodeName,
-        /// What they share: `mac`, `address`, `name`.
+        /// What they share: `mac`, `uuid`, `address`, `name`.
         what: &'static str,
         /// Its value.
         value: String,
+    },
+    /// A node is known by nothing, or by several things.
+    #[error(
+        "node {node} {problem}\nhint: a node is known by one of mac, client_id, uuid and circuit_id; relay belongs to circuit_id"
+    )]
+    Key {
+        /// Which.
+        node: NodeName,
+        /// What is wrong.
+        problem: &'static str,
     },
     /// A value out of its range.
     #[error("{key} is {found}, expected {expected}")]
@@ -238,9 +255,29 @@ impl Config {
         &self.nodes
     }
 
-    /// The node with this MAC address.
+    /// The node with this MAC address: the one that is known by it, or that DHCP has seen with it.
     pub fn node(&self, mac: MacAddr) -> Option<&Node> {
-        self.by_mac.get(&mac).map(|index| &self.nodes[*index])
+        self.node_known_by(&NodeKey::Mac(mac)).or_else(|| self.node_learned(mac))
+    }
+
+    /// The node that is known by `key`.
+    pub fn node_known_by(&self, key: &NodeKey) -> Option<&Node> {
+        let alias = || key.alias().and_then(|alias| self.by_key.get(&alias));
+        self.by_key.get(key).or_else(alias).map(|index| &self.nodes[*index])
+    }
+
+    /// The node that is known by something else and that DHCP has seen with this MAC address.
+    pub fn node_learned(&self, mac: MacAddr) -> Option<&Node> {
+        let node = self.node_named(self.learned.node(mac)?.as_str())?;
+        Some(node).filter(|node| !matches!(node.key, NodeKey::Mac(_)))
+    }
+
+    /// The MAC address of `node`, if that is known yet.
+    pub fn mac_of(&self, node: &Node) -> Option<MacAddr> {
+        match node.key {
+            NodeKey::Mac(mac) => Some(mac),
+            _ => self.learned.mac(&node.name),
+        }
     }
 
     /// The name of the node with this MAC address, for logs.
@@ -255,7 +292,7 @@ impl Config {
 
     /// The node with this name.
     pub fn node_named(&self, name: &str) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.name.as_str() == name)
+        self.by_name.get(name).map(|index| &self.nodes[*index])
     }
 
     /// Our base URL: `http://192.168.0.1`, with the port unless it is 80.
@@ -310,6 +347,10 @@ mod tests {
             "[server]\ninterface = \"br0\"\naddress = \"192.168.0.1\"\nstore = \"/store\"\nstate = \"/state\"\n\
              [network]\nsubnet = \"192.168.0.0/24\"\nrange = \"192.168.0.200-192.168.0.250\"\n{extra}"
         ))
+    }
+
+    fn node_by(name: &str, key: &str, last: u8) -> String {
+        format!("[[node]]\nname = '{name}'\n{key}\naddress = '192.168.0.{last}'\nimage = 'failsafe'\n")
     }
 
     fn node(name: &str, mac: &str, address: &str) -> String {
@@ -377,6 +418,41 @@ mod tests {
         check(node("b", "FC-AB-14-E8-66-01", "192.168.0.101"), "mac fc:ab:14:e8:66:01");
         check(node("b", "fc:ab:14:e8:66:02", "192.168.0.100"), "address 192.168.0.100");
         check(node("a", "fc:ab:14:e8:66:02", "192.168.0.101"), "name a");
+    }
+
+    #[test]
+    fn a_node_is_known_by_one_thing_that_is_its_own() {
+        for key in
+            ["client_id = 'node-a'", "uuid = '00112233-4455-6677-8899-aabbccddeeff'", "circuit_id = '0x0004'"]
+        {
+            let name = key.split_once(' ').unwrap().0;
+            let same = format!("{}{}", node_by("a", key, 9), node_by("b", key, 10));
+            check_rejected(&same, &["nodes a and b", "same", name]);
+        }
+        let uuid = |first, second| {
+            let key = |uuid| format!("uuid = '{uuid}'");
+            format!("{}{}", node_by("a", &key(first), 9), node_by("b", &key(second), 10))
+        };
+        let swapped = "33221100-5544-7766-8899-aabbccddeeff";
+        check_rejected(
+            &uuid("00112233-4455-6677-8899-aabbccddeeff", swapped),
+            &["nodes a and b", "same uuid"],
+        );
+        let any_relay = node_by("a", "circuit_id = 'p1'", 9);
+        let [one, two] = [("b", 1, 10), ("c", 2, 11)].map(|(name, relay, last)| {
+            node_by(name, &format!("circuit_id = 'p1'\nrelay = '10.0.0.{relay}'"), last)
+        });
+        check_rejected(&format!("{any_relay}{two}"), &["nodes a and c", "same circuit_id p1"]);
+        check_rejected(&format!("{two}{any_relay}"), &["nodes c and a", "same circuit_id p1"]);
+        assert!(parse(&format!("{one}{two}")).is_ok());
+        for key in [
+            "",
+            "mac = '02:00:00:00:00:01'\nclient_id = 'x'",
+            "uuid = '00112233-4455-6677-8899-aabbccddeeff'\nrelay = '10.0.0.1'",
+        ] {
+            check_rejected(&node_by("a", key, 9), &["node a", "hint: a node is known by one of"]);
+        }
+        check_rejected(&node_by("a", "uuid = 'x'", 9), &["line 11"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bootspec::MacAddr;
@@ -19,9 +20,10 @@ use ipnet::Ipv4Net;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use uuid::Uuid;
 
 use super::settings::Settings;
-use super::{AddressRange, ConfigError, DhcpMode, ImageSelector, text};
+use super::{AddressRange, ConfigError, DhcpMode, ImageSelector, LearnedMacs, NodeKey, OptionBytes, text};
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -177,7 +179,13 @@ impl FromStr for Mirror {
 #[serde(deny_unknown_fields)]
 struct Node {
     name: NodeName,
-    mac: MacAddr,
+    mac: Option<MacAddr>,
+    #[serde(default, with = "text::option")]
+    client_id: Option<OptionBytes>,
+    uuid: Option<Uuid>,
+    #[serde(default, with = "text::option")]
+    circuit_id: Option<OptionBytes>,
+    relay: Option<Ipv4Addr>,
     address: Ipv4Addr,
     #[serde(with = "text")]
     image: ImageSelector,
@@ -237,10 +245,12 @@ impl TryFrom<Config> for super::Config {
         check_host(&networks, "server.address", server.address)?;
         let networks =
             super::Networks::new(networks, server.address).expect("the server's address is in one of them");
-        let nodes: Vec<super::Node> = wire.nodes.into_iter().map(super::Node::from).collect();
-        check_unique(&nodes, "name", |node| node.name.clone())?;
-        let by_address = check_unique(&nodes, "address", |node| node.address)?;
-        let by_mac = check_unique(&nodes, "mac", |node| node.mac)?;
+        let nodes: Vec<super::Node> =
+            wire.nodes.into_iter().map(super::Node::try_from).collect::<Result<_, _>>()?;
+        let by_name = check_unique(&nodes, |_| "name", |node| node.name.to_string())?;
+        let by_address = check_unique(&nodes, |_| "address", |node| node.address)?;
+        let by_key = check_unique(&nodes, NodeKey::name, |node| node.key.clone())?;
+        check_aliases(&nodes, &by_key)?;
         for node in &nodes {
             check_node_address(node, &server, &networks)?;
         }
@@ -256,8 +266,10 @@ impl TryFrom<Config> for super::Config {
             max_downloads: wire.http.max_downloads,
             tls,
             boot,
+            learned: Arc::new(LearnedMacs::default()),
             nodes,
-            by_mac,
+            by_name,
+            by_key,
             by_address,
             settings,
         })
@@ -366,8 +378,11 @@ fn is_domain(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_DOMAIN_BYTES && text.bytes().all(plain)
 }
 
-impl From<Node> for super::Node {
-    fn from(wire: Node) -> Self {
+impl TryFrom<Node> for super::Node {
+    type Error = ConfigError;
+
+    fn try_from(wire: Node) -> Result<Self, ConfigError> {
+        let key = wire.key().map_err(|problem| ConfigError::Key { node: wire.name.clone(), problem })?;
         let params = BootParams {
             mode: wire.mode,
             root_size: wire.root_size,
@@ -380,13 +395,35 @@ impl From<Node> for super::Node {
             init: wire.init,
             ..BootParams::default()
         };
-        Self {
+        Ok(Self {
             name: wire.name,
-            mac: wire.mac,
+            key,
             address: wire.address,
             image: wire.image,
             kernel_args: wire.kernel_args,
             params,
+        })
+    }
+}
+
+impl Node {
+    /// What it is known by, or what is wrong with that.
+    fn key(&self) -> Result<NodeKey, &'static str> {
+        let circuit = self.circuit_id.clone().map(|id| NodeKey::Circuit { id, relay: self.relay });
+        let keys = [
+            self.mac.map(NodeKey::Mac),
+            self.client_id.clone().map(NodeKey::ClientId),
+            self.uuid.map(NodeKey::Uuid),
+            circuit,
+        ];
+        let mut keys = keys.into_iter().flatten();
+        match (keys.next(), keys.next()) {
+            (Some(_), _) if self.relay.is_some() && self.circuit_id.is_none() => {
+                Err("has a relay and no circuit_id")
+            }
+            (Some(key), None) => Ok(key),
+            (None, _) => Err("is known by nothing"),
+            (Some(_), Some(_)) => Err("is known by several things"),
         }
     }
 }
@@ -465,22 +502,40 @@ fn check_host_of(subnet: &Ipv4Net, what: &str, address: Ipv4Addr) -> Result<(), 
     Err(ConfigError::Address { what: what.to_owned(), address, problem })
 }
 
+/// No node is known by another key of the machine that is a second node.
+fn check_aliases(nodes: &[super::Node], by_key: &HashMap<NodeKey, usize>) -> Result<(), ConfigError> {
+    for (index, node) in nodes.iter().enumerate() {
+        let Some(alias) = node.key.alias() else { continue };
+        if let Some(other) = by_key.get(&alias).filter(|other| **other != index) {
+            let (first, second) = (index.min(*other), index.max(*other));
+            return Err(duplicate(nodes, first, second, alias.name(), &alias));
+        }
+    }
+    Ok(())
+}
+
+fn duplicate(
+    nodes: &[super::Node],
+    first: usize,
+    second: usize,
+    what: &'static str,
+    value: &impl Display,
+) -> ConfigError {
+    let [first, second] = [first, second].map(|index| nodes[index].name.clone());
+    ConfigError::Duplicate { first, second, what, value: value.to_string() }
+}
+
 /// Indexes the nodes by a key that no two may share.
 fn check_unique<K: Display + Eq + Hash + Clone>(
     nodes: &[super::Node],
-    what: &'static str,
+    what: impl Fn(&K) -> &'static str,
     key: impl Fn(&super::Node) -> K,
 ) -> Result<HashMap<K, usize>, ConfigError> {
     let mut seen = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
         let value = key(node);
         if let Some(first) = seen.insert(value.clone(), index) {
-            return Err(ConfigError::Duplicate {
-                first: nodes[first].name.clone(),
-                second: node.name.clone(),
-                what,
-                value: value.to_string(),
-            });
+            return Err(duplicate(nodes, first, index, what(&value), &value));
         }
     }
     Ok(seen)

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tracing::warn;
 
-use super::request::Request;
+use super::client::Client;
 use crate::arch::Platform;
 use crate::config::Config;
 use crate::http;
@@ -61,11 +61,11 @@ pub enum Nothing {
     Decided(#[from] Reason),
 }
 
-/// What the machine that sent `request` is told. Where there is nothing for it though it wants to boot, the log says why.
-pub fn boot_options(config: &Config, nbps: &NbpSet, request: &Request) -> BootOptions {
-    let mac = request.mac;
+/// What `client` is told. Where there is nothing for it though it wants to boot, the log says why.
+pub fn boot_options(config: &Config, nbps: &NbpSet, client: &Client) -> BootOptions {
+    let mac = client.mac();
     let program = |platform| nbps.for_platform(platform).ok_or(Nothing::NoProgram(platform));
-    let found = match decide(config, &Machine { mac, stage: request.stage }) {
+    let found = match decide(config, &Machine { mac, stage: client.request.stage }) {
         BootDecision::NbpByTftp(platform) => program(platform).map(|name| BootOptions::Tftp(name.to_owned())),
         BootDecision::NbpByHttp(platform) => {
             program(platform).map(|name| BootOptions::Http(http::nbp_url(config, name)))

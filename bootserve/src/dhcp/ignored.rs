@@ -3,12 +3,11 @@
 use std::net::Ipv4Addr;
 
 use bootspec::MacAddr;
-use dhcproto::v4::MessageType;
 use ipnet::Ipv4Net;
 use tracing::{debug, info, warn};
 
 use super::boot::Nothing;
-use super::request::RequestError;
+use super::request::{Kind, RequestError};
 
 /// The reason.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -39,8 +38,14 @@ pub enum Ignored {
     #[error("it talks to another server, {0}")]
     OtherServer(Ipv4Addr),
     /// Only servers send such messages, or nobody.
-    #[error("a DHCP server does not answer {0:?}")]
-    Kind(MessageType),
+    #[error("a DHCP server does not answer {0}")]
+    Kind(Kind),
+    /// BOOTP knows no leases, so only a node that has a reservation is answered.
+    #[error("{mac} speaks BOOTP and has no [[node]] with an address of its network")]
+    Bootp {
+        /// Who asks.
+        mac: MacAddr,
+    },
     /// It releases an address that it does not have.
     #[error("it gives back {0}, which it does not have")]
     NoLease(Ipv4Addr),
@@ -54,7 +59,7 @@ pub enum Ignored {
 
 impl Ignored {
     /// The names of all reasons, for counters.
-    pub const REASONS: [&'static str; 8] = [
+    pub const REASONS: [&'static str; 9] = [
         "malformed",
         "unknown-network",
         "no-address",
@@ -63,6 +68,7 @@ impl Ignored {
         "no-lease",
         "off",
         "nothing-to-boot",
+        "bootp",
     ];
 
     /// The reason's name, one of [`Self::REASONS`].
@@ -76,6 +82,7 @@ impl Ignored {
             Self::NoLease(_) => 5,
             Self::Off => 6,
             Self::NothingToBoot(_) => 7,
+            Self::Bootp { .. } => 8,
         };
         Self::REASONS[index]
     }

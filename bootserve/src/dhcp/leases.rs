@@ -1,4 +1,4 @@
-//! Which machine has which address. Reservations come from the configuration and never change; the rest of the ranges
+//! Which machine has which address of the ranges. Reserved ones come from the configuration and are left out; the rest
 //! is given out here, one address to a MAC. A machine gets an address of the link that it is on, which is a list of the
 //! networks on one wire.
 //!
@@ -25,10 +25,9 @@ pub struct Lease {
     pub expires: SystemTime,
 }
 
-/// All leases and reservations.
+/// All leases.
 #[derive(Debug)]
 pub struct LeaseTable {
-    reservations: HashMap<MacAddr, Ipv4Addr>,
     /// Addresses in ranges that are not to be given out: ours, the router's, the reserved ones.
     excluded: HashSet<Ipv4Addr>,
     used: HashMap<Ipv4Addr, Use>,
@@ -73,16 +72,18 @@ impl LeaseTable {
     /// A table for `config` that continues with `stored` leases. Those that the configuration no longer allows are
     /// forgotten, so that their holders are sent to their new address when they ask next.
     pub fn new(config: &Config, stored: impl IntoIterator<Item = Lease>) -> Self {
-        let reservations: HashMap<_, _> = config.nodes().iter().map(|n| (n.mac, n.address)).collect();
-        let mut excluded: HashSet<_> = reservations.values().copied().collect();
+        let mut excluded: HashSet<_> = config.nodes().iter().map(|node| node.address).collect();
         excluded.insert(config.server.address);
         excluded.extend(config.networks.iter().filter_map(|network| network.router));
         let ranges = config.networks.iter().filter_map(|network| network.range);
         let ranges = ranges.map(|range| (range.first(), Range::new(range, &excluded))).collect();
-        let mut table = Self { reservations, excluded, used: HashMap::new(), by_mac: HashMap::new(), ranges };
+        let mut table = Self { excluded, used: HashMap::new(), by_mac: HashMap::new(), ranges };
         for lease in stored {
             let link = config.networks.on_link_of(lease.address).unwrap_or_default();
-            if table.reservation(lease.mac, link).is_none() && table.is_dynamic(lease.address, link) {
+            let is_reserved = |network: &Network| {
+                config.node(lease.mac).is_some_and(|node| network.subnet.contains(&node.address))
+            };
+            if !link.iter().any(is_reserved) && table.is_dynamic(lease.address, link) {
                 table.insert(lease);
             }
         }
@@ -104,7 +105,7 @@ impl LeaseTable {
         table
     }
 
-    /// The address to offer to `mac` on `link`: its reservation there; else the one it has or had; else the one it asks for,
+    /// The address to offer to `mac`, for which none of `link` is reserved: the one it has or had; else the one it asks for,
     /// a fresh one, or the one that has been free longest. `None`: the ranges are exhausted.
     pub fn choose(
         &self,
@@ -113,9 +114,6 @@ impl LeaseTable {
         requested: Option<Ipv4Addr>,
         now: SystemTime,
     ) -> Option<Ipv4Addr> {
-        if let Some(reserved) = self.reservation(mac, link) {
-            return Some(reserved);
-        }
         let usable = |address: &Ipv4Addr| self.may_use(mac, link, *address, now);
         let familiar = self.by_mac.get(&mac).copied().filter(usable);
         familiar
@@ -124,30 +122,22 @@ impl LeaseTable {
             .or_else(|| self.longest_free(link, now))
     }
 
-    /// The address that is reserved for `mac`, if it is one of `link`.
-    pub fn reservation(&self, mac: MacAddr, link: &[Network]) -> Option<Ipv4Addr> {
-        let reserved = self.reservations.get(&mac).copied();
-        reserved.filter(|address| link.iter().any(|network| network.subnet.contains(address)))
-    }
-
     fn longest_free(&self, link: &[Network], now: SystemTime) -> Option<Ipv4Addr> {
         let (free_since, address) = self.ranges_of(link).filter_map(|range| range.used.first()).min()?;
         (*free_since <= now).then_some(*address)
     }
 
-    /// Whether `mac` may have `address` on `link`: it is reserved for it, or in a range and no one else's.
+    /// Whether `mac`, for which none of `link` is reserved, may have `address`: it is in a range and no one else's.
     pub fn may_use(&self, mac: MacAddr, link: &[Network], address: Ipv4Addr, now: SystemTime) -> bool {
-        if let Some(reserved) = self.reservation(mac, link) {
-            return reserved == address;
-        }
         let is_taken = |used: &Use| used.holder != Some(mac) && used.until > now;
         self.is_dynamic(address, link) && !self.used.get(&address).is_some_and(is_taken)
     }
 
-    /// Keeps `address` for `mac` until `expires`. The caller has made sure that it [may use](Self::may_use) it.
+    /// Keeps `address` for `mac` until `expires`, unless it is reserved and so kept for good. The caller has made sure that
+    /// the machine [may use](Self::may_use) it.
     /// A shorter time than it has already is no reason to take the rest away.
     pub fn hold(&mut self, mac: MacAddr, address: Ipv4Addr, expires: SystemTime) {
-        if self.reservations.get(&mac) == Some(&address) {
+        if self.excluded.contains(&address) {
             return;
         }
         let held = self.used.get(&address).filter(|used| used.holder == Some(mac)).map(|used| used.until);
@@ -267,12 +257,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_is_all_that_its_node_gets() {
-        let table = table();
-        assert_eq!(table.choose(NODE_000, &link(), Some(host(200)), T0), Some(host(100)));
-        assert!(table.may_use(NODE_000, &link(), host(100), T0));
-        assert!(!table.may_use(NODE_000, &link(), host(200), T0));
+    fn a_reserved_address_is_none_of_the_range() {
+        let mut table = table();
         assert!(!table.may_use(A, &link(), host(100), T0));
+        table.hold(NODE_000, host(100), after(10));
+        assert_eq!(table.release(NODE_000, host(100), T0), None);
     }
 
     #[test]
@@ -351,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn on_another_link_a_machine_gets_an_address_of_that_and_its_reservation_waits() {
+    fn on_another_link_a_node_gets_an_address_of_that() {
         let text = include_str!("../../bootserve.example.toml").replace("[network]", "[[network]]").replace(
             "[boot]\n",
             "[[network]]\nsubnet = '10.1.0.0/24'\nrange = '10.1.0.5-10.1.0.5'\nlink = 'b'\n\
@@ -361,7 +350,6 @@ mod tests {
         let mut table = LeaseTable::new(&config, []);
         let link = |address: [u8; 4]| config.networks.on_link_of(address.into()).unwrap();
         let (own, other) = (link([192, 168, 0, 1]), link([10, 2, 0, 1]));
-        assert_eq!(table.choose(NODE_000, own, None, T0), Some(host(100)));
         let first = table.choose(NODE_000, other, Some(host(100)), T0).unwrap();
         assert_eq!(first, Ipv4Addr::new(10, 1, 0, 5));
         table.hold(NODE_000, first, after(100));
@@ -371,7 +359,6 @@ mod tests {
         table.hold(A, second, after(100));
         assert_eq!(table.choose(B, other, None, T0), None);
         assert!(!table.may_use(A, own, second, T0) && table.may_use(A, other, second, T0));
-        assert_eq!(table.choose(NODE_000, own, None, T0), Some(host(100)));
 
         let stored = [Lease { mac: NODE_000, address: first, expires: after(100) }];
         let again = LeaseTable::new(&config, stored);

@@ -8,9 +8,10 @@ use dhcproto::v4::MessageType;
 use tracing::info;
 
 use super::boot::{BootOptions, boot_options};
+use super::client::Client;
 use super::ignored::Ignored;
 use super::reply;
-use super::request::Request;
+use super::request::{Kind, Request};
 use super::server::{Action, send};
 use crate::config::Config;
 use crate::nbp::NbpSet;
@@ -34,10 +35,12 @@ impl Proxy {
         let request = Request::parse(packet)?;
         let (mac, at) = (request.mac, request.link().unwrap_or(self.config.server.address));
         match request.kind {
-            MessageType::Discover if self.config.networks.on_link_of(at).is_none() => {
+            Kind::Dhcp(MessageType::Discover) if self.config.networks.on_link_of(at).is_none() => {
                 Err(Ignored::Network { mac, at })
             }
-            MessageType::Discover => self.answer(&request, MessageType::Offer, reply::destination(&request)),
+            Kind::Dhcp(MessageType::Discover) => {
+                self.answer(&request, MessageType::Offer, reply::destination(&request))
+            }
             kind => Err(Ignored::Kind(kind)),
         }
     }
@@ -46,22 +49,26 @@ impl Proxy {
     pub fn acknowledge(&self, packet: &[u8], peer: SocketAddrV4) -> Result<Vec<Action>, Ignored> {
         let request = Request::parse(packet)?;
         match request.kind {
-            MessageType::Request | MessageType::Inform => self.answer(&request, MessageType::Ack, peer),
+            Kind::Dhcp(MessageType::Request | MessageType::Inform) => {
+                self.answer(&request, MessageType::Ack, peer)
+            }
             kind => Err(Ignored::Kind(kind)),
         }
     }
 
     fn answer(&self, request: &Request, kind: MessageType, to: SocketAddrV4) -> Result<Vec<Action>, Ignored> {
-        let mac = request.mac;
-        let boot = boot_options(&self.config, &self.nbps, request);
+        let client = Client::identify(&self.config, request);
+        let mac = client.mac();
+        let boot = boot_options(&self.config, &self.nbps, &client);
         if let BootOptions::Nothing(reason) = boot {
             return Err(Ignored::NothingToBoot(reason));
         }
-        info!(%mac, node = self.config.node_name(mac), offer = %boot, "proxyDHCP offer");
+        info!(%mac, node = client.node_name(), offer = %boot, "proxyDHCP offer");
         // Not of others: whoever makes up MAC addresses would fill the disk.
-        let is_known = self.config.node(mac).is_some();
-        let mut actions: Vec<_> = is_known.then_some(Action::Booting(mac)).into_iter().collect();
-        actions.extend(send(mac, reply::proxy(&self.config, request, kind, &boot, to)));
+        client.remember(&self.config);
+        let mut actions: Vec<_> =
+            client.node().is_some().then_some(Action::Booting(mac)).into_iter().collect();
+        actions.extend(send(mac, reply::proxy(&self.config, &client, kind, &boot, to)));
         Ok(actions)
     }
 }
@@ -134,7 +141,7 @@ mod tests {
     fn others_are_left_to_the_server_that_gives_addresses() {
         let check = |packet: Vec<u8>, expected| assert_eq!(proxy().offer(&packet), Err(expected));
         check(packet(&[DISCOVER]), Ignored::NothingToBoot(Nothing::NotBooting));
-        check(packet(&[REQUEST, BIOS]), Ignored::Kind(MessageType::Request));
+        check(packet(&[REQUEST, BIOS]), Ignored::Kind(Kind::Dhcp(MessageType::Request)));
         let unknown = Nothing::Decided(Reason::Architecture(41.into()));
         check(packet(&[DISCOVER, b"\x3c\x09PXEClient\x5d\x02\x00\x29"]), Ignored::NothingToBoot(unknown));
         let mut relayed = packet(&[DISCOVER, BIOS]);
@@ -155,7 +162,7 @@ mod tests {
         let expected = b"\x06\x01\x08\x47\x04\x00\x00\x00\x00\xff".to_vec();
         assert_eq!(vendor, Some(DhcpOption::VendorExtensions(expected)));
         let discover = proxy().acknowledge(&packet(&[DISCOVER, BIOS]), peer);
-        assert_eq!(discover, Err(Ignored::Kind(MessageType::Discover)));
+        assert_eq!(discover, Err(Ignored::Kind(Kind::Dhcp(MessageType::Discover))));
         let system = proxy().acknowledge(&packet(&[REQUEST]), peer);
         assert_eq!(system, Err(Ignored::NothingToBoot(Nothing::NotBooting)));
     }

@@ -5,11 +5,15 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::relay::{RelayAgentInformation, RelayCode, RelayInfo};
 use dhcproto::v4::{Decodable, Decoder};
 
+use crate::config::OptionBytes;
+
 /// What a relay says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayAgent {
     /// The whole option, which every answer repeats as it came (RFC 3046 section 2.2).
     pub echo: Vec<u8>,
+    /// The port that the client is plugged in at, as the relay or the switch calls it (section 3.1).
+    pub circuit_id: Option<OptionBytes>,
     /// An address of the client's link, where the relay's own is not one (RFC 3527).
     pub link: Option<Ipv4Addr>,
     /// The address that clients are to take for the server's, so that their renewals go by the relay (RFC 5107).
@@ -26,7 +30,12 @@ impl RelayAgent {
             }
             _ => None,
         };
+        let circuit_id = match information.get(RelayCode::AgentCircuitId) {
+            Some(RelayInfo::AgentCircuitId(id)) => OptionBytes::new(id.clone()),
+            _ => None,
+        };
         Self {
+            circuit_id,
             link: address(RelayCode::LinkSelection),
             server_id: address(RelayCode::ServerIdentifierOverride),
             echo: bytes,
@@ -44,6 +53,7 @@ mod tests {
         let bytes =
             [&[1, 4][..], b"eth1", &[11, 4, 10, 0, 0, 1], &[200, 1, 7], &[5, 4, 10, 1, 0, 0]].concat();
         let relay = RelayAgent::read(bytes.clone());
+        assert_eq!(relay.circuit_id, Some("eth1".parse().unwrap()));
         assert_eq!(relay.link, Some([10, 1, 0, 0].into()));
         assert_eq!(relay.server_id, Some([10, 0, 0, 1].into()));
         assert_eq!(relay.echo, bytes);
@@ -52,7 +62,7 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_is_repeated() {
         let bytes = vec![5, 2, 10, 1];
-        let expected = RelayAgent { echo: bytes.clone(), link: None, server_id: None };
+        let expected = RelayAgent { echo: bytes.clone(), circuit_id: None, link: None, server_id: None };
         assert_eq!(RelayAgent::read(bytes), expected);
     }
 

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use bootspec::MacAddr;
 use dhcproto::error::EncodeError;
 use dhcproto::v4::{
     CLIENT_PORT, DhcpOption, Encodable, Encoder, Message, MessageType, Opcode, OptionCode, SERVER_PORT,
@@ -11,9 +10,10 @@ use dhcproto::v4::{
 };
 
 use super::boot::BootOptions;
+use super::client::Client;
 use super::relay::RelayAgent;
-use super::request::{IPXE_ENCAPSULATED, Request};
-use crate::config::{Config, Network};
+use super::request::{IPXE_ENCAPSULATED, Kind, Request};
+use crate::config::{Config, Network, Node};
 
 /// An encoded reply and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,9 @@ pub struct Reply {
 /// RFC 2131 section 2: what every client takes, in bytes with IP and UDP headers.
 const MIN_MAX_MESSAGE_BYTES: u16 = 576;
 const IP_AND_UDP_HEADER_BYTES: u16 = 28;
-/// RFC 1542 section 2.1: some clients and relays drop what is shorter than a BOOTP packet.
+/// What stands before the options, or what BOOTP calls the vendor area.
+const BOOTP_FIELDS_BYTES: usize = 236;
+/// RFC 1542 section 2.1: some clients and relays drop what is shorter than a BOOTP packet, with 64 bytes of vendor area.
 const MIN_PACKET_BYTES: usize = 300;
 /// The `file` field holds 127 characters and a NUL.
 const MAX_FILE_BYTES: usize = 127;
@@ -44,82 +46,103 @@ const DISPENSABLE: [OptionCode; 3] =
 pub fn lease(
     config: &Config,
     network: &Network,
-    request: &Request,
+    client: &Client,
     kind: MessageType,
     address: Ipv4Addr,
     boot: &BootOptions,
 ) -> Result<Reply, EncodeError> {
-    let mut message = answer(config, request, kind, address);
+    let mut message = answer(config, client.request, kind, address);
     let lease_seconds = seconds(network.lease);
     let options = message.opts_mut();
     options.insert(DhcpOption::AddressLeaseTime(lease_seconds));
     // RFC 2131 section 4.4.5: T1 and T2 are half and seven eighths of the lease.
     options.insert(DhcpOption::Renewal(lease_seconds / 2));
     options.insert(DhcpOption::Rebinding(lease_seconds - lease_seconds / 8));
-    add_network(&mut message, config, network, request.mac);
+    add_network(&mut message, network, client.node());
     add_boot(&mut message, config, boot);
-    finish(message, request, destination(request))
+    finish(message, client.request, destination(client.request))
 }
 
 /// An ACK for an INFORM of a host of `network`: everything but an address.
 pub fn inform(
     config: &Config,
     network: &Network,
-    request: &Request,
+    client: &Client,
     boot: &BootOptions,
 ) -> Result<Reply, EncodeError> {
-    let mut message = answer(config, request, MessageType::Ack, Ipv4Addr::UNSPECIFIED);
-    add_network(&mut message, config, network, request.mac);
+    let mut message = answer(config, client.request, MessageType::Ack, Ipv4Addr::UNSPECIFIED);
+    add_network(&mut message, network, client.node());
     add_boot(&mut message, config, boot);
-    finish(message, request, destination(request))
+    finish(message, client.request, destination(client.request))
 }
 
 /// An answer of a proxy, to `to`: how to boot, and nothing else. Firmware knows it by the lack of an address and by option 60.
 pub fn proxy(
     config: &Config,
-    request: &Request,
+    client: &Client,
     kind: MessageType,
     boot: &BootOptions,
     to: SocketAddrV4,
 ) -> Result<Reply, EncodeError> {
-    let mut message = answer(config, request, kind, Ipv4Addr::UNSPECIFIED);
+    let mut message = answer(config, client.request, kind, Ipv4Addr::UNSPECIFIED);
     match boot {
         BootOptions::Nothing(_) | BootOptions::Http(_) => add_boot(&mut message, config, boot),
         BootOptions::Tftp(file) | BootOptions::Ipxe(file) => {
             set_boot_file(&mut message, config, file);
             let control =
-                [PXE_USE_BOOT_FILE, request.pxe_boot_item.as_deref().unwrap_or_default(), &[PXE_END]];
+                [PXE_USE_BOOT_FILE, client.request.pxe_boot_item.as_deref().unwrap_or_default(), &[PXE_END]];
             let options = message.opts_mut();
             options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
             // Without this, EDK2 takes option 60 for that of a "BINL" server.
             options.insert(DhcpOption::VendorExtensions(control.concat()));
         }
     }
-    finish(message, request, to)
+    finish(message, client.request, to)
+}
+
+/// The answer to a BOOTP client, which has `address` for good (RFC 1534 section 2): no options of DHCP, and no more than fits
+/// into the vendor area of RFC 951.
+pub fn bootp(
+    config: &Config,
+    network: &Network,
+    client: &Client,
+    address: Ipv4Addr,
+    boot: &BootOptions,
+) -> Result<Reply, EncodeError> {
+    let mut message = message(client.request, address);
+    add_network(&mut message, network, client.node());
+    add_boot(&mut message, config, boot);
+    finish(message, client.request, destination(client.request))
 }
 
 /// A NAK with a text for whoever looks at the client's log.
-pub fn nak(config: &Config, request: &Request, reason: &str) -> Result<Reply, EncodeError> {
-    let mut message = answer(config, request, MessageType::Nak, Ipv4Addr::UNSPECIFIED);
+pub fn nak(config: &Config, client: &Client, reason: &str) -> Result<Reply, EncodeError> {
+    let mut message = answer(config, client.request, MessageType::Nak, Ipv4Addr::UNSPECIFIED);
     message.set_ciaddr(Ipv4Addr::UNSPECIFIED);
     message.opts_mut().insert(DhcpOption::Message(reason.to_owned()));
     // The client's address may be wrong for this network, so a NAK is never sent to it (RFC 2131 section 4.1), and a
     // relay is told to broadcast it, too (section 4.3.2).
-    let to = match request.giaddr {
+    let to = match client.request.giaddr {
         Ipv4Addr::UNSPECIFIED => broadcast(),
         relay => {
-            message.set_flags(request.flags.set_broadcast());
+            message.set_flags(client.request.flags.set_broadcast());
             SocketAddrV4::new(relay, SERVER_PORT)
         }
     };
-    finish(message, request, to)
+    finish(message, client.request, to)
 }
 
-fn answer(config: &Config, request: &Request, kind: MessageType, yiaddr: Ipv4Addr) -> Message {
+/// An answer without options.
+fn message(request: &Request, yiaddr: Ipv4Addr) -> Message {
     let unset = Ipv4Addr::UNSPECIFIED;
     let mac = request.mac.octets();
     let mut message = Message::new_with_id(request.xid, request.ciaddr, yiaddr, unset, request.giaddr, &mac);
     message.set_opcode(Opcode::BootReply).set_flags(request.flags);
+    message
+}
+
+fn answer(config: &Config, request: &Request, kind: MessageType, yiaddr: Ipv4Addr) -> Message {
+    let mut message = message(request, yiaddr);
     let options = message.opts_mut();
     options.insert(DhcpOption::MessageType(kind));
     options
@@ -133,7 +156,7 @@ fn answer(config: &Config, request: &Request, kind: MessageType, yiaddr: Ipv4Add
     message
 }
 
-fn add_network(message: &mut Message, config: &Config, network: &Network, mac: MacAddr) {
+fn add_network(message: &mut Message, network: &Network, node: Option<&Node>) {
     let options = message.opts_mut();
     options.insert(DhcpOption::SubnetMask(network.subnet.netmask()));
     options.insert(DhcpOption::BroadcastAddr(network.subnet.broadcast()));
@@ -146,7 +169,7 @@ fn add_network(message: &mut Message, config: &Config, network: &Network, mac: M
     if let Some(domain) = &network.domain {
         options.insert(DhcpOption::DomainName(domain.clone()));
     }
-    if let Some(node) = config.node(mac) {
+    if let Some(node) = node {
         options.insert(DhcpOption::Hostname(node.name.to_string()));
     }
 }
@@ -196,14 +219,23 @@ fn broadcast() -> SocketAddrV4 {
 
 /// Encodes the message, without what makes it too long for the client, which would drop it.
 fn finish(mut message: Message, request: &Request, to: SocketAddrV4) -> Result<Reply, EncodeError> {
-    let limit = request.max_message_bytes.unwrap_or(0).max(MIN_MAX_MESSAGE_BYTES) - IP_AND_UDP_HEADER_BYTES;
+    let limit = match request.kind {
+        Kind::Bootp { .. } => MIN_PACKET_BYTES,
+        Kind::Dhcp(_) => {
+            let message_bytes = request.max_message_bytes.unwrap_or(0).max(MIN_MAX_MESSAGE_BYTES);
+            usize::from(message_bytes - IP_AND_UDP_HEADER_BYTES)
+        }
+    };
     let mut packet = encode(&message, request.relay.as_ref())?;
     for option in DISPENSABLE {
-        if packet.len() <= usize::from(limit) {
+        if packet.len() <= limit {
             break;
         }
         message.opts_mut().remove(option);
         packet = encode(&message, request.relay.as_ref())?;
+    }
+    if request.kind == (Kind::Bootp { reads_options: false }) {
+        packet.truncate(BOOTP_FIELDS_BYTES);
     }
     packet.resize(packet.len().max(MIN_PACKET_BYTES), 0);
     Ok(Reply { to, packet })
@@ -244,12 +276,16 @@ mod tests {
         lease(
             config,
             config.networks.own(),
-            request,
+            &Client::identify(config, request),
             MessageType::Offer,
             Ipv4Addr::new(192, 168, 0, 101),
             &boot,
         )
         .unwrap()
+    }
+
+    fn refusal(config: &Config, request: &Request) -> Reply {
+        nak(config, &Client::identify(config, request), "no").unwrap()
     }
 
     fn decode(reply: &Reply) -> Message {
@@ -314,7 +350,7 @@ mod tests {
         assert!(small.packet.len() <= 548 && !decode(&small).opts().contains(OptionCode::DomainName));
         let large = offer(&config, &request(&[&[57, 2, 5, 220]]), long_url);
         assert!(decode(&large).opts().contains(OptionCode::DomainName));
-        assert!(nak(&config, &request(&[]), "no").unwrap().packet.len() >= 300);
+        assert!(refusal(&config, &request(&[])).packet.len() >= 300);
     }
 
     #[test]
@@ -322,10 +358,10 @@ mod tests {
         let mut request = request(&[]);
         request.ciaddr = Ipv4Addr::new(192, 168, 0, 101);
         assert_eq!(offer(&config(), &request, NOTHING).to, "192.168.0.101:68".parse().unwrap());
-        assert_eq!(nak(&config(), &request, "no").unwrap().to, "255.255.255.255:68".parse().unwrap());
+        assert_eq!(refusal(&config(), &request).to, "255.255.255.255:68".parse().unwrap());
         request.giaddr = Ipv4Addr::new(192, 168, 0, 5);
         assert_eq!(offer(&config(), &request, NOTHING).to, "192.168.0.5:67".parse().unwrap());
-        let nak = nak(&config(), &request, "no").unwrap();
+        let nak = refusal(&config(), &request);
         assert_eq!(nak.to, "192.168.0.5:67".parse().unwrap());
         assert!(decode(&nak).flags().broadcast());
     }

@@ -1,17 +1,19 @@
-//! DHCP packets of clients, reduced to what the server acts on.
+//! DHCP and BOOTP packets of clients, reduced to what the server acts on.
 //!
 //! The dhcproto crate finds the options; their few values are read here, leniently: firmware pads, truncates and
 //! repeats options, and a malformed one that we do not need is no reason to leave a machine without an address.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use bootspec::MacAddr;
 use dhcproto::v4::borrowed::Message;
-use dhcproto::v4::{Flags, HType, MessageType, Opcode, OptionCode};
+use dhcproto::v4::{Flags, HType, MAGIC, MessageType, Opcode, OptionCode};
 
 use super::relay::RelayAgent;
 use crate::arch::Arch;
+use crate::config::OptionBytes;
 use crate::policy::Stage;
 
 /// Option 77 as iPXE sends it.
@@ -24,8 +26,8 @@ pub(super) const IPXE_ENCAPSULATED: OptionCode = OptionCode::Unknown(175);
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// Option 53: DISCOVER, REQUEST, ...
-    pub kind: MessageType,
+    /// DISCOVER, REQUEST, ...
+    pub kind: Kind,
     /// Transaction id, repeated in the reply.
     pub xid: u32,
     /// Flags, repeated in the reply.
@@ -34,9 +36,11 @@ pub struct Request {
     pub ciaddr: Ipv4Addr,
     /// The relay that passed the packet on; else 0.0.0.0.
     pub giaddr: Ipv4Addr,
-    /// The interface that asks. Leases go by this and not by the client id (option 61): ROM, iPXE and the operating
-    /// system of one node send different ids (01 and MAC, or a DUID) and must all get the same address.
+    /// The interface that asks. Leases go by this and not by the client id: ROM, iPXE and the operating system of one node
+    /// send different ids (01 and MAC, or a DUID) and must all get the same address.
     pub mac: MacAddr,
+    /// Option 61, which a node may be known by.
+    pub client_id: Option<OptionBytes>,
     /// Option 50: the address it would like.
     pub requested: Option<Ipv4Addr>,
     /// Option 54: the server it talks to.
@@ -47,7 +51,7 @@ pub struct Request {
     pub subnet: Option<Ipv4Addr>,
     /// Option 82, what a relay added.
     pub relay: Option<RelayAgent>,
-    /// Option 97, to be echoed.
+    /// Option 97, which a node may be known by; to be echoed.
     pub client_uuid: Option<[u8; CLIENT_UUID_BYTES]>,
     /// Encapsulated option 71 of PXE (option 43), which boot server is asked, to be echoed with its code and length.
     pub pxe_boot_item: Option<Vec<u8>>,
@@ -55,7 +59,28 @@ pub struct Request {
     pub stage: Stage,
 }
 
-/// The packet is not a DHCP request that can be answered.
+/// What sort of request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// DHCP, by option 53.
+    Dhcp(MessageType),
+    /// BOOTP (RFC 951), which knows of no such option.
+    Bootp {
+        /// Whether the client reads options (RFC 1497): its packet has their magic cookie.
+        reads_options: bool,
+    },
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dhcp(kind) => f.write_str(&format!("{kind:?}").to_uppercase()),
+            Self::Bootp { .. } => f.write_str("BOOTP"),
+        }
+    }
+}
+
+/// The packet is not a request that can be answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// It ends before the options begin.
@@ -67,12 +92,11 @@ pub enum RequestError {
     /// Its hardware address is none that we know how to handle.
     #[error("hardware type {0:?} with an address of {1} bytes is not Ethernet")]
     NotEthernet(HType, u8),
-    /// It lacks the magic cookie, or option 53: plain BOOTP.
-    #[error("the packet has no DHCP message type")]
-    NoMessageType,
 }
 
 const ETHERNET_ADDRESS_BYTES: u8 = 6;
+/// Where the options begin, behind their magic cookie.
+const OPTIONS: usize = 240;
 
 impl Request {
     /// Reads a client's packet.
@@ -82,14 +106,20 @@ impl Request {
             return Err(RequestError::NotARequest);
         }
         let options = Options::read(&message);
-        let kind = options.number::<1>(OptionCode::MessageType).ok_or(RequestError::NoMessageType)?;
+        let kind = match options.number::<1>(OptionCode::MessageType) {
+            Some([kind]) => Kind::Dhcp(MessageType::from(kind)),
+            None => Kind::Bootp { reads_options: packet[OPTIONS - MAGIC.len()..].starts_with(&MAGIC) },
+        };
         Ok(Self {
-            kind: MessageType::from(u8::from_be_bytes(kind)),
+            kind,
             xid: message.xid(),
             flags: message.flags(),
             ciaddr: message.ciaddr(),
             giaddr: message.giaddr(),
             mac: mac(&message)?,
+            client_id: options
+                .bytes(OptionCode::ClientIdentifier)
+                .and_then(|id| OptionBytes::new(id.to_vec())),
             requested: options.address(OptionCode::RequestedIpAddress),
             server_id: options.address(OptionCode::ServerIdentifier),
             max_message_bytes: options.number(OptionCode::MaxMessageSize).map(u16::from_be_bytes),
@@ -99,7 +129,7 @@ impl Request {
                 .map(|bytes| RelayAgent::read(bytes.to_vec())),
             client_uuid: client_uuid(&options),
             pxe_boot_item: options.bytes(OptionCode::VendorExtensions).and_then(pxe_boot_item),
-            stage: stage(&options),
+            stage: stage(kind, &options),
         })
     }
 }
@@ -160,13 +190,14 @@ impl Options {
     }
 }
 
-fn stage(options: &Options) -> Stage {
+/// Whoever speaks BOOTP is the ROM of a network card, of before PXE.
+fn stage(kind: Kind, options: &Options) -> Stage {
     let vendor_class = options.bytes(OptionCode::ClassIdentifier).unwrap_or_default();
     if is_ipxe(options) {
         Stage::Ipxe
     } else if vendor_class.starts_with(b"HTTPClient") {
         Stage::HttpBoot(arch(options))
-    } else if vendor_class.starts_with(b"PXEClient") {
+    } else if vendor_class.starts_with(b"PXEClient") || matches!(kind, Kind::Bootp { .. }) {
         Stage::Pxe(arch(options))
     } else {
         Stage::OperatingSystem
@@ -284,7 +315,18 @@ pub(super) mod tests {
         check(|p| p.truncate(100), RequestError::TooShort(100));
         check(|p| p[0] = 2, RequestError::NotARequest);
         check(|p| p[2] = 255, RequestError::NotEthernet(HType::Eth, 255));
-        check(|p| p[236] = 0, RequestError::NoMessageType);
+    }
+
+    #[test]
+    fn a_request_without_message_type_is_bootp() {
+        let check = |packet: &[u8], expected| {
+            let request = Request::parse(packet).unwrap();
+            assert_eq!((request.kind, request.stage), (expected, Stage::Pxe(Arch::BIOS_X86)));
+        };
+        check(&packet(&[b"\x0c\x01n"]), Kind::Bootp { reads_options: true });
+        let mut without_cookie = packet(&[DISCOVER]);
+        without_cookie[236] = 0;
+        check(&without_cookie, Kind::Bootp { reads_options: false });
     }
 
     proptest! {
@@ -296,7 +338,7 @@ pub(super) mod tests {
         #[test]
         fn any_options_are_parsed_without_panic(tail in prop::collection::vec(any::<u8>(), 0..600)) {
             let request = Request::parse(&packet(&[DISCOVER, &tail]));
-            prop_assert!(request.is_ok() || tail.starts_with(&[53]));
+            prop_assert!(request.is_ok());
         }
     }
 }

@@ -11,11 +11,12 @@ use dhcproto::v4::MessageType;
 use tracing::{debug, error, info, warn};
 
 use super::boot::{BootOptions, boot_options};
+use super::client::Client;
 use super::ignored::Ignored;
 use super::leases::{Lease, LeaseTable};
 use super::reply::{self, Reply};
-use super::request::Request;
-use crate::config::{Config, Network};
+use super::request::{Kind, Request};
+use crate::config::{Config, Network, Node, NodeKey};
 use crate::nbp::NbpSet;
 use crate::policy::Stage;
 
@@ -48,6 +49,7 @@ pub struct Server {
 impl Server {
     /// A server that continues with `stored` leases.
     pub fn new(config: Arc<Config>, nbps: Arc<NbpSet>, stored: Vec<Lease>) -> Self {
+        recall(&config, &stored);
         let leases = LeaseTable::new(&config, stored);
         Self { config, nbps, leases }
     }
@@ -64,14 +66,16 @@ impl Server {
         let (mac, xid) = (request.mac, format_args!("{:08x}", request.xid));
         debug!(%mac, %xid, kind = ?request.kind, stage = ?request.stage, "DHCP request");
         let config = Arc::clone(&self.config);
+        let client = Client::identify(&config, &request);
         let at = request.link().unwrap_or(config.server.address);
         let link = config.networks.on_link_of(at).ok_or(Ignored::Network { mac, at })?;
         match request.kind {
-            MessageType::Discover => self.discover(now, &request, link),
-            MessageType::Request => self.request(now, &request, link),
-            MessageType::Release => self.release(now, &request),
-            MessageType::Decline => Ok(self.decline(now, &request)),
-            MessageType::Inform => self.inform(&request),
+            Kind::Dhcp(MessageType::Discover) => self.discover(now, &client, link),
+            Kind::Dhcp(MessageType::Request) => self.request(now, &client, link),
+            Kind::Dhcp(MessageType::Release) => self.release(now, &request),
+            Kind::Dhcp(MessageType::Decline) => Ok(self.decline(now, &client)),
+            Kind::Dhcp(MessageType::Inform) => self.inform(&client),
+            Kind::Bootp { .. } => self.bootp(now, &client, link),
             kind => Err(Ignored::Kind(kind)),
         }
     }
@@ -79,31 +83,33 @@ impl Server {
     fn discover(
         &mut self,
         now: SystemTime,
-        request: &Request,
+        client: &Client,
         link: &[Network],
     ) -> Result<Vec<Action>, Ignored> {
-        let mac = request.mac;
-        let address = self.leases.choose(mac, link, request.requested, now).ok_or_else(|| {
-            Ignored::NoAddress { mac, subnets: link.iter().map(|network| network.subnet).collect() }
+        let mac = client.mac();
+        let free = || self.leases.choose(mac, link, client.request.requested, now);
+        let address = client.reservation(link).or_else(free).ok_or_else(|| Ignored::NoAddress {
+            mac,
+            subnets: link.iter().map(|network| network.subnet).collect(),
         })?;
         self.leases.hold(mac, address, now + OFFER_HOLD);
-        let boot = boot_options(&self.config, &self.nbps, request);
-        if let Some(node) = self.config.node(mac).filter(|node| node.address != address) {
+        let boot = boot_options(&self.config, &self.nbps, client);
+        if let Some(node) = client.node().filter(|node| node.address != address) {
             let hint = "change its address, or move it back";
             warn!(%mac, node = %node.name, reserved = %node.address, offered = %address, hint, "node is in another network than its reserved address");
         }
-        debug!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP offer");
-        Ok(send(mac, self.lease(request, MessageType::Offer, address, &boot)))
+        debug!(%mac, node = client.node_name(), %address, offer = %boot, "DHCP offer");
+        Ok(send(mac, self.lease(client, MessageType::Offer, address, &boot)))
     }
 
     fn lease(
         &self,
-        request: &Request,
+        client: &Client,
         kind: MessageType,
         address: Ipv4Addr,
         boot: &BootOptions,
     ) -> Result<Reply, EncodeError> {
-        reply::lease(&self.config, self.network_of(address), request, kind, address, boot)
+        reply::lease(&self.config, self.network_of(address), client, kind, address, boot)
     }
 
     /// `address` is one that the leases have chosen or accepted.
@@ -115,9 +121,10 @@ impl Server {
     fn request(
         &mut self,
         now: SystemTime,
-        request: &Request,
+        client: &Client,
         link: &[Network],
     ) -> Result<Vec<Action>, Ignored> {
+        let request = client.request;
         let ours = [Some(self.config.server.address), request.server_id_of_relay()];
         let wanted = match (request.server_id, request.requested) {
             // SELECTING: another server's offer was taken. Not ours to answer.
@@ -127,32 +134,37 @@ impl Server {
             // RENEWING or REBINDING: an address is in use.
             (_, None) => request.ciaddr,
         };
-        Ok(match self.leases.may_use(request.mac, link, wanted, now) {
-            true => self.acknowledge(now, request, wanted),
-            false => self.refuse(request, link, wanted),
+        let may_use = match client.reservation(link) {
+            Some(reserved) => reserved == wanted,
+            None => self.leases.may_use(client.mac(), link, wanted, now),
+        };
+        Ok(match may_use {
+            true => self.acknowledge(now, client, wanted),
+            false => self.refuse(client, link, wanted),
         })
     }
 
-    fn acknowledge(&mut self, now: SystemTime, request: &Request, address: Ipv4Addr) -> Vec<Action> {
-        let mac = request.mac;
+    fn acknowledge(&mut self, now: SystemTime, client: &Client, address: Ipv4Addr) -> Vec<Action> {
+        let mac = client.mac();
+        client.remember(&self.config);
         let expires = now + self.network_of(address).lease;
         self.leases.hold(mac, address, expires);
-        let boot = boot_options(&self.config, &self.nbps, request);
-        info!(%mac, node = self.config.node_name(mac), %address, offer = %boot, "DHCP lease");
+        let boot = boot_options(&self.config, &self.nbps, client);
+        info!(%mac, node = client.node_name(), %address, offer = %boot, "DHCP lease");
         let mut actions = vec![Action::Store(Lease { mac, address, expires })];
-        if request.stage != Stage::OperatingSystem {
+        if client.request.stage != Stage::OperatingSystem {
             actions.push(Action::Booting(mac));
         }
-        actions.extend(send(mac, self.lease(request, MessageType::Ack, address, &boot)));
+        actions.extend(send(mac, self.lease(client, MessageType::Ack, address, &boot)));
         actions
     }
 
-    fn refuse(&self, request: &Request, link: &[Network], address: Ipv4Addr) -> Vec<Action> {
-        let mac = request.mac;
+    fn refuse(&self, client: &Client, link: &[Network], address: Ipv4Addr) -> Vec<Action> {
+        let mac = client.mac();
         let is_here = link.iter().any(|network| network.subnet.contains(&address));
         let reason = if is_here { "not your address" } else { "not an address of this network" };
-        info!(%mac, node = self.config.node_name(mac), %address, reason, "DHCP request refused");
-        send(mac, reply::nak(&self.config, request, reason))
+        info!(%mac, node = client.node_name(), %address, reason, "DHCP request refused");
+        send(mac, reply::nak(&self.config, client, reason))
     }
 
     fn release(&mut self, now: SystemTime, request: &Request) -> Result<Vec<Action>, Ignored> {
@@ -162,24 +174,47 @@ impl Server {
         Ok(vec![Action::Store(lease)])
     }
 
-    fn decline(&mut self, now: SystemTime, request: &Request) -> Vec<Action> {
-        let Some(address) = request.requested else { return Vec::new() };
-        let mac = request.mac;
+    fn decline(&mut self, now: SystemTime, client: &Client) -> Vec<Action> {
+        let Some(address) = client.request.requested else { return Vec::new() };
+        let mac = client.mac();
         if self.leases.quarantine(mac, address, now + DECLINE_QUARANTINE) {
             warn!(%mac, %address, "address is in use by another machine and is left out for ten minutes");
         } else {
-            let node = self.config.node_name(mac);
+            let node = client.node_name();
             error!(%mac, node, %address, hint = "find the other machine that uses it", "address declined");
         }
         Vec::new()
     }
 
-    fn inform(&self, request: &Request) -> Result<Vec<Action>, Ignored> {
+    fn inform(&self, client: &Client) -> Result<Vec<Action>, Ignored> {
         // The reply goes to whatever address the packet claims, so it must be one of our networks.
-        let (mac, at) = (request.mac, request.ciaddr);
+        let (mac, at) = (client.mac(), client.request.ciaddr);
         let network = self.config.networks.of(at).ok_or(Ignored::Network { mac, at })?;
-        let boot = boot_options(&self.config, &self.nbps, request);
-        Ok(send(mac, reply::inform(&self.config, network, request, &boot)))
+        let boot = boot_options(&self.config, &self.nbps, client);
+        Ok(send(mac, reply::inform(&self.config, network, client, &boot)))
+    }
+
+    /// A BOOTP client asks once and keeps the address, so it gets one that is kept for it.
+    fn bootp(&mut self, now: SystemTime, client: &Client, link: &[Network]) -> Result<Vec<Action>, Ignored> {
+        let mac = client.mac();
+        let address = client.reservation(link).ok_or(Ignored::Bootp { mac })?;
+        client.remember(&self.config);
+        let (network, boot) = (self.network_of(address), boot_options(&self.config, &self.nbps, client));
+        info!(%mac, node = client.node_name(), %address, offer = %boot, "BOOTP reply");
+        let lease = Lease { mac, address, expires: now + network.lease };
+        let mut actions = vec![Action::Store(lease), Action::Booting(mac)];
+        actions.extend(send(mac, reply::bootp(&self.config, network, client, address, &boot)));
+        Ok(actions)
+    }
+}
+
+/// Who had the address of a node that is not known by its MAC address is taken for it.
+fn recall(config: &Config, stored: &[Lease]) {
+    for lease in stored {
+        let is_other = |node: &Node| !matches!(node.key, NodeKey::Mac(_));
+        if let Some(node) = config.node_at(lease.address).filter(|node| is_other(node)) {
+            config.learned.learn(lease.mac, &node.name);
+        }
     }
 }
 
@@ -283,6 +318,44 @@ mod tests {
         check(packet(&[REQUEST, &[50, 4, 10, 0, 0, 9]]), nak, "init-reboot from another network");
         check(with_ciaddr(packet(&[REQUEST]), [192, 168, 0, 101]), ack, "renewing");
         check(with_ciaddr(packet(&[REQUEST]), [192, 168, 0, 102]), nak, "renewing another address");
+    }
+
+    #[test]
+    fn a_node_known_by_its_uuid_is_the_same_to_all_its_boot_stages_and_after_a_restart() {
+        const UUID: &[u8] = b"\x61\x11\x00\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff";
+        let new_server = |stored| {
+            let key = "uuid = '00112233-4455-6677-8899-aabbccddeeff'";
+            let text =
+                include_str!("../../bootserve.example.toml").replace("mac = \"fc:ab:14:e8:66:02\"", key);
+            Server::new(Arc::new(Config::parse(&text).unwrap()), Arc::default(), stored)
+        };
+        let mut server = new_server(Vec::new());
+        assert_eq!(
+            reply(&server.handle(T0, &packet(&[DISCOVER, UUID]))),
+            Some((MessageType::Offer, host(101)))
+        );
+        let ack = server.handle(T0, &packet(&[REQUEST, OUR_ID, &requested(101), UUID]));
+        let [Action::Store(lease), ..] = ack[..] else { panic!("{ack:?}") };
+        let later = packet(&[DISCOVER, b"\x3d\x04\xff\x01\x02\x03"]);
+        for mut server in [server, new_server(vec![lease])] {
+            assert_eq!(reply(&server.handle(T0, &later)), Some((MessageType::Offer, host(101))));
+            assert_eq!(server.config.node_name(lease.mac), Some("node-001"));
+        }
+        let stranger = new_server(Vec::new()).handle(T0, &later);
+        assert_eq!(reply(&stranger), Some((MessageType::Offer, host(200))));
+    }
+
+    #[test]
+    fn bootp_is_answered_for_nodes_and_a_machine_that_is_none_is_told_nothing() {
+        let mut server = server();
+        let actions = server.handle(T0, &packet(&[b"\x0c\x01n"]));
+        assert!(
+            matches!(actions[..], [Action::Store(_), Action::Booting(_), Action::Send(_)]),
+            "{actions:?}"
+        );
+        let stranger = server.answer(T0, &from_stranger(packet(&[b"\x0c\x01n"]), 1));
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        assert_eq!(stranger, Err(Ignored::Bootp { mac }));
     }
 
     #[test]
@@ -407,7 +480,7 @@ mod tests {
         check(vec![1; 9], Ignored::Malformed(RequestError::TooShort(9)));
         check(relayed(packet(&[DISCOVER]), [10, 0, 0, 9]), Ignored::Network { mac, at: other });
         check(packet(&[REQUEST, &[54, 4, 10, 0, 0, 9], &requested(101)]), Ignored::OtherServer(other));
-        check(packet(&[&[53, 1, 2]]), Ignored::Kind(MessageType::Offer));
+        check(packet(&[&[53, 1, 2]]), Ignored::Kind(Kind::Dhcp(MessageType::Offer)));
         check(with_ciaddr(packet(&[&[53, 1, 7]]), [192, 168, 0, 101]), Ignored::NoLease(host(101)));
     }
 

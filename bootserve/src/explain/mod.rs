@@ -20,6 +20,7 @@ pub use question::{Asks, Question};
 
 use crate::config::{Config, DhcpMode};
 use crate::database::{Database, DatabaseError};
+use crate::dhcp::client::{Client, KnownBy};
 use crate::dhcp::ignored::Ignored;
 use crate::dhcp::leases::Lease;
 use crate::dhcp::proxy::Proxy;
@@ -58,9 +59,11 @@ pub struct Explanation {
     pub mac: Option<MacAddr>,
     /// The name of its `[[node]]`.
     pub node: Option<String>,
+    /// How we know that it is this node: `mac fc:ab:14:e8:66:01`.
+    pub known_by: Option<String>,
     /// As what it asks.
     pub stage: Option<String>,
-    /// DHCP message type: `DISCOVER`.
+    /// DHCP message type: `DISCOVER`; or `BOOTP`.
     pub request: Option<String>,
     /// The networks of the link that it is on, and how we know.
     pub link: Option<Link>,
@@ -97,7 +100,7 @@ pub struct Address {
 pub struct ReplyView {
     /// Where it goes.
     pub to: SocketAddrV4,
-    /// `OFFER`, `ACK`, `NAK`.
+    /// `OFFER`, `ACK`, `NAK`, `BOOTREPLY`.
     pub kind: String,
     /// What is offered for booting, or why nothing.
     pub offer: String,
@@ -151,6 +154,7 @@ impl Setting {
     pub async fn explain(&self, captured: &Captured) -> Explanation {
         let answer = self.answer(captured);
         let request = Request::parse(&captured.packet).ok();
+        let client = request.as_ref().map(|request| Client::identify(&self.config, request));
         let reply = match &answer {
             Ok(actions) => actions.iter().find_map(|action| match action {
                 Action::Send(reply) => Some(reply),
@@ -158,8 +162,12 @@ impl Setting {
             }),
             Err(_) => None,
         };
-        let reply = reply.zip(request.as_ref()).and_then(|(reply, request)| self.view(request, reply));
+        let reply = reply.zip(client.as_ref()).and_then(|(reply, client)| self.view(client, reply));
         let address = reply.as_ref().filter(|reply| !reply.yiaddr.is_unspecified());
+        // What the server would know when the script is asked for.
+        if let Some(client) = &client {
+            client.remember(&self.config);
+        }
         let boots = match &request {
             Some(Request { stage: Stage::Ipxe, mac, .. }) if reply.is_some() => Some(self.boots(*mac).await),
             _ => None,
@@ -167,11 +175,12 @@ impl Setting {
         let mac = request.as_ref().map(|request| request.mac);
         Explanation {
             mac,
-            node: mac.and_then(|mac| self.config.node_name(mac)).map(str::to_owned),
+            node: client.as_ref().and_then(Client::node_name).map(str::to_owned),
+            known_by: client.as_ref().and_then(Client::known_by).map(KnownBy::to_string),
             stage: request.as_ref().map(|request| request.stage.to_string()),
-            request: request.as_ref().map(|request| kind_name(request.kind)),
+            request: request.as_ref().map(|request| request.kind.to_string()),
             link: request.as_ref().and_then(|request| self.link(request)),
-            address: address.zip(mac).map(|(reply, mac)| self.address(mac, reply.yiaddr)),
+            address: address.zip(client.as_ref()).map(|(reply, client)| self.address(client, reply.yiaddr)),
             ignored: ignored(&answer, reply.is_some()),
             reply,
             boots,
@@ -203,9 +212,9 @@ impl Setting {
         Some(Link { subnets: link.iter().map(|network| network.subnet.to_string()).collect(), because })
     }
 
-    fn address(&self, mac: MacAddr, address: Ipv4Addr) -> Address {
-        let lease = self.leases.iter().find(|lease| (lease.mac, lease.address) == (mac, address));
-        let because = match (self.config.node(mac), lease) {
+    fn address(&self, client: &Client, address: Ipv4Addr) -> Address {
+        let lease = self.leases.iter().find(|lease| (lease.mac, lease.address) == (client.mac(), address));
+        let because = match (client.node(), lease) {
             (Some(node), _) if node.address == address => format!("reserved by [[node]] {}", node.name),
             (_, Some(lease)) => match lease.expires.duration_since(self.now) {
                 Ok(left) => format!("its lease, for {} s more", left.as_secs()),
@@ -219,14 +228,15 @@ impl Setting {
         Address { address, because }
     }
 
-    fn view(&self, request: &Request, reply: &Reply) -> Option<ReplyView> {
+    fn view(&self, client: &Client, reply: &Reply) -> Option<ReplyView> {
         let message = borrowed::Message::new(&reply.packet).ok()?;
-        let offer = crate::dhcp::boot::boot_options(&self.config, &self.nbps, request);
+        let offer = crate::dhcp::boot::boot_options(&self.config, &self.nbps, client);
         let options: Vec<_> = message.opts().map(view_option).collect();
         let kind = options.iter().find(|option| option.code == 53).map(|option| option.value.clone());
+        let bootp = || "BOOTREPLY".to_owned();
         Some(ReplyView {
             to: reply.to,
-            kind: kind.unwrap_or_default(),
+            kind: kind.unwrap_or_else(bootp),
             offer: offer.explained(),
             yiaddr: message.yiaddr(),
             siaddr: message.siaddr(),

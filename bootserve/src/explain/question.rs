@@ -4,22 +4,32 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use bootspec::MacAddr;
 use dhcproto::error::EncodeError;
+use dhcproto::v4::relay::{RelayAgentInformation, RelayInfo};
 use dhcproto::v4::{
     CLIENT_PORT, DhcpOption, Encodable, Message, MessageType, OptionCode, SERVER_PORT, UnknownOption,
 };
 
+use uuid::Uuid;
+
 use super::capture::{Captured, Port};
 use crate::arch::Arch;
+use crate::config::OptionBytes;
 
 /// Who asks what.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Question {
     /// The interface that asks.
     pub mac: MacAddr,
     /// As what.
     pub asks: Asks,
+    /// Its client identifier.
+    pub client_id: Option<OptionBytes>,
+    /// Its UUID.
+    pub uuid: Option<Uuid>,
     /// The relay that passes it on.
     pub relay: Option<Ipv4Addr>,
+    /// The port that it is plugged in at, as the relay calls it.
+    pub circuit_id: Option<OptionBytes>,
 }
 
 /// As what a machine asks.
@@ -41,6 +51,18 @@ impl Question {
         let mut message = Message::new(unset, unset, unset, giaddr, &self.mac.octets());
         let options = message.opts_mut();
         options.insert(DhcpOption::MessageType(MessageType::Discover));
+        if let Some(id) = &self.client_id {
+            options.insert(DhcpOption::ClientIdentifier(id.as_bytes().to_vec()));
+        }
+        if let Some(uuid) = self.uuid {
+            let value = [&[0], &uuid.as_bytes()[..]].concat();
+            options.insert(DhcpOption::ClientMachineIdentifier(value));
+        }
+        if let Some(id) = &self.circuit_id {
+            let mut information = RelayAgentInformation::default();
+            information.insert(RelayInfo::AgentCircuitId(id.as_bytes().to_vec()));
+            options.insert(DhcpOption::RelayAgentInformation(information));
+        }
         let mut class = |class: &str| {
             options.insert(DhcpOption::ClassIdentifier(class.as_bytes().to_vec()));
         };

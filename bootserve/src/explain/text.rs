@@ -6,13 +6,13 @@ use super::{Boots, Explanation, ReplyView};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { mac, node, stage, request, link, address, reply, ignored, boots } = self;
+        let Self { mac, node, known_by, stage, request, link, address, reply, ignored, boots } = self;
         match mac {
             Some(mac) => write!(f, "{mac}")?,
             None => f.write_str("a packet")?,
         }
-        match node {
-            Some(node) => write!(f, " ({node})")?,
+        match node.as_ref().zip(known_by.as_ref()) {
+            Some((node, known_by)) => write!(f, " ({node}, known by {known_by})")?,
             None => f.write_str(" (no [[node]])")?,
         }
         if let Some((stage, request)) = stage.as_ref().zip(request.as_ref()) {

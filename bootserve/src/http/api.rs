@@ -19,6 +19,7 @@ use tracing::info;
 use super::{App, internal_error, text};
 use crate::database::DatabaseError;
 use crate::dhcp::store::read_leases;
+use crate::events::BootEvent;
 use bootspec::diagnosis::explain;
 
 /// `POST /v1/events`: a node's report.
@@ -61,9 +62,15 @@ async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
 
 /// `GET /v1/nodes/NAME-OR-MAC/events`: all events of a machine in the order of time.
 pub(super) async fn events_of(State(app): State<Arc<App>>, Path(node): Path<String>) -> Response {
-    let by_name = app.served.config.node_named(&node).map(|node| node.mac);
-    let Some(mac) = by_name.or_else(|| node.parse().ok()) else {
-        return text(StatusCode::NOT_FOUND, format!("there is no node {node:?}, nor is that a MAC address"));
+    let by_name = app.served.config.node_named(&node).map(|node| app.served.config.mac_of(node));
+    let mac = match by_name.or_else(|| node.parse().ok().map(Some)) {
+        Some(Some(mac)) => mac,
+        // It has not asked for an address yet.
+        Some(None) => return Json(Vec::<BootEvent>::new()).into_response(),
+        None => {
+            let problem = format!("there is no node {node:?}, nor is that a MAC address");
+            return text(StatusCode::NOT_FOUND, problem);
+        }
     };
     match app.events.events_of(mac).await {
         Ok(events) => Json(events).into_response(),
@@ -75,7 +82,8 @@ pub(super) async fn events_of(State(app): State<Arc<App>>, Path(node): Path<Stri
 #[derive(Serialize)]
 struct NodeStatus {
     name: Option<NodeName>,
-    mac: MacAddr,
+    /// None of a node that is known by something else and has not asked for an address yet.
+    mac: Option<MacAddr>,
     address: Ipv4Addr,
     /// The image that it boots by configuration.
     image: Option<String>,
@@ -96,12 +104,16 @@ pub(super) async fn nodes(State(app): State<Arc<App>>) -> Response {
 async fn status(app: &App) -> Result<Vec<NodeStatus>, DatabaseError> {
     let leases = read_leases(app.events.database()).await?;
     let mut addresses: BTreeMap<_, _> = leases.into_iter().map(|lease| (lease.mac, lease.address)).collect();
-    addresses.extend(app.served.config.nodes().iter().map(|node| (node.mac, node.address)));
+    let config = &app.served.config;
+    let (seen, unseen): (Vec<_>, Vec<_>) =
+        config.nodes().iter().partition(|node| config.mac_of(node).is_some());
+    addresses.extend(seen.iter().filter_map(|node| Some((config.mac_of(node)?, node.address))));
     let mut latest = app.events.latest().await?;
-    let nodes = addresses.into_iter().map(|(mac, address)| {
-        let node = app.served.config.node(mac);
+    let seen = addresses.into_iter().map(|(mac, address)| (Some(mac), address, config.node(mac)));
+    let unseen = unseen.into_iter().map(|node| (None, node.address, Some(node)));
+    let nodes = seen.chain(unseen).map(|(mac, address, node)| {
         let image = node.map(|node| &node.image).or(app.served.config.boot.default_image.as_ref());
-        let event = latest.remove(&mac);
+        let event = mac.and_then(|mac| latest.remove(&mac));
         NodeStatus {
             name: node.map(|node| node.name.clone()),
             mac,

@@ -56,7 +56,8 @@ async fn metrics_text(app: &App) -> Result<Result<String, std::fmt::Error>, Data
     let latest = app.events.latest().await?;
     let mut nodes = BTreeMap::new();
     for node in app.served.config.nodes() {
-        *nodes.entry(latest.get(&node.mac).map(|event| event.phase)).or_insert(0) += 1;
+        let latest = app.served.config.mac_of(node).and_then(|mac| latest.get(&mac));
+        *nodes.entry(latest.map(|event| event.phase)).or_insert(0) += 1;
     }
     let leases = leases.iter().filter(|lease| lease.expires > now).count();
     Ok(app.metrics.text(&nodes, i64::try_from(leases).unwrap_or(i64::MAX)))

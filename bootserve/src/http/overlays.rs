@@ -42,7 +42,7 @@ pub(super) async fn overlay(
         return not_found();
     };
     let Some(node) = app.served.config.node_named(name.as_str()) else { return not_found() };
-    match overlay::may_have(&app.events, peer.ip(), node).await {
+    match overlay::may_have(&app.served.config, &app.events, peer.ip(), node).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {
             warn!(%peer, node = name.as_str(), file, reason = %refusal, "overlay refused");

@@ -292,7 +292,7 @@ mod tests {
         let live = Arc::new(Live::new(Config::parse(&text).unwrap(), NbpSet::default()));
         let served = live.now();
         let config = &served.config;
-        let moved = config.nodes()[0].mac;
+        let moved = config.mac_of(&config.nodes()[0]).unwrap();
         let database = Database::open(dir.path()).await.unwrap();
         let leased: MacAddr = "02:00:00:00:00:01".parse().unwrap();
         let expired: MacAddr = "02:00:00:00:00:02".parse().unwrap();
@@ -318,7 +318,7 @@ mod tests {
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [
-            (node.mac, Some(node), Some(("192.168.0.101/24", [192, 168, 0, 1]))),
+            (config.mac_of(node).unwrap(), Some(node), Some(("192.168.0.101/24", [192, 168, 0, 1]))),
             (leased, None, Some(("192.168.0.200/24", [192, 168, 0, 1]))),
             (expired, None, None),
             (moved, Some(&config.nodes()[0]), Some(("10.1.0.5/16", [10, 1, 0, 1]))),

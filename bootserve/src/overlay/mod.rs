@@ -19,7 +19,7 @@ use bootspec::store::{MAX_SIGNATURE_BYTES, NodeName, SIGNATURE_SUFFIX};
 use tokio::fs::{self, File};
 use tokio::io::AsyncReadExt;
 
-use crate::config::Node;
+use crate::config::{Config, Node};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::events::EventLog;
@@ -147,17 +147,25 @@ pub enum Refusal {
 /// Whether who asks from `peer` gets the files of `node`: only the node itself, from its reserved or leased address, while it
 /// boots.
 pub async fn may_have(
+    config: &Config,
     events: &EventLog,
     peer: IpAddr,
     node: &Node,
 ) -> Result<Result<(), Refusal>, DatabaseError> {
-    let leased = leased_address(events.database(), node.mac, SystemTime::now()).await?;
+    let mac = config.mac_of(node);
+    let leased = match mac {
+        Some(mac) => leased_address(events.database(), mac, SystemTime::now()).await?,
+        None => None,
+    };
     let addresses = [Some(node.address), leased];
-    Ok(match peer.to_canonical() {
-        IpAddr::V4(peer) if addresses.contains(&Some(peer)) => match events.is_booting(node.mac).await? {
-            true => Ok(()),
-            false => Err(Refusal::NotBooting),
-        },
+    Ok(match (peer.to_canonical(), mac) {
+        (IpAddr::V4(peer), Some(mac)) if addresses.contains(&Some(peer)) => {
+            match events.is_booting(mac).await? {
+                true => Ok(()),
+                false => Err(Refusal::NotBooting),
+            }
+        }
+        (IpAddr::V4(peer), None) if peer == node.address => Err(Refusal::NotBooting),
         _ => Err(Refusal::Address),
     })
 }
@@ -165,7 +173,6 @@ pub async fn may_have(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::database::Database;
     use crate::dhcp::leases::Lease;
     use crate::dhcp::store::write_leases;
@@ -242,22 +249,23 @@ mod tests {
         let events = EventLog::new(database.clone(), Arc::clone(&live));
         let config = &live.now().config;
         let node = &config.nodes()[1];
-        let may = async |peer: &str| may_have(&events, peer.parse().unwrap(), node).await.unwrap();
+        let [other, mac] = [0, 1].map(|index: usize| config.mac_of(&config.nodes()[index]).unwrap());
+        let may = async |peer: &str| may_have(config, &events, peer.parse().unwrap(), node).await.unwrap();
         assert_eq!(may("192.168.0.101").await, Err(Refusal::NotBooting));
 
-        events.note(BootEvent::now(node.mac, Phase::Dhcp)).await;
+        events.note(BootEvent::now(mac, Phase::Dhcp)).await;
         let lease = |mac, last, expires| Lease { mac, address: Ipv4Addr::new(192, 168, 0, last), expires };
         let later = SystemTime::now() + Duration::from_secs(3600);
         let mut connection = database.pool.acquire().await.unwrap();
-        write_leases(&mut connection, [lease(node.mac, 201, later)]).await.unwrap();
-        write_leases(&mut connection, [lease(config.nodes()[0].mac, 202, later)]).await.unwrap();
+        write_leases(&mut connection, [lease(mac, 201, later)]).await.unwrap();
+        write_leases(&mut connection, [lease(other, 202, later)]).await.unwrap();
         for peer in ["192.168.0.101", "192.168.0.201", "::ffff:192.168.0.101"] {
             assert_eq!(may(peer).await, Ok(()), "{peer}");
         }
         for peer in ["192.168.0.100", "192.168.0.202", "192.168.0.1", "::1"] {
             assert_eq!(may(peer).await, Err(Refusal::Address), "{peer}");
         }
-        write_leases(&mut connection, [lease(node.mac, 201, SystemTime::UNIX_EPOCH)]).await.unwrap();
+        write_leases(&mut connection, [lease(mac, 201, SystemTime::UNIX_EPOCH)]).await.unwrap();
         assert_eq!(may("192.168.0.201").await, Err(Refusal::Address));
     }
 }
