@@ -72,11 +72,13 @@ install:
 	install -m 755 target/release/imagebuild target/release/bootserve target/release/bootlab $(DESTDIR)$(PREFIX)/bin
 	install -m 755 target/init/init $(DESTDIR)$(PREFIX)/lib/bootnode/init
 	cp -R --no-target-directory rootfs-recipes $(DESTDIR)$(PREFIX)/share/bootnode/recipes
-	target/release/imagebuild manual $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
-	target/release/imagebuild completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/imagebuild
-	target/release/imagebuild completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_imagebuild
-	target/release/imagebuild completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/imagebuild.fish
+	for program in imagebuild bootserve; do \
+		target/release/$$program manual $(DESTDIR)$(PREFIX)/share/man/man1 && \
+		target/release/$$program completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$program && \
+		target/release/$$program completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$program && \
+		target/release/$$program completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$program.fish || exit; \
+	done
 	install -m 644 bootserve/bootserve.example.toml $(DESTDIR)$(PREFIX)/share/bootnode
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local|$(PREFIX)|' bootserve/bootserve.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bootserve.service

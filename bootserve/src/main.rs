@@ -13,12 +13,13 @@ use bootserve::serve::serve;
 use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use manual::{CompletionsArgs, ManualArgs};
 use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
 
 /// DHCP, TFTP and HTTP boot server for diskless nodes
 #[derive(Parser)]
-#[command(version)]
+#[command(version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,14 +35,11 @@ enum Command {
         #[arg(long, value_enum, default_value_t = LogFormat::Text)]
         log_format: LogFormat,
     },
-    /// Say what a machine would be told, and why; nothing is sent or stored
-    #[command(after_help = "Without --arch, --ipxe and --os: BIOS, UEFI x86-64 and iPXE in turn.")]
-    Explain {
+    /// Check the configuration and what it refers to
+    Check {
         #[command(flatten)]
         config: ConfigFile,
-        #[command(flatten)]
-        question: QuestionArgs,
-        /// Print the explanations as JSON
+        /// Print the findings as JSON
         #[arg(long)]
         json: bool,
     },
@@ -57,14 +55,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check the configuration and what it refers to
-    Check {
+    /// Say what a machine would be told, and why; nothing is sent or stored
+    #[command(after_help = "Without --arch, --ipxe and --os: BIOS, UEFI x86-64 and iPXE in turn.")]
+    Explain {
         #[command(flatten)]
         config: ConfigFile,
-        /// Print the findings as JSON
+        #[command(flatten)]
+        question: QuestionArgs,
+        /// Print the explanations as JSON
         #[arg(long)]
         json: bool,
     },
+    /// Write manual pages of all commands
+    Manual(ManualArgs),
+    /// Print a script by which a shell completes arguments
+    Completions(CompletionsArgs),
 }
 
 #[derive(Args)]
@@ -129,7 +134,9 @@ impl QuestionArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
+    /// For people
     Text,
+    /// An object a line
     Json,
 }
 
@@ -139,9 +146,11 @@ fn main() -> ExitCode {
             init_logging(log_format);
             serve_file(config)
         }
-        Command::Explain { config, question, json } => explain_machine(config, &question, json),
-        Command::Diff { config, new, json } => diff_files(config, new, json),
         Command::Check { config, json } => check_file(config, json),
+        Command::Diff { config, new, json } => diff_files(config, new, json),
+        Command::Explain { config, question, json } => explain_machine(config, &question, json),
+        Command::Manual(args) => args.write::<Cli>().map(|()| ExitCode::SUCCESS),
+        Command::Completions(args) => complete(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bootserve: {}", explain(&*error));
@@ -203,6 +212,11 @@ fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {
         false => findings.to_string(),
     })?;
     Ok(if findings.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn complete(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
+    print(&args.script::<Cli>()?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the result. Whoever closed the pipe has read enough; the exit status still tells the outcome.

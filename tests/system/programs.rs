@@ -26,24 +26,31 @@ fn init_is_static_stripped_and_small() -> Result<()> {
 /// Every command has a manual page, and bash accepts the script that completes its arguments.
 #[test]
 fn manual_pages_and_completions_are_those_of_the_command_line() -> Result<()> {
+    check_manual("imagebuild", "rec", "recipe")?;
+    check_manual("bootserve", "expl", "explain")
+}
+
+fn check_manual(name: &'static str, begun: &str, completed: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let imagebuild = || Ok::<_, anyhow::Error>(Command::new(program("imagebuild")?));
-    ensure!(imagebuild()?.arg("manual").arg(dir.path()).status()?.success());
-    let help = String::from_utf8(imagebuild()?.arg("--help").output()?.stdout)?;
+    let program = || Ok::<_, anyhow::Error>(Command::new(program(name)?));
+    ensure!(program()?.arg("manual").arg(dir.path()).status()?.success());
+    let help = String::from_utf8(program()?.arg("--help").output()?.stdout)?;
     let (_, commands) = help.split_once("Commands:\n").context("it has commands")?;
-    let names = commands.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
-    let names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).collect();
-    ensure!(names.contains(&"build") && names.contains(&"manual"), "{names:?}");
-    for name in names.iter().filter(|name| **name != "help") {
-        let page = fs::read_to_string(dir.path().join(format!("imagebuild-{name}.1")))
-            .with_context(|| format!("the page of {name}"))?;
-        ensure!(page.contains(".SH SYNOPSIS"), "{name}: {page}");
+    let commands = commands.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+    let commands: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    ensure!(commands.contains(&"manual") && commands.contains(&"completions"), "{commands:?}");
+    for command in commands.iter().filter(|command| **command != "help") {
+        let page = fs::read_to_string(dir.path().join(format!("{name}-{command}.1")))
+            .with_context(|| format!("the page of {name} {command}"))?;
+        ensure!(page.contains(".SH SYNOPSIS"), "{name} {command}: {page}");
     }
     let script = dir.path().join("completions");
-    fs::write(&script, imagebuild()?.args(["completions", "bash"]).output()?.stdout)?;
-    let complete = "source \"$0\"; COMP_WORDS=(imagebuild rec); COMP_CWORD=1; _imagebuild imagebuild rec imagebuild; echo ${COMPREPLY[@]}";
-    let output = Command::new("bash").args(["-c", complete]).arg(&script).output()?;
-    ensure!(String::from_utf8_lossy(&output.stdout).trim() == "recipe", "{output:?}");
+    fs::write(&script, program()?.args(["completions", "bash"]).output()?.stdout)?;
+    let complete = format!(
+        "source \"$0\"; COMP_WORDS=({name} {begun}); COMP_CWORD=1; _{name} {name} {begun} {name}; echo ${{COMPREPLY[@]}}"
+    );
+    let output = Command::new("bash").args(["-c", &complete]).arg(&script).output()?;
+    ensure!(String::from_utf8_lossy(&output.stdout).trim() == completed, "{output:?}");
     Ok(())
 }
 

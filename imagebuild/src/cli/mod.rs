@@ -1,7 +1,6 @@
 //! The command line: arguments, what each command prints, and how errors look.
 
 mod build;
-mod generate;
 mod images;
 mod keys;
 mod lock;
@@ -16,6 +15,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand};
+use manual::{CompletionsArgs, ManualArgs};
 
 use crate::architecture::Architecture;
 use crate::programs::{self, INIT_VARIABLE};
@@ -79,9 +79,9 @@ enum Command {
     /// Sign files that were made elsewhere, such as nodes' overlays
     Sign(keys::SignArgs),
     /// Write manual pages of all commands
-    Manual(generate::ManualArgs),
+    Manual(ManualArgs),
     /// Print a script by which a shell completes arguments
-    Completions(generate::CompletionsArgs),
+    Completions(CompletionsArgs),
 }
 
 #[derive(Args)]
@@ -158,8 +158,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Key(keys::KeyCommand::New(args)) => keys::new(&args),
         Command::Recipe(command) => recipe::run(&command),
         Command::Sign(args) => keys::sign(&args),
-        Command::Manual(args) => generate::manual(&args),
-        Command::Completions(args) => generate::completions(&args),
+        Command::Manual(args) => args.write::<Cli>(),
+        Command::Completions(args) => print(&args.script::<Cli>()?),
     }
 }
 
