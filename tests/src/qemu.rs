@@ -20,6 +20,8 @@ pub enum Nic {
     VirtioNet,
     /// Intel 82540EM. Debian's cloud kernel has no driver for it.
     E1000,
+    /// Realtek 8139C+. Neither has it one for this.
+    Rtl8139,
 }
 
 /// A machine, and what bootserve is told about it.
@@ -88,12 +90,13 @@ impl NodeSpec {
         let device = match self.nic {
             Nic::VirtioNet => "virtio-net-pci",
             Nic::E1000 => "e1000",
+            Nic::Rtl8139 => "rtl8139",
         };
-        // Without the card's ROM, OVMF uses its own PXE client in place of the ROM's iPXE. It has no driver for the
-        // e1000 (OVMF 2022.11), so that card keeps its ROM.
+        // Without the card's ROM, OVMF uses its own PXE client in place of the ROM's iPXE. It has drivers for no other
+        // card (OVMF 2022.11), so those keep their ROMs.
         let rom = match (self.firmware, self.nic) {
             (Firmware::Uefi, Nic::VirtioNet) => ",romfile=",
-            (Firmware::Uefi, Nic::E1000) | (Firmware::Bios, _) => "",
+            (Firmware::Uefi, Nic::E1000 | Nic::Rtl8139) | (Firmware::Bios, _) => "",
         };
         format!("{device},netdev=net0,mac={}{rom}", self.mac)
     }
