@@ -1,20 +1,17 @@
 //! Images and scripts over HTTP: bootserve and nginx, as it is set up to serve files.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bootlab::netns::SERVER_ADDRESS;
-use bootlab::places::make_dir;
-use bootspec::manifest::{Artifact, BootMode, Build, FORMAT, Manifest, RootOrigin};
-use bootspec::store::{CURRENT, INITRAMFS, MANIFEST, VMLINUZ, image_dir};
-use bootspec::{ImageRef, MacAddr, Sha256Digest};
+use bootlab::published::publish;
+use bootspec::store::INITRAMFS;
+use bootspec::{ImageRef, MacAddr};
 use rustix::net::{RecvFlags, recv};
 use serde_json::json;
 
@@ -143,45 +140,7 @@ const IMAGE: &str = "bench/v1";
 /// An image whose initramfs has the bench's size.
 fn store() -> Result<PathBuf> {
     let store = bench_dir().join("store-http");
-    let image: ImageRef = IMAGE.parse()?;
-    let dir = image.dir(&store);
-    if dir.join(MANIFEST).exists() {
-        return Ok(store);
-    }
-    make_dir(&dir)?;
-    let mut file = File::create(dir.join(INITRAMFS))?;
-    let piece = vec![0x5a; 1 << 20];
-    for _ in 0..FILE_BYTES >> 20 {
-        file.write_all(&piece)?;
-    }
-    fs::write(dir.join(VMLINUZ), "kernel")?;
-    let artifact = |name: &str, size_bytes| -> Result<_> {
-        Ok((name.parse()?, Artifact { size_bytes, sha256: Sha256Digest::new([0; 32]) }))
-    };
-    let artifacts = BTreeMap::from([artifact(INITRAMFS, FILE_BYTES)?, artifact(VMLINUZ, 6)?]);
-    let manifest = Manifest {
-        format: FORMAT,
-        image: image.clone(),
-        architecture: "x86_64".to_owned(),
-        kernel_release: "6.1".to_owned(),
-        mode: BootMode::Failsafe,
-        kernel_args: Vec::new(),
-        artifacts,
-        root: None,
-        rollback_index: 0,
-        packages: Vec::new(),
-        build: Build {
-            inputs: Sha256Digest::new([0; 32]),
-            tool: "bench".to_owned(),
-            host: "bench".to_owned(),
-            time_unix: 0,
-            root: RootOrigin::default(),
-        },
-    };
-    let current = image_dir(&store, &image.name).join(CURRENT);
-    symlink(image.version.as_str(), current).context("current")?;
-    // Last: it says that the store is complete.
-    fs::write(dir.join(MANIFEST), manifest.to_json())?;
+    publish(&store, IMAGE, FILE_BYTES)?;
     Ok(store)
 }
 
@@ -217,7 +176,7 @@ fn fetch(path: &str, bytes: u64, times: u64) -> Result<()> {
 }
 
 /// The head of a response, and what came with it of the body.
-fn read_head(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
+pub fn read_head(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
     let mut received = Vec::new();
     loop {
         let mut buffer = [0; 4096];

@@ -27,13 +27,18 @@ pub struct Terms {
 
 /// Fetches a file, in the network namespace of this thread. The server must accept the options as they are.
 pub fn fetch(server: SocketAddr, file: &str, terms: Terms) -> Result<Vec<u8>> {
+    let bind_address: SocketAddr =
+        if server.ip().is_loopback() { ([127, 0, 0, 1], 0) } else { ([0; 4], 0) }.into();
+    fetch_from(bind_address, server, file, terms)
+}
+
+/// The same from an address of one's own choice.
+pub fn fetch_from(local: SocketAddr, server: SocketAddr, file: &str, terms: Terms) -> Result<Vec<u8>> {
     let mut request = format!("\0\x01{file}\0octet\0blksize\0{}\0", terms.blksize);
     if terms.windowsize > 1 {
         request += &format!("windowsize\0{}\0", terms.windowsize);
     }
-    let bind_address: SocketAddr =
-        if server.ip().is_loopback() { ([127, 0, 0, 1], 0) } else { ([0; 4], 0) }.into();
-    let socket = UdpSocket::bind(bind_address)?;
+    let socket = UdpSocket::bind(local)?;
     socket.set_read_timeout(Some(terms.timeout))?;
     let mut client = Client { socket, terms, buffer: vec![0; terms.blksize + 4], file: Vec::new(), block: 0 };
     client.ask(server, request.as_bytes())?;

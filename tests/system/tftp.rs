@@ -3,101 +3,40 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use bootlab::api;
-use bootlab::daemon::Daemon;
-use bootlab::deadline::wait_until;
-use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS, SUBNET};
-use bootlab::places::program;
+use anyhow::{Result, ensure};
+use bootlab::held::Held;
+use bootlab::netns::{NetNs, SERVER_ADDRESS};
+use bootlab::served::Served;
 use bootlab::tftp::{Terms, fetch};
 use bootlab::udp_wire::{Faults, UdpWire};
-use rustix::process::Pid;
 
 /// A name that bootserve looks for.
 const FILE: &str = "undionly.kpxe";
 const FILE_BYTES: usize = 1 << 20;
-const LIMIT: Duration = Duration::from_secs(5);
 const TERMS: Terms = Terms { blksize: 1428, windowsize: 1, timeout: Duration::from_secs(1) };
 
-/// bootserve in a network, and a client's machine that is connected to it.
-struct Served {
-    // In this order they are dropped.
-    _bootserve: Daemon,
-    client: NetNs,
-    server: NetNs,
-    dir: tempfile::TempDir,
-    file: Vec<u8>,
+/// bootserve with one boot program; `more` are further sections of its configuration.
+fn start(more: &str) -> Result<Served> {
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join(FILE), file())?;
+    Served::start(dir, "", more, &[])
 }
 
-impl Served {
-    /// `more` are further sections of the configuration.
-    fn start(more: &str) -> Result<Self> {
-        bootlab::netns::sweep()?;
-        let (server, client, dir) = (NetNs::create()?, NetNs::empty()?, tempfile::tempdir()?);
-        server.connect(&client, "eth0")?;
-        client.add_address("eth0", "192.168.0.2")?;
-        let file: Vec<u8> =
-            (0_u32..).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).take(FILE_BYTES).collect();
-        fs::write(dir.path().join(FILE), &file)?;
-        fs::create_dir(dir.path().join("store"))?;
-        let config = dir.path().join("bootserve.toml");
-        let root = dir.path().display();
-        fs::write(
-            &config,
-            format!(
-                "[server]\ninterface = '{BRIDGE}'\naddress = '{SERVER_ADDRESS}'\nstore = '{root}/store'\n\
-                 state = '{root}/state'\n[network]\nsubnet = '{SUBNET}'\n[nbp]\ndirs = ['{root}']\n{more}"
-            ),
-        )?;
-        let mut command = server.command(program("bootserve")?);
-        command.args(["serve", "--config"]).arg(&config);
-        let bootserve = Daemon::start(command, &dir.path().join("bootserve.log"))?;
-        let serves = wait_until(LIMIT, || api::healthy(&server).unwrap_or(false));
-        ensure!(serves, "{}", fs::read_to_string(dir.path().join("bootserve.log"))?);
-        Ok(Self { _bootserve: bootserve, client, server, dir, file })
-    }
+fn file() -> Vec<u8> {
+    (0_u32..).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).take(FILE_BYTES).collect()
+}
 
-    /// What bootserve holds: its threads by name, and what its descriptors are of. The database is left out: it opens up to a few
-    /// connections as it is used, each with a thread, and keeps them.
-    fn held(&self) -> Result<[Vec<String>; 2]> {
-        let pids = self.server.pids()?;
-        let pid = pids.first().copied().map(Pid::as_raw_nonzero).context("bootserve does not run")?;
-        let list = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}"));
-        // A thread or a descriptor that has gone since it was listed is none.
-        let tasks = list("task")?.flatten().flat_map(|task| fs::read_to_string(task.path().join("comm")));
-        let files = list("fd")?.flatten().flat_map(|fd| fs::read_link(fd.path()));
-        let is_of_database = |name: &String| name.starts_with("sqlx-") || name.contains("/state.sqlite");
-        let files = files.map(|file| file.to_string_lossy().into_owned());
-        Ok([
-            tasks.filter(|name| !is_of_database(name)).collect(),
-            files.filter(|name| !is_of_database(name)).collect(),
-        ])
-    }
-
-    fn check_nothing_is_left(&self, before: &[Vec<String>; 2]) -> Result<()> {
-        let is_clean = wait_until(LIMIT, || {
-            self.held().is_ok_and(|now| now[0].len() <= before[0].len() && now[1].len() <= before[1].len())
-        });
-        ensure!(is_clean, "before: {before:?}, now: {:?}", self.held()?);
-        Ok(())
-    }
-
-    /// Runs a client, which must put the file there.
-    fn check_client(&self, command: &mut Command, to: &Path) -> Result<()> {
-        let output = command.current_dir(self.dir.path()).output()?;
-        let fetched = fs::read(to).unwrap_or_default() == self.file;
-        ensure!(output.status.success() && fetched, "{command:?}: {output:?}");
-        Ok(fs::remove_file(to)?)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
+/// Runs a client, which must put the file there.
+fn check_client(command: &mut Command, to: &Path) -> Result<()> {
+    let output = command.current_dir(to.parent().expect("it is in a directory")).output()?;
+    let fetched = fs::read(to).unwrap_or_default() == file();
+    ensure!(output.status.success() && fetched, "{command:?}: {output:?}");
+    Ok(fs::remove_file(to)?)
 }
 
 fn server() -> SocketAddr {
@@ -105,28 +44,24 @@ fn server() -> SocketAddr {
 }
 
 /// bootserve starts threads for its database and its first requests, which stay.
-fn warm_up(served: &Served) -> Result<[Vec<String>; 2]> {
-    served.client.inside(|| fetch(server(), FILE, TERMS))??;
-    ensure!(wait_until(LIMIT, || served
-        .held()
-        .is_ok_and(|first| served.held().is_ok_and(|second| first == second))));
-    served.held()
+fn warm_up(served: &Served) -> Result<Held> {
+    served.client().inside(|| fetch(server(), FILE, TERMS))??;
+    served.held_at_rest()
 }
 
 #[test]
 fn two_hundred_clients_at_once_get_the_file_and_leave_nothing() -> Result<()> {
     for more in ["", "[tftp]\nsingle_port = true\n"] {
-        let served = Served::start(more)?;
+        let served = start(more)?;
         let before = warm_up(&served)?;
-        let all: Result<Vec<()>> = served.client.inside(|| {
+        let all: Result<Vec<()>> = served.client().inside(|| {
             // Threads of this one are in the client's network, too.
             let clients: Vec<_> = (0..200)
                 .map(|number| {
-                    let file = served.file.clone();
                     let terms = Terms { windowsize: [1, 4, 16][number % 3], ..TERMS };
                     thread::spawn(move || {
                         let fetched = fetch(server(), FILE, terms)?;
-                        ensure!(fetched == file, "client {number} has another file");
+                        ensure!(fetched == file(), "client {number} has another file");
                         Ok(())
                     })
                 })
@@ -142,9 +77,9 @@ fn two_hundred_clients_at_once_get_the_file_and_leave_nothing() -> Result<()> {
 /// More requests than there may be transfers, of which nobody takes the answer.
 #[test]
 fn a_flood_of_requests_takes_no_more_than_its_share_and_keeps_nobody_out() -> Result<()> {
-    let served = Served::start("")?;
+    let served = start("")?;
     let before = warm_up(&served)?;
-    let flood = served.client.inside(|| -> Result<Vec<UdpSocket>> {
+    let flood = served.client().inside(|| -> Result<Vec<UdpSocket>> {
         let ask = |_| {
             // Open until the end: a port that is closed would tell the server that there is nobody.
             let socket = UdpSocket::bind("0.0.0.0:0")?;
@@ -153,13 +88,11 @@ fn a_flood_of_requests_takes_no_more_than_its_share_and_keeps_nobody_out() -> Re
         };
         (0..900).map(ask).collect()
     })??;
-    let fetched = served.client.inside(|| fetch(server(), FILE, TERMS))??;
-    ensure!(fetched == served.file);
-    let [threads, files] = served.held()?;
-    ensure!(
-        files.len() <= before[1].len() + 512 && threads.len() <= before[0].len(),
-        "{threads:?}, {files:?}"
-    );
+    let fetched = served.client().inside(|| fetch(server(), FILE, TERMS))??;
+    ensure!(fetched == file());
+    let now = served.held()?;
+    let is_bounded = now.files.len() <= before.files.len() + 512 && now.threads.len() <= before.threads.len();
+    ensure!(is_bounded, "before: {before:?}, now: {now:?}");
     // Each is told four times at most, a second apart.
     served.check_nothing_is_left(&before)?;
     drop(flood);
@@ -168,14 +101,14 @@ fn a_flood_of_requests_takes_no_more_than_its_share_and_keeps_nobody_out() -> Re
 
 #[test]
 fn a_cable_that_loses_packets_costs_time_and_nothing_else() -> Result<()> {
-    let served = Served::start("")?;
+    let served = start("")?;
     for windowsize in [1, 16] {
-        let fetched = served.client.inside(|| {
+        let fetched = served.client().inside(|| {
             let faults = Faults { delay: Duration::from_micros(100), lost_per_mille: 20 };
             let cable = UdpWire::lay(server(), faults)?;
             fetch(cable.address(), FILE, Terms { windowsize, timeout: Duration::from_millis(200), ..TERMS })
         })??;
-        ensure!(fetched == served.file, "windowsize {windowsize}");
+        ensure!(fetched == file(), "windowsize {windowsize}");
     }
     Ok(())
 }
@@ -183,21 +116,21 @@ fn a_cable_that_loses_packets_costs_time_and_nothing_else() -> Result<()> {
 #[test]
 fn clients_of_others_get_the_file() -> Result<()> {
     for more in ["", "[tftp]\nsingle_port = true\n"] {
-        let served = Served::start(more)?;
+        let served = start(more)?;
         let got = served.path("got");
         let get = format!("get {FILE} got");
-        served.check_client(
-            served.client.command("tftp").args(["-m", "binary", SERVER_ADDRESS, "-c"]).args(get.split(' ')),
+        check_client(
+            served.client().command("tftp").args(["-m", "binary", SERVER_ADDRESS, "-c"]).args(get.split(' ')),
             &got,
         )?;
         let url = format!("tftp://{SERVER_ADDRESS}/{FILE}");
-        served.check_client(
-            served.client.command("curl").args(["-sS", "--tftp-blksize", "1428", "-o", "got", &url]),
+        check_client(
+            served.client().command("curl").args(["-sS", "--tftp-blksize", "1428", "-o", "got", &url]),
             &got,
         )?;
         for option in ["blksize 1428", "windowsize 8", "tsize 0"] {
-            served.check_client(
-                served.client.command("atftp").args([
+            check_client(
+                served.client().command("atftp").args([
                     "--option",
                     option,
                     "-g",
@@ -210,8 +143,8 @@ fn clients_of_others_get_the_file() -> Result<()> {
                 &got,
             )?;
         }
-        served.check_client(
-            served.client.command("busybox").args([
+        check_client(
+            served.client().command("busybox").args([
                 "tftp",
                 "-g",
                 "-b",
@@ -246,9 +179,9 @@ table ip firewall {
 #[test]
 fn a_single_port_passes_a_firewall_that_stops_other_ports() -> Result<()> {
     for (more, passes) in [("", false), ("[tftp]\nsingle_port = true\n", true)] {
-        let served = Served::start(more)?;
+        let served = start(more)?;
         let (router, client) = (NetNs::with_bridge("10.9.0.1")?, NetNs::empty()?);
-        served.server.connect(&router, "eth1")?;
+        served.server().connect(&router, "eth1")?;
         router.add_address("eth1", "192.168.0.9")?;
         router.connect(&client, "eth0")?;
         client.add_address("eth0", "10.9.0.2")?;
@@ -259,7 +192,7 @@ fn a_single_port_passes_a_firewall_that_stops_other_ports() -> Result<()> {
         ensure!(router.command("nft").arg("-f").arg(&rules).status()?.success(), "nft refused the rules");
         let terms = Terms { timeout: Duration::from_millis(100), ..TERMS };
         let fetched = client.inside(|| fetch(server(), FILE, terms))?;
-        ensure!(fetched.is_ok_and(|file| file == served.file) == passes, "{more:?}");
+        ensure!(fetched.is_ok_and(|fetched| fetched == file()) == passes, "{more:?}");
     }
     Ok(())
 }
