@@ -7,6 +7,7 @@
 
 pub mod arch;
 pub mod check;
+pub mod clock;
 pub mod config;
 pub mod database;
 pub mod dhcp;

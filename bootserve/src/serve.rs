@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bootspec::event::Phase;
@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clock::Clock;
 use crate::config::{Config, DhcpMode};
 use crate::database::Database;
 use crate::dhcp::driver::Answer;
@@ -163,13 +164,27 @@ fn answer_dhcp(live: &Arc<Live>, leases: Vec<Lease>) -> Answerer {
         return Box::new(move |packet, _| proxy(&live).offer(packet));
     }
     let mut server = Server::new(Arc::clone(&served.config), Arc::clone(&served.nbps), leases);
+    let mut clock = Clock::read();
+    // It may have been set while we did not run.
+    server.set_clock(clock.wall(), clock.wall());
     Box::new(move |packet, _| {
         let now = live.now();
         if !Arc::ptr_eq(&served, &now) {
             server.reconfigure(Arc::clone(&now.config), Arc::clone(&now.nbps));
             served = now;
         }
-        server.answer(SystemTime::now(), packet)
+        let before = std::mem::replace(&mut clock, Clock::read());
+        let Some(undisturbed) = before.undisturbed(&clock) else {
+            return server.answer(clock.wall(), packet);
+        };
+        let mut actions = server.set_clock(undisturbed, clock.wall());
+        let leases = actions.len();
+        warn!(leases, "the clock was set; leases last as long as they were to");
+        match server.answer(clock.wall(), packet) {
+            Ok(answer) => actions.extend(answer),
+            Err(ignored) => ignored.log(),
+        }
+        Ok(actions)
     })
 }
 
@@ -189,7 +204,8 @@ fn proxy(live: &Live) -> Proxy {
 async fn hold_running_boots(in_use: &InUse, events: &EventLog) -> anyhow::Result<()> {
     for (mac, event) in events.latest().await? {
         let is_booting = (Phase::Script..Phase::SwitchRoot).contains(&event.phase);
-        let is_recent = event.time().elapsed().is_ok_and(|age| age < BOOT_LIMIT);
+        // What lies in the future is of a clock that was set back, and may be of this moment.
+        let is_recent = event.time().elapsed().map_or(true, |age| age < BOOT_LIMIT);
         let Some(image) = event.image.filter(|_| is_booting && is_recent) else { continue };
         // It counts from now: the limit is there to end some time.
         if let Err(error) = in_use.begin(mac, &image, Instant::now()) {

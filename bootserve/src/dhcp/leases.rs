@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bootspec::MacAddr;
 use rangemap::RangeInclusiveSet;
@@ -165,6 +165,29 @@ impl LeaseTable {
         true
     }
 
+    /// The clock was set from `before` to `now`. Whatever was to last goes on as long as before, leases no longer than
+    /// `longest` says of their address: the clock was wrong either before or now, and a stored time may be of either. Returns
+    /// all leases, which have to be stored again.
+    pub fn set_clock(
+        &mut self,
+        before: SystemTime,
+        now: SystemTime,
+        longest: impl Fn(Ipv4Addr) -> Duration,
+    ) -> Vec<Lease> {
+        let uses: Vec<_> = self.used.iter().map(|(address, used)| (*address, *used)).collect();
+        let mut leases = Vec::new();
+        for (address, Use { holder, until }) in uses {
+            let until = match until.duration_since(before) {
+                Ok(left) if holder.is_some() => now + left.min(longest(address)),
+                Ok(left) => now + left,
+                Err(ago) => now.checked_sub(ago.duration()).unwrap_or(SystemTime::UNIX_EPOCH),
+            };
+            self.set(address, Use { holder, until });
+            leases.extend(holder.map(|mac| Lease { mac, address, expires: until }));
+        }
+        leases
+    }
+
     fn insert(&mut self, lease: Lease) {
         let Lease { mac, address, expires } = lease;
         if let Some(previous) = self.by_mac.insert(mac, address)
@@ -219,7 +242,6 @@ impl LeaseTable {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     const NODE_000: MacAddr = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x01]);
     const A: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
@@ -301,6 +323,33 @@ mod tests {
         assert!(table.quarantine(A, host(200), after(600)));
         assert_eq!(table.choose(A, &link(), Some(host(200)), after(1)), Some(host(201)));
         assert!(table.may_use(B, &link(), host(200), after(600)));
+    }
+
+    #[test]
+    fn when_the_clock_is_set_leases_last_as_long_as_they_were_to() {
+        let day = 86_400;
+        for now in [after(10 * day), after(12 * day), after(8 * day)] {
+            let mut table = table();
+            table.hold(A, host(200), after(10 * day + 1000));
+            table.hold(B, host(201), after(10 * day - 5));
+            let mut leases = table.set_clock(after(10 * day), now, |_| Duration::from_secs(3600));
+            leases.sort_by_key(|lease| lease.mac);
+            let of = |mac, last, expires| Lease { mac, address: host(last), expires };
+            let second = Duration::from_secs(1);
+            assert_eq!(leases, [of(A, 200, now + 1000 * second), of(B, 201, now - 5 * second)]);
+            assert!(!table.may_use(C, &link(), host(200), now + 999 * second));
+            assert!(table.may_use(C, &link(), host(200), now + 1000 * second));
+            assert_eq!(table.choose(C, &link(), None, now), Some(host(201)));
+        }
+    }
+
+    #[test]
+    fn a_lease_of_another_clock_lasts_no_longer_than_any() {
+        let mut table =
+            LeaseTable::new(&config(), [Lease { mac: A, address: host(200), expires: after(1 << 30) }]);
+        let leases = table.set_clock(after(7), after(7), |_| Duration::from_secs(3600));
+        assert_eq!(leases[0].expires, after(3607));
+        assert!(table.may_use(B, &link(), host(200), after(3607)));
     }
 
     #[test]

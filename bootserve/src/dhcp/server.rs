@@ -60,6 +60,13 @@ impl Server {
         (self.config, self.nbps) = (config, nbps);
     }
 
+    /// Goes on after the clock was set from `before` to `now`; returns what has to be stored.
+    pub fn set_clock(&mut self, before: SystemTime, now: SystemTime) -> Vec<Action> {
+        let config = &self.config;
+        let longest = |address| config.networks.of(address).map(|network| network.lease).unwrap_or_default();
+        self.leases.set_clock(before, now, longest).into_iter().map(Action::Store).collect()
+    }
+
     /// Answers a packet, or says why not.
     pub fn answer(&mut self, now: SystemTime, packet: &[u8]) -> Result<Vec<Action>, Ignored> {
         let request = Request::parse(packet)?;
