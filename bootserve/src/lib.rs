@@ -3,7 +3,7 @@
 //! [`policy::decide`] says what a machine boots; [`dhcp`], [`tftp`] and [`http`] render that decision for firmware,
 //! boot programs and iPXE. [`config`] is what the admin wants, [`store`] what imagebuild published, [`in_use`] what of it must stay, [`overlay`] what single
 //! nodes get besides, [`events`] what
-//! became of it. [`serve`] puts them together. The crate holds no name service and no TLS.
+//! became of it; [`dns`] gives them names, and [`export`] writes all of this for other programs. [`serve`] puts them together.
 
 pub mod arch;
 pub mod check;
@@ -11,8 +11,10 @@ pub mod clock;
 pub mod config;
 pub mod database;
 pub mod dhcp;
+pub mod dns;
 pub mod events;
 pub mod explain;
+pub mod export;
 pub mod http;
 pub mod in_use;
 pub mod live;

@@ -1,19 +1,24 @@
 //! The command line of bootserve.
 
+use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use bootserve::check::check;
 use bootserve::config::{Config, OptionBytes};
+use bootserve::dns::zone::SERIAL;
 use bootserve::explain::{Asks, Captured, Explanation, Question, Setting, read_capture};
+use bootserve::export::{Ethers, Genders, Hosts, Inventory, ZoneFile};
 use bootserve::serve::serve;
 use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use manual::{CompletionsArgs, ManualArgs};
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
 
@@ -66,10 +71,66 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write what the configuration says of the nodes in the formats of other programs
+    #[command(subcommand)]
+    Export(Export),
     /// Write manual pages of all commands
     Manual(ManualArgs),
     /// Print a script by which a shell completes arguments
     Completions(CompletionsArgs),
+}
+
+#[derive(Subcommand)]
+enum Export {
+    /// Lines for /etc/hosts
+    Hosts {
+        #[command(flatten)]
+        args: ExportArgs,
+        #[command(flatten)]
+        leases: LeaseArgs,
+    },
+    /// A genders file: image and mode of each node, for pdsh, ClusterShell and nodeattr
+    Genders {
+        #[command(flatten)]
+        args: ExportArgs,
+    },
+    /// A zone file for a name server
+    Zone {
+        #[command(flatten)]
+        args: ExportArgs,
+        #[command(flatten)]
+        leases: LeaseArgs,
+        /// Which zone, as --list names them [default: that of the names]
+        #[arg(value_name = "ZONE")]
+        zone: Option<String>,
+        /// The serial number; servers that copy the zone copy it again when it is greater
+        #[arg(long, value_name = "NUMBER", default_value_t = SERIAL)]
+        serial: u32,
+        /// List the zones: that of the names, and those of the addresses
+        #[arg(long, conflicts_with_all = ["zone", "serial"])]
+        list: bool,
+    },
+    /// Lines for /etc/ethers
+    Ethers {
+        #[command(flatten)]
+        args: ExportArgs,
+    },
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Print the same as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct LeaseArgs {
+    /// Add the machines that have a lease now and no reservation
+    #[arg(long)]
+    leases: bool,
 }
 
 #[derive(Args)]
@@ -149,6 +210,7 @@ fn main() -> ExitCode {
         Command::Check { config, json } => check_file(config, json),
         Command::Diff { config, new, json } => diff_files(config, new, json),
         Command::Explain { config, question, json } => explain_machine(config, &question, json),
+        Command::Export(what) => export(&what),
         Command::Manual(args) => args.write::<Cli>().map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => complete(&args),
     };
@@ -179,8 +241,7 @@ fn explain_machine(file: ConfigFile, question: &QuestionArgs, json: bool) -> any
     let explanations: Vec<_> = explanations.into_iter().filter(is_meant).collect();
     print(
         match json {
-            true => serde_json::to_string_pretty(&explanations)
-                .context("cannot write the explanations as JSON")?,
+            true => as_json(&explanations)?,
             false if explanations.is_empty() => "no packet to port 67 or 4011 is there".to_owned(),
             false => explanations.iter().map(Explanation::to_string).collect::<Vec<_>>().join("\n"),
         }
@@ -197,7 +258,7 @@ fn diff_files(old: ConfigFile, new: PathBuf, json: bool) -> anyhow::Result<ExitC
     let [old, new] = [old, ConfigFile { config: new }].map(|file| read_config(&file));
     let changes = old?.settings.changes(&new?.settings);
     print(&match json {
-        true => serde_json::to_string_pretty(&changes).context("cannot write the changes as JSON")?,
+        true => as_json(&changes)?,
         false if changes.is_empty() => "nothing would change".to_owned(),
         false => changes.to_string(),
     })?;
@@ -208,10 +269,44 @@ fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(check(&file.config));
     print(&match json {
-        true => serde_json::to_string_pretty(&findings).context("cannot write the findings as JSON")?,
+        true => as_json(&findings)?,
         false => findings.to_string(),
     })?;
     Ok(if findings.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn export(what: &Export) -> anyhow::Result<ExitCode> {
+    match what {
+        Export::Hosts { args, leases } => args.print(&Hosts::of(&args.inventory(leases.leases)?)?)?,
+        Export::Genders { args } => args.print(&Genders::of(&args.inventory(false)?)?)?,
+        Export::Zone { args, leases, list: true, .. } => {
+            let names = ZoneFile::names(&args.inventory(leases.leases)?)?;
+            print(&if args.json { as_json(&names)? } else { names.join("\n") })?;
+        }
+        Export::Zone { args, leases, zone, serial, .. } => {
+            args.print(&ZoneFile::of(&args.inventory(leases.leases)?, zone.as_deref(), *serial)?)?;
+        }
+        Export::Ethers { args } => args.print(&Ethers::of(&args.inventory(false)?))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ExportArgs {
+    fn inventory(&self, with_leases: bool) -> anyhow::Result<Inventory> {
+        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+        let leases_at = with_leases.then(SystemTime::now);
+        Ok(runtime.block_on(Inventory::read(read_config(&self.config)?, leases_at))?)
+    }
+
+    fn print(&self, exported: &(impl Serialize + Display)) -> anyhow::Result<()> {
+        let text = if self.json { as_json(exported)? } else { exported.to_string() };
+        // Without nodes there is no line, not an empty one.
+        if text.is_empty() { Ok(()) } else { print(text.trim_end()) }
+    }
+}
+
+fn as_json(value: &impl Serialize) -> anyhow::Result<String> {
+    serde_json::to_string_pretty(value).context("cannot write the result as JSON")
 }
 
 fn complete(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {

@@ -12,6 +12,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::dhcp::ignored::Ignored;
+use crate::dns::answer::Outcome;
 
 /// One label.
 type Label = [(&'static str, String); 1];
@@ -28,6 +29,7 @@ pub struct Metrics {
     dhcp_replies: Family<Label, Counter>,
     tftp_requests: Family<Label, Counter>,
     http_responses: Family<Label, Counter>,
+    dns_queries: Family<Label, Counter>,
     reloads: Family<Label, Counter>,
     nodes: Family<Label, Gauge>,
     leases: Gauge,
@@ -65,6 +67,7 @@ impl Metrics {
         let dhcp_replies = counters("dhcp_replies", "DHCP packets sent, by port");
         let tftp_requests = counters("tftp_requests", "TFTP requests, by how they ended");
         let http_responses = counters("http_responses", "HTTP requests answered, by status");
+        let dns_queries = counters("dns_queries", "DNS queries, by what became of them");
         let reloads = counters("reloads", "How often the configuration was read again, by what became of it");
         let (nodes, leases) = (Family::default(), Gauge::default());
         registry.register("nodes", "Nodes of the configuration, by newest phase", nodes.clone());
@@ -72,6 +75,9 @@ impl Metrics {
         // A reason that has not occurred yet is there all the same: rate() needs a beginning.
         for reason in Ignored::REASONS {
             drop(dhcp_ignored.get_or_create(&label("reason", reason)));
+        }
+        for (_, outcome) in Outcome::ALL {
+            drop(dns_queries.get_or_create(&label("outcome", outcome)));
         }
         for end in RELOAD_ENDS {
             drop(reloads.get_or_create(&label("end", end)));
@@ -83,6 +89,7 @@ impl Metrics {
             dhcp_replies,
             tftp_requests,
             http_responses,
+            dns_queries,
             reloads,
             nodes,
             leases,
@@ -112,6 +119,11 @@ impl Metrics {
     /// Counts an HTTP response.
     pub fn http_responded(&self, status: u16) {
         self.http_responses.get_or_create(&label("status", status)).inc();
+    }
+
+    /// Counts a DNS query.
+    pub fn dns_answered(&self, outcome: Outcome) {
+        self.dns_queries.get_or_create(&label("outcome", outcome.word())).inc();
     }
 
     /// Counts a configuration that was put in force, or was not.
@@ -155,6 +167,7 @@ mod tests {
         metrics.dhcp_ignored(&Ignored::Off);
         metrics.tftp_ended(TftpEnd::Sent);
         metrics.http_responded(404);
+        metrics.dns_answered(Outcome::NoName);
         let nodes = BTreeMap::from([(None, 3), (Some(Phase::Ready), 2)]);
         let text = metrics.text(&nodes, 7).unwrap();
         for line in [
@@ -163,6 +176,8 @@ mod tests {
             "bootserve_dhcp_ignored_total{reason=\"malformed\"} 0",
             "bootserve_tftp_requests_total{end=\"sent\"} 1",
             "bootserve_http_responses_total{status=\"404\"} 1",
+            "bootserve_dns_queries_total{outcome=\"no-name\"} 1",
+            "bootserve_dns_queries_total{outcome=\"forwarded\"} 0",
             "bootserve_nodes{phase=\"none\"} 3",
             "bootserve_nodes{phase=\"ready\"} 2",
             "bootserve_leases 7",

@@ -30,7 +30,7 @@ use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::notify::Notifier;
 use crate::reload::{Reload, WatchedFile};
 use crate::sockets::Sockets;
-use crate::{dhcp, http, privileges, radv, tftp};
+use crate::{dhcp, dns, http, privileges, radv, tftp};
 
 /// How long downloads may go on after the order to stop. Nodes resume or retry them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -108,6 +108,13 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         single_port,
     };
     let tftp = tftp_server.run(sockets.tftp, shutdown.clone());
+    let dns = match sockets.dns {
+        Some((queries, connections)) => {
+            let server = dns::driver::Server::new(Arc::clone(&live), database.clone(), Arc::clone(&metrics));
+            Some(server.run(udp(queries)?, tcp(connections)?, shutdown.clone()))
+        }
+        None => None,
+    };
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
     let app = http::App {
         served: live.now(),
@@ -127,6 +134,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         tokio::try_join!(
             async { OptionFuture::from(dhcp).await.transpose().context("the DHCP socket failed") },
             async { OptionFuture::from(pxe).await.transpose().context("the socket of port 4011 failed") },
+            async { OptionFuture::from(dns).await.transpose().context("the DNS sockets failed") },
             async { http.await.context("the HTTP server failed") },
             async { tftp.await.context("the TFTP server failed") },
             async {

@@ -16,9 +16,11 @@ const DHCP_PORT: u16 = 67;
 /// PXE 2.1 specification, section 2.2.3.
 const PXE_PORT: u16 = 4011;
 const TFTP_PORT: u16 = 69;
+/// RFC 1035 section 4.2.
+pub const DNS_PORT: u16 = 53;
 /// What a hall of nodes sends at once must wait in the socket, not be dropped.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
-const HTTP_BACKLOG: i32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// Bound sockets of all services.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Sockets {
     pub pxe: Option<UdpSocket>,
     /// Receives TFTP requests.
     pub tftp: UdpSocket,
+    /// Receives DNS queries, where they are answered, and accepts connections for them.
+    pub dns: Option<(UdpSocket, TcpListener)>,
     /// Accepts HTTP connections.
     pub http: TcpListener,
     /// Accepts HTTP connections with TLS, where it is spoken.
@@ -57,7 +61,7 @@ pub enum BindError {
     /// The kernel refused.
     #[error("cannot bind {service} to {address}\nhint: {}", hint(source))]
     Bind {
-        /// `DHCP`, `PXE`, `TFTP`, `HTTP`, `HTTPS`.
+        /// `DHCP`, `PXE`, `TFTP`, `DNS`, `HTTP`, `HTTPS`.
         service: &'static str,
         /// Address and port.
         address: SocketAddrV4,
@@ -97,15 +101,19 @@ impl Sockets {
             dhcp_socket = Some(udp("DHCP", Ipv4Addr::UNSPECIFIED, DHCP_PORT, &open)?);
             pxe_socket = Some(udp("PXE", server.address, PXE_PORT, &datagram)?);
         }
-        let tftp_socket = udp("TFTP", server.address, TFTP_PORT, &tftp)?;
+        let tftp_socket = udp("TFTP", server.address, TFTP_PORT, &buffered)?;
+        let dns_udp =
+            config.dns.as_ref().map(|_| udp("DNS", server.address, DNS_PORT, &buffered)).transpose()?;
         let mut tcp = |service, port| {
             let address = SocketAddrV4::new(server.address, port);
-            http(passed.stream(address), address).map_err(cannot_bind(service, address))
+            listener(passed.stream(address), address).map_err(cannot_bind(service, address))
         };
+        let dns_tcp = config.dns.as_ref().map(|_| tcp("DNS", DNS_PORT)).transpose()?;
         Ok(Self {
             dhcp: dhcp_socket,
             pxe: pxe_socket,
             tftp: tftp_socket,
+            dns: dns_udp.zip(dns_tcp),
             http: tcp("HTTP", server.http_port)?,
             https: config.tls.as_ref().map(|tls| tcp("HTTPS", tls.port)).transpose()?,
             router_solicitations,
@@ -152,7 +160,7 @@ fn dhcp(passed: Option<Socket>, interface: &str, address: SocketAddrV4) -> io::R
     Ok(socket.into())
 }
 
-fn tftp(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<UdpSocket> {
+fn buffered(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = datagram(passed, address)?.into();
     set_receive_buffer(&socket)?;
     Ok(socket.into())
@@ -168,7 +176,7 @@ fn set_receive_buffer(socket: &Socket) -> io::Result<()> {
         .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
 }
 
-fn http(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<TcpListener> {
+fn listener(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<TcpListener> {
     let socket = match passed {
         Some(socket) => socket,
         None => {
@@ -179,7 +187,7 @@ fn http(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<TcpListener
             socket
         }
     };
-    socket.listen(HTTP_BACKLOG)?;
+    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
@@ -211,7 +219,7 @@ mod tests {
     fn a_port_in_use_is_named_with_a_hint() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, taken.local_addr().unwrap().port());
-        let error = http(None, address).map_err(cannot_bind("HTTP", address)).unwrap_err().to_string();
+        let error = listener(None, address).map_err(cannot_bind("HTTP", address)).unwrap_err().to_string();
         assert!(error.contains("HTTP to 127.0.0.1") && error.contains("another server"), "{error}");
     }
 }

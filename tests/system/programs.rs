@@ -36,7 +36,8 @@ fn check_manual(name: &'static str, begun: &str, completed: &str) -> Result<()> 
     ensure!(program()?.arg("manual").arg(dir.path()).status()?.success());
     let help = String::from_utf8(program()?.arg("--help").output()?.stdout)?;
     let (_, commands) = help.split_once("Commands:\n").context("it has commands")?;
-    let commands = commands.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+    let commands =
+        commands.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
     let commands: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
     ensure!(commands.contains(&"manual") && commands.contains(&"completions"), "{commands:?}");
     for command in commands.iter().filter(|command| **command != "help") {

@@ -3,6 +3,7 @@
 //! [`wire`] mirrors the TOML text; [`Config`] is what has passed every check that needs no I/O, so the rest of the
 //! program never meets an address outside the subnet or two nodes with one MAC. Every key: `docs/bootserve.md`.
 
+mod forwarder;
 mod identity;
 mod network;
 mod settings;
@@ -11,7 +12,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,9 +24,16 @@ use bootspec::{ImageName, ImageRef, MacAddr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::dns::zone::{Zone, ZoneError};
+
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
 pub use network::{AddressRange, Network, Networks};
 pub use settings::{Change, Changes, Settings};
+
+/// What we are called in the zone, unless the configuration says otherwise.
+pub const DEFAULT_DNS_NAME: &str = "bootserve";
+/// How long others may keep what we say of names, unless the configuration says otherwise.
+pub const DEFAULT_TTL_SECONDS: u32 = 60;
 
 /// A configuration that is consistent with itself.
 #[derive(Clone, Debug)]
@@ -46,6 +54,8 @@ pub struct Config {
     pub max_downloads: Option<NonZeroU32>,
     /// How HTTP is spoken with TLS besides, if it is.
     pub tls: Option<Tls>,
+    /// What we say of names, if anything.
+    pub dns: Option<Arc<Dns>>,
     /// What every machine boots with.
     pub boot: Boot,
     /// All of this as it stands in the file.
@@ -100,6 +110,15 @@ pub struct Tls {
     pub port: u16,
     /// What the certificate calls us.
     pub name: String,
+}
+
+/// What we say of names.
+#[derive(Clone, Debug)]
+pub struct Dns {
+    /// Those of the nodes and our own.
+    pub zone: Zone,
+    /// Who is asked for all others, in order.
+    pub forwarders: Vec<SocketAddr>,
 }
 
 /// What bootserve is to other DHCP servers.
@@ -216,6 +235,9 @@ pub enum ConfigError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// The nodes' names cannot be those of a zone.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
     /// A value out of its range.
     #[error("{key} is {found}, expected {expected}")]
     Value {
@@ -407,6 +429,37 @@ mod tests {
         }
         check_rejected("[boot]\nmin_rollback_index = -1\n", &["line 10", "expected u64"]);
         check_rejected("[boot]\nkernel_args = ['a\tb']\n", &["line 10", "kernel argument"]);
+    }
+
+    #[test]
+    fn machines_are_told_of_our_names_unless_their_network_has_other_servers() {
+        let dns = "[dns]\nzone = 'c.example.'\n";
+        let told = |network: &str| {
+            let config = parse(&format!("{network}\n{dns}")).unwrap();
+            let own = config.networks.own();
+            (own.dns.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>(), own.domain.clone())
+        };
+        let check = |network, server: &str, domain: Option<&str>| {
+            assert_eq!(told(network), (vec![server.to_owned()], domain.map(str::to_owned)), "{network}");
+        };
+        check("", "192.168.0.1", Some("c.example"));
+        check("domain = 'other'", "192.168.0.1", Some("other"));
+        check("dns = ['10.0.0.53']", "10.0.0.53", None);
+        assert_eq!(parse("").unwrap().networks.own().dns, [] as [Ipv4Addr; 0]);
+    }
+
+    #[test]
+    fn a_zone_that_cannot_be_is_refused() {
+        let check =
+            |section: &str, expected: &[&str]| check_rejected(&format!("[dns]\n{section}\n"), expected);
+        check("zone = ''", &["\"\" is no name of a zone"]);
+        check("name = 'x'", &["line 9", "zone"]);
+        check("zone = 'c'\nforwarders = ['ns.example']", &["line 11", "not a name server"]);
+        check("zone = 'c'\nforwarders = ['192.168.0.1']", &["dns.forwarders is 192.168.0.1"]);
+        check("zone = 'c'\nttl_seconds = 2147483648", &["dns.ttl_seconds is 2147483648"]);
+        let node = node("a_b", "fc:ab:14:e8:66:01", "192.168.0.9");
+        check(&format!("zone = 'c'\n{node}"), &["a_b cannot be the name of a host in the zone c."]);
+        assert!(parse(&node).is_ok(), "without a zone it can");
     }
 
     #[test]

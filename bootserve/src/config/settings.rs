@@ -10,7 +10,7 @@ use serde_json::Value;
 const NAMES: [&str; 2] = ["name", "subnet"];
 
 /// What is read at the start alone: a table, and its key, or none for all of them.
-const NEEDS_RESTART: [(&str, Option<&str>); 10] = [
+const NEEDS_RESTART: [(&str, Option<&str>); 11] = [
     ("server", Some("interface")),
     ("server", Some("address")),
     ("server", Some("store")),
@@ -21,6 +21,8 @@ const NEEDS_RESTART: [(&str, Option<&str>); 10] = [
     ("network", Some("router_advertisements")),
     ("tftp", None),
     ("tls", Some("port")),
+    // With it the section comes and goes.
+    ("dns", Some("zone")),
 ];
 
 /// Every setting of a configuration: its keys and their values by table.
@@ -207,7 +209,7 @@ mod tests {
     #[test]
     fn what_needs_a_restart_is_named_as_it_is_in_the_file() {
         let text = include_str!("../../bootserve.example.toml")
-            .replace("[boot]", "[tls]\ncertificate = 'a'\nkey = 'b'\n[boot]");
+            .replace("[boot]", "[tls]\ncertificate = 'a'\nkey = 'b'\n[dns]\nzone = 'cluster'\n[boot]");
         let Settings(tables) = Config::parse(&text).unwrap().settings;
         for (table, key) in NEEDS_RESTART.iter().filter(|(_, key)| *key != Some("router_advertisements")) {
             let found = tables.iter().find(|(found, _)| found.table == *table);

@@ -22,7 +22,11 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
+use super::forwarder::Forwarder;
 use super::settings::Settings;
+use crate::dns::zone::Zone;
+use crate::sockets::DNS_PORT;
+
 use super::{AddressRange, ConfigError, DhcpMode, ImageSelector, LearnedMacs, NodeKey, OptionBytes, text};
 
 #[derive(Deserialize, Serialize)]
@@ -40,6 +44,7 @@ pub(super) struct Config {
     #[serde(default)]
     http: Http,
     tls: Option<Tls>,
+    dns: Option<Dns>,
     #[serde(default)]
     boot: Boot,
     #[serde(default, rename = "node")]
@@ -134,6 +139,26 @@ struct Tls {
 
 fn default_tls_port() -> NonZeroU16 {
     const { NonZeroU16::new(443).expect("443 is not zero") }
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Dns {
+    zone: String,
+    #[serde(default = "default_dns_name")]
+    name: String,
+    #[serde(default = "default_ttl_seconds")]
+    ttl_seconds: u32,
+    #[serde(default, with = "text::list")]
+    forwarders: Vec<Forwarder>,
+}
+
+fn default_dns_name() -> String {
+    super::DEFAULT_DNS_NAME.to_owned()
+}
+
+fn default_ttl_seconds() -> u32 {
+    super::DEFAULT_TTL_SECONDS
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -239,10 +264,13 @@ impl TryFrom<Config> for super::Config {
         let settings = Settings::of(&wire);
         let server = super::Server::from(wire.server);
         let router_advertisements = router_advertisements(&wire.networks, server.address)?;
-        let networks: Vec<super::Network> =
+        let mut networks: Vec<super::Network> =
             wire.networks.into_iter().map(super::Network::try_from).collect::<Result<_, _>>()?;
         check_disjoint(&networks)?;
         check_host(&networks, "server.address", server.address)?;
+        if let Some(dns) = &wire.dns {
+            networks.iter_mut().for_each(|network| dns.hand_out(network, &server));
+        }
         let networks =
             super::Networks::new(networks, server.address).expect("the server's address is in one of them");
         let nodes: Vec<super::Node> =
@@ -255,6 +283,7 @@ impl TryFrom<Config> for super::Config {
             check_node_address(node, &server, &networks)?;
         }
         let boot = super::Boot::try_from(wire.boot)?;
+        let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
         let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
         Ok(Self {
             server,
@@ -265,6 +294,7 @@ impl TryFrom<Config> for super::Config {
             nbp_dirs: wire.nbp.dirs,
             max_downloads: wire.http.max_downloads,
             tls,
+            dns,
             boot,
             learned: Arc::new(LearnedMacs::default()),
             nodes,
@@ -305,6 +335,37 @@ impl Tls {
             return Err(ConfigError::Value { key: "tls.name", found: format!("{name:?}"), expected });
         }
         Ok(super::Tls { certificate, key, port: port.get(), name })
+    }
+}
+
+/// RFC 2181 section 8.
+const MAX_TTL_SECONDS: u32 = i32::MAX as u32;
+const MAX_FORWARDERS: usize = 8;
+
+impl Dns {
+    /// Machines of a network that has no name servers of its own are told to ask us, and where their names are.
+    fn hand_out(&self, network: &mut super::Network, server: &super::Server) {
+        if network.dns.is_empty() {
+            network.dns = vec![server.address];
+            network.domain.get_or_insert_with(|| self.zone.trim_end_matches('.').to_owned());
+        }
+    }
+
+    fn check(self, server: &super::Server, nodes: &[super::Node]) -> Result<super::Dns, ConfigError> {
+        let value = |key, found: String, expected| Err(ConfigError::Value { key, found, expected });
+        if self.ttl_seconds > MAX_TTL_SECONDS {
+            return value("dns.ttl_seconds", self.ttl_seconds.to_string(), "at most 2147483647");
+        }
+        if self.forwarders.len() > MAX_FORWARDERS {
+            return value("dns.forwarders", format!("{} servers", self.forwarders.len()), "at most 8");
+        }
+        let forwarders: Vec<_> = self.forwarders.into_iter().map(|forwarder| forwarder.0).collect();
+        if forwarders.contains(&(server.address, DNS_PORT).into()) {
+            return value("dns.forwarders", server.address.to_string(), "others than server.address");
+        }
+        let hosts = nodes.iter().map(|node| (&node.name, node.address));
+        let zone = Zone::new(&self.zone, (&self.name, server.address), self.ttl_seconds, hosts)?;
+        Ok(super::Dns { zone, forwarders })
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use bootspec::MacAddr;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::leases::Lease;
@@ -13,16 +14,44 @@ use crate::database::{Database, DatabaseError, parse_column, query_error};
 pub async fn read_leases(database: &Database) -> Result<Vec<Lease>, DatabaseError> {
     let query = sqlx::query("SELECT mac, address, expires_unix FROM leases");
     let rows = query.fetch_all(&database.pool).await.map_err(query_error("read leases from"))?;
-    rows.iter()
-        .map(|row| {
-            let expires_unix = u64::try_from(row.get::<i64, _>("expires_unix")).unwrap_or(0);
-            Ok(Lease {
-                mac: parse_column("mac", row.get("mac"))?,
-                address: parse_column("address", row.get("address"))?,
-                expires: SystemTime::UNIX_EPOCH + Duration::from_secs(expires_unix),
-            })
-        })
-        .collect()
+    rows.iter().map(lease_of_row).collect()
+}
+
+const OF_MACHINE: &str = "SELECT mac, address, expires_unix FROM leases WHERE mac = ? AND expires_unix > ?";
+const OF_ADDRESS: &str =
+    "SELECT mac, address, expires_unix FROM leases WHERE address = ? AND expires_unix > ?";
+
+/// Whose lease is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseOf {
+    /// That of a machine.
+    Machine(MacAddr),
+    /// That of an address.
+    Address(Ipv4Addr),
+}
+
+/// The lease that has not run out at `now`, found by an index.
+pub async fn current_lease(
+    database: &Database,
+    of: LeaseOf,
+    now: SystemTime,
+) -> Result<Option<Lease>, DatabaseError> {
+    let (query, key) = match of {
+        LeaseOf::Machine(mac) => (OF_MACHINE, mac.to_string()),
+        LeaseOf::Address(address) => (OF_ADDRESS, address.to_string()),
+    };
+    let query = sqlx::query(query).bind(key).bind(unix_seconds(now));
+    let row = query.fetch_optional(&database.pool).await.map_err(query_error("look up a lease in"))?;
+    row.as_ref().map(lease_of_row).transpose()
+}
+
+fn lease_of_row(row: &SqliteRow) -> Result<Lease, DatabaseError> {
+    let expires_unix = u64::try_from(row.get::<i64, _>("expires_unix")).unwrap_or(0);
+    Ok(Lease {
+        mac: parse_column("mac", row.get("mac"))?,
+        address: parse_column("address", row.get("address"))?,
+        expires: SystemTime::UNIX_EPOCH + Duration::from_secs(expires_unix),
+    })
 }
 
 /// Stores leases one after the other, each in place of any other of its machine or its address. One statement for all, as the
@@ -109,8 +138,24 @@ mod tests {
         assert!(!has_lease(&database, lease(2, 2).mac).await.unwrap());
         let lease = lease(1, 3);
         let just_before = lease.expires - Duration::from_secs(1);
+        for of in [LeaseOf::Machine(lease.mac), LeaseOf::Address(lease.address)] {
+            assert_eq!(current_lease(&database, of, just_before).await.unwrap(), Some(lease));
+            assert_eq!(current_lease(&database, of, lease.expires).await.unwrap(), None);
+        }
         for (now, expected) in [(just_before, Some(lease.address)), (lease.expires, None)] {
             assert_eq!(leased_address(&database, lease.mac, now).await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_found_without_a_look_at_all_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path()).await.unwrap();
+        for query in [OF_MACHINE, OF_ADDRESS] {
+            let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}")));
+            let plan = plan.bind("").bind(0).fetch_all(&database.pool).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+            assert!(steps.iter().all(|step| step.starts_with("SEARCH leases USING INDEX")), "{steps:?}");
         }
     }
 }

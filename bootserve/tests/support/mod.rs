@@ -234,6 +234,7 @@ fn bind() -> Sockets {
     Sockets {
         dhcp: Some(UdpSocket::bind("127.0.0.1:0").unwrap()),
         pxe: None,
+        dns: None,
         tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         http: TcpListener::bind("127.0.0.1:0").unwrap(),
         https: None,
