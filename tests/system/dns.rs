@@ -157,7 +157,7 @@ fn dig_at(from: &NetNs, server: &str, arguments: &[&str]) -> Result<Dig> {
         records.map(|line| line.split_whitespace().collect()).collect()
     };
     let answers = section("ANSWER SECTION:").iter().map(|record| record[4..].join(" ")).collect();
-    let authority = section("AUTHORITY SECTION:").iter().map(|record| [record[0], record[3]].join(" "));
+    let authority = section("AUTHORITY SECTION:").into_iter().map(|record| [record[0], record[3]].join(" "));
     Ok(Dig { status, flags, answers, authority: authority.collect() })
 }
 

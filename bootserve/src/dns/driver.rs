@@ -1,6 +1,7 @@
 //! Moves queries and answers between sockets, the database and forwarders. What is known at once is answered at once; what has to
 //! be asked for waits in a task of its own, so that it delays nothing else, not even on the same connection (RFC 7766 section 6.2.1.1).
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ impl Server {
         }
     }
 
-    async fn serve_datagrams(self: Arc<Self>, socket: Arc<UdpSocket>) -> std::convert::Infallible {
+    async fn serve_datagrams(self: Arc<Self>, socket: Arc<UdpSocket>) -> Infallible {
         let mut buffer = [0; MAX_QUERY_BYTES];
         loop {
             let (length, peer) = match socket.recv_from(&mut buffer).await {
@@ -106,7 +107,7 @@ impl Server {
         }
     }
 
-    async fn serve_connections(self: Arc<Self>, listener: TcpListener) -> std::convert::Infallible {
+    async fn serve_connections(self: Arc<Self>, listener: TcpListener) -> Infallible {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
