@@ -27,12 +27,23 @@ pub struct Metrics {
     dhcp_packets: Family<Label, Counter>,
     dhcp_ignored: Family<Label, Counter>,
     dhcp_replies: Family<Label, Counter>,
+    dhcp_conflicts: Family<Label, Counter>,
+    dhcp_other_servers: Counter,
     tftp_requests: Family<Label, Counter>,
     http_responses: Family<Label, Counter>,
     dns_queries: Family<Label, Counter>,
     reloads: Family<Label, Counter>,
     nodes: Family<Label, Gauge>,
     leases: Gauge,
+}
+
+/// Who found that an address is in use by a machine that was not given it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// The client that was given it.
+    Decline,
+    /// We, before it was offered.
+    Probe,
 }
 
 /// How a TFTP request ended.
@@ -65,6 +76,10 @@ impl Metrics {
         let dhcp_packets = counters("dhcp_packets", "DHCP packets received, by port");
         let dhcp_ignored = counters("dhcp_ignored", "DHCP packets without an answer, by reason");
         let dhcp_replies = counters("dhcp_replies", "DHCP packets sent, by port");
+        let dhcp_conflicts = counters(
+            "dhcp_conflicts",
+            "Addresses in use by a machine that was not given them, by who found it",
+        );
         let tftp_requests = counters("tftp_requests", "TFTP requests, by how they ended");
         let http_responses = counters("http_responses", "HTTP requests answered, by status");
         let dns_queries = counters("dns_queries", "DNS queries, by what became of them");
@@ -72,6 +87,9 @@ impl Metrics {
         let (nodes, leases) = (Family::default(), Gauge::default());
         registry.register("nodes", "Nodes of the configuration, by newest phase", nodes.clone());
         registry.register("leases", "Leases that have not run out", leases.clone());
+        let dhcp_other_servers = Counter::default();
+        let help = "Other DHCP servers that clients on our wire talked to";
+        registry.register("dhcp_other_servers", help, dhcp_other_servers.clone());
         // A reason that has not occurred yet is there all the same: rate() needs a beginning.
         for reason in Ignored::REASONS {
             drop(dhcp_ignored.get_or_create(&label("reason", reason)));
@@ -82,11 +100,16 @@ impl Metrics {
         for end in RELOAD_ENDS {
             drop(reloads.get_or_create(&label("end", end)));
         }
+        for found_by in [FoundBy::Decline, FoundBy::Probe] {
+            drop(dhcp_conflicts.get_or_create(&found_by.label()));
+        }
         Self {
             registry,
             dhcp_packets,
             dhcp_ignored,
             dhcp_replies,
+            dhcp_conflicts,
+            dhcp_other_servers,
             tftp_requests,
             http_responses,
             dns_queries,
@@ -104,6 +127,14 @@ impl Metrics {
     /// Counts one that gets no answer.
     pub fn dhcp_ignored(&self, reason: &Ignored) {
         self.dhcp_ignored.get_or_create(&label("reason", reason.reason())).inc();
+        if let Ignored::OtherServer { is_new: true, .. } = reason {
+            self.dhcp_other_servers.inc();
+        }
+    }
+
+    /// Counts an address that is in use by a machine that was not given it.
+    pub fn dhcp_conflict(&self, found_by: FoundBy) {
+        self.dhcp_conflicts.get_or_create(&found_by.label()).inc();
     }
 
     /// Counts a reply from `port`.
@@ -151,6 +182,12 @@ impl Default for Metrics {
     }
 }
 
+impl FoundBy {
+    fn label(self) -> Label {
+        label("found_by", format!("{self:?}").to_lowercase())
+    }
+}
+
 fn label(name: &'static str, value: impl ToString) -> Label {
     [(name, value.to_string())]
 }
@@ -165,6 +202,11 @@ mod tests {
         metrics.dhcp_received(67);
         metrics.dhcp_received(67);
         metrics.dhcp_ignored(&Ignored::Off);
+        let mac = bootspec::MacAddr::new([2, 0, 0, 0, 0, 1]);
+        for is_new in [true, false] {
+            metrics.dhcp_ignored(&Ignored::OtherServer { mac, server: [10, 0, 0, 9].into(), is_new });
+        }
+        metrics.dhcp_conflict(FoundBy::Probe);
         metrics.tftp_ended(TftpEnd::Sent);
         metrics.http_responded(404);
         metrics.dns_answered(Outcome::NoName);
@@ -174,6 +216,9 @@ mod tests {
             "bootserve_dhcp_packets_total{port=\"67\"} 2",
             "bootserve_dhcp_ignored_total{reason=\"off\"} 1",
             "bootserve_dhcp_ignored_total{reason=\"malformed\"} 0",
+            "bootserve_dhcp_other_servers_total 1",
+            "bootserve_dhcp_conflicts_total{found_by=\"probe\"} 1",
+            "bootserve_dhcp_conflicts_total{found_by=\"decline\"} 0",
             "bootserve_tftp_requests_total{end=\"sent\"} 1",
             "bootserve_http_responses_total{status=\"404\"} 1",
             "bootserve_dns_queries_total{outcome=\"no-name\"} 1",

@@ -1,6 +1,5 @@
 //! The daemon: from a configuration to running services.
 
-use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +14,9 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::config::{Config, DhcpMode};
 use crate::database::Database;
-use crate::dhcp::driver::Answer;
+use crate::dhcp::driver::{Answer, Input};
 use crate::dhcp::leases::Lease;
+use crate::dhcp::ping::Pinger;
 use crate::dhcp::proxy::Proxy;
 use crate::dhcp::server::Server;
 use crate::events::EventLog;
@@ -94,12 +94,16 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
     let metrics = Arc::new(Metrics::new());
     let recent = Arc::new(RecentScripts::default());
 
-    let dhcp_driver = |socket, answer| {
-        dhcp::driver::run(socket, answer, Arc::clone(&events), Arc::clone(&metrics), shutdown.clone())
+    let dhcp_driver = |socket, pinger, answer| {
+        dhcp::driver::run(socket, pinger, answer, Arc::clone(&events), Arc::clone(&metrics), shutdown.clone())
     };
-    let pxe = sockets.pxe.map(udp).transpose()?.map(|socket| dhcp_driver(socket, answer_pxe(&live)));
-    let dhcp =
-        sockets.dhcp.map(udp).transpose()?.map(|socket| dhcp_driver(socket, answer_dhcp(&live, leases)));
+    let pxe = sockets.pxe.map(udp).transpose()?;
+    let pxe = pxe.map(|socket| dhcp_driver(socket, Pinger::new(None), answer_pxe(&live)));
+    let ping = sockets.ping.map(udp).transpose()?;
+    let dhcp = sockets.dhcp.map(udp).transpose()?.map(|socket| {
+        let answer = answer_dhcp(&live, leases, ping.is_some());
+        dhcp_driver(socket, Pinger::new(ping), answer)
+    });
     let tftp_server = tftp::driver::Server {
         live: Arc::clone(&live),
         events: Arc::clone(&events),
@@ -161,34 +165,42 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
     served
 }
 
-/// Packets and their senders in, answers out.
-type Answerer = Box<dyn FnMut(&[u8], SocketAddrV4) -> Answer + Send>;
+/// What comes in, answers out.
+type Answerer = Box<dyn FnMut(Input<'_>) -> Answer + Send>;
 
-/// What answers on port 67.
-fn answer_dhcp(live: &Arc<Live>, leases: Vec<Lease>) -> Answerer {
+/// What answers on port 67; it `asks_addresses` before it offers them, or does not.
+fn answer_dhcp(live: &Arc<Live>, leases: Vec<Lease>, asks_addresses: bool) -> Answerer {
     let live = Arc::clone(live);
     let mut served = live.now();
     if served.config.dhcp == DhcpMode::Proxy {
-        return Box::new(move |packet, _| proxy(&live).offer(packet));
+        return Box::new(move |input| match input {
+            Input::Packet(packet, _) => proxy(&live).offer(packet),
+            Input::Probed(_) => Ok(Vec::new()),
+        });
     }
     let mut server = Server::new(Arc::clone(&served.config), Arc::clone(&served.nbps), leases);
+    if asks_addresses {
+        server.probe_addresses();
+    }
     let mut clock = Clock::read();
     // It may have been set while we did not run.
     server.set_clock(clock.wall(), clock.wall());
-    Box::new(move |packet, _| {
+    Box::new(move |input| {
         let now = live.now();
         if !Arc::ptr_eq(&served, &now) {
             server.reconfigure(Arc::clone(&now.config), Arc::clone(&now.nbps));
             served = now;
         }
         let before = std::mem::replace(&mut clock, Clock::read());
-        let Some(undisturbed) = before.undisturbed(&clock) else {
-            return server.answer(clock.wall(), packet);
+        let undisturbed = before.undisturbed(&clock);
+        let leases = undisturbed.map(|undisturbed| server.set_clock(undisturbed, clock.wall()));
+        let answer = match input {
+            Input::Packet(packet, _) => server.answer(clock.wall(), packet),
+            Input::Probed(probed) => server.probed(clock.wall(), probed),
         };
-        let mut actions = server.set_clock(undisturbed, clock.wall());
-        let leases = actions.len();
-        warn!(leases, "the clock was set; leases last as long as they were to");
-        match server.answer(clock.wall(), packet) {
+        let Some(mut actions) = leases else { return answer };
+        warn!(leases = actions.len(), "the clock was set; leases last as long as they were to");
+        match answer {
             Ok(answer) => actions.extend(answer),
             Err(ignored) => ignored.log(),
         }
@@ -199,7 +211,10 @@ fn answer_dhcp(live: &Arc<Live>, leases: Vec<Lease>) -> Answerer {
 /// What answers on port 4011.
 fn answer_pxe(live: &Arc<Live>) -> Answerer {
     let live = Arc::clone(live);
-    Box::new(move |packet, peer| proxy(&live).acknowledge(packet, peer))
+    Box::new(move |input| match input {
+        Input::Packet(packet, peer) => proxy(&live).acknowledge(packet, peer),
+        Input::Probed(_) => Ok(Vec::new()),
+    })
 }
 
 /// It knows of nothing but what is served.

@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
 use crate::config::{Config, DhcpMode};
+use crate::dhcp::ping;
 use crate::passed::Passed;
 use crate::radv;
 
@@ -27,6 +28,8 @@ const BACKLOG: i32 = 4096;
 pub struct Sockets {
     /// Receives broadcasts of one interface, unless DHCP is none of our business.
     pub dhcp: Option<UdpSocket>,
+    /// Asks addresses whether someone has them, where that is wanted and we may.
+    pub ping: Option<UdpSocket>,
     /// Receives what PXE clients ask once they have an address.
     pub pxe: Option<UdpSocket>,
     /// Receives TFTP requests.
@@ -111,6 +114,10 @@ impl Sockets {
         let dns_tcp = config.dns.as_ref().map(|_| tcp("DNS", DNS_PORT)).transpose()?;
         Ok(Self {
             dhcp: dhcp_socket,
+            ping: match config.dhcp == DhcpMode::Authoritative && config.ping_check {
+                true => ping(&server.interface),
+                false => None,
+            },
             pxe: pxe_socket,
             tftp: tftp_socket,
             dns: dns_udp.zip(dns_tcp),
@@ -131,6 +138,16 @@ fn router_solicitations(interface: &str) -> Result<Option<UdpSocket>, BindError>
             warn!(interface, %error, hint, "cannot answer IPv6 router solicitations");
         })
         .ok())
+}
+
+/// Addresses are given out without it as well; only a conflict is found later.
+fn ping(interface: &str) -> Option<UdpSocket> {
+    ping::bind(interface)
+        .inspect_err(|error| {
+            let hint = "it needs CAP_NET_RAW; dhcp.ping_check = false hides this";
+            warn!(interface, %error, hint, "cannot look whether an address is in use before it is offered");
+        })
+        .ok()
 }
 
 fn cannot_bind(service: &'static str, address: SocketAddrV4) -> impl Fn(io::Error) -> BindError {

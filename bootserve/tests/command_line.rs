@@ -213,7 +213,8 @@ fn explain_names_the_key_that_a_node_is_known_by() {
 #[test]
 fn explain_says_what_a_machine_is_told_and_why() {
     let dir = tempfile::tempdir().unwrap();
-    let nbps = format!("[nbp]\ndirs = ['{}']\n{NODE}", dir.path().display());
+    let quirk = "[[quirk]]\nnode = 'n7'\ndelay_ms = 200\n";
+    let nbps = format!("[nbp]\ndirs = ['{}']\n{NODE}{quirk}", dir.path().display());
     std::fs::write(dir.path().join("ipxe.efi"), "program").unwrap();
     let config = write_config(dir.path(), &nbps);
     let explain = |args: &[&str], expected: &[&str]| {
@@ -224,6 +225,7 @@ fn explain_says_what_a_machine_is_told_and_why() {
         &[&node[..], &["--arch", "7"]].concat(),
         &[
             "fc:ab:14:e8:66:02 (n7, known by mac fc:ab:14:e8:66:02) asks as firmware, UEFI x86-64, architecture 7, by PXE: DISCOVER",
+            "quirks   delay of 200 ms",
             "192.168.0.7; reserved by [[node]] n7",
             "nbp ipxe.efi",
             "OFFER to 255.255.255.255:68",

@@ -103,12 +103,18 @@ fn request(arch: u16, is_http: bool, is_ipxe: bool, way: Way) -> Vec<u8> {
 
 /// The reply that is expected; options are sorted by code, and what a relay added is the last.
 fn expected(told: &Told, way: Way) -> Vec<u8> {
+    expected_with(told, way, Vec::new())
+}
+
+/// With these options besides.
+fn expected_with(told: &Told, way: Way, more: Options) -> Vec<u8> {
     let gives_addresses = matches!(way, Way::Authoritative | Way::Relayed);
     let mut options: Options = vec![
         (53, vec![if way == Way::Port4011 { 5 } else { 2 }]),
         (54, SERVER.to_vec()),
         (97, UUID.to_vec()),
     ];
+    options.extend(more);
     let (mut siaddr, mut file) = (SERVER, SCRIPT.to_owned());
     match told {
         Told::Nothing => (siaddr, file) = ([0; 4], String::new()),
@@ -185,6 +191,34 @@ fn a_bootp_client_is_told_byte_for_byte_what_it_can_read() {
         let [.., Action::Send(reply)] = &actions[..] else { panic!("{actions:?}") };
         assert_eq!(reply.to, "255.255.255.255:68".parse().unwrap());
         assert_eq!(reply.packet, expected);
+    }
+}
+
+#[test]
+fn quirks_change_byte_for_byte_what_firmware_is_told() {
+    let (_, nbps) = setting();
+    let node = "[[quirk]]\nnode = 'node-001'\n";
+    let bios = "[[quirk]]\narch = 0\n";
+    let control: Options = vec![(43, vec![6, 1, 8, 255]), (60, b"PXEClient".to_vec())];
+    let option_67: Options = vec![(67, b"undionly.kpxe".to_vec())];
+    for (quirk, options, delay_ms) in [
+        (format!("{bios}delay_ms = 250\n"), vec![], 250),
+        (format!("{bios}discovery_control = true\n"), control.clone(), 0),
+        (format!("{node}boot_file_option = true\n"), option_67.clone(), 0),
+        (
+            format!("{node}boot_file_option = true\n{bios}discovery_control = true\n"),
+            [control, option_67].concat(),
+            0,
+        ),
+        ("[[quirk]]\narch = 7\ndelay_ms = 250\n".to_owned(), vec![], 0),
+    ] {
+        let config = Config::parse(&format!("{}{quirk}", include_str!("../bootserve.example.toml"))).unwrap();
+        let mut server = Server::new(Arc::new(config), Arc::clone(&nbps), Vec::new());
+        let actions = server.answer(SystemTime::UNIX_EPOCH, &request(0, false, false, Way::Authoritative));
+        let Ok([Action::Send(reply)]) = actions.as_deref() else { panic!("{quirk}: {actions:?}") };
+        let told = Told::Firmware("undionly.kpxe".to_owned());
+        assert_eq!(reply.packet, expected_with(&told, Way::Authoritative, options), "{quirk}");
+        assert_eq!(reply.delay.as_millis(), delay_ms, "{quirk}");
     }
 }
 

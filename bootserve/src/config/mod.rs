@@ -6,6 +6,7 @@
 mod forwarder;
 mod identity;
 mod network;
+mod quirk;
 mod settings;
 mod text;
 mod wire;
@@ -26,8 +27,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::dns::zone::{Zone, ZoneError};
 
+use crate::arch::Arch;
+
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
 pub use network::{AddressRange, Network, Networks};
+pub use quirk::{QuirkRule, Quirks};
 pub use settings::{Change, Changes, Settings};
 
 /// What we are called in the zone, unless the configuration says otherwise.
@@ -42,6 +46,10 @@ pub struct Config {
     pub server: Server,
     /// What we are to other DHCP servers.
     pub dhcp: DhcpMode,
+    /// Whether addresses of the ranges are asked if someone has them before they are offered for the first time.
+    pub ping_check: bool,
+    /// What is done otherwise for some machines.
+    pub quirks: Vec<QuirkRule>,
     /// The networks that we give addresses on.
     pub networks: Networks,
     /// Whether hosts of our own network that ask for IPv6 routers are told that there is none.
@@ -294,6 +302,11 @@ impl Config {
         Some(node).filter(|node| !matches!(node.key, NodeKey::Mac(_)))
     }
 
+    /// What the firmware for `arch` of `node` needs; none of either is a stranger, and iPXE.
+    pub fn quirks(&self, node: Option<&Node>, arch: Option<Arch>) -> Quirks {
+        QuirkRule::quirks_of(&self.quirks, node.map(|node| &node.name), arch)
+    }
+
     /// The MAC address of `node`, if that is known yet.
     pub fn mac_of(&self, node: &Node) -> Option<MacAddr> {
         match node.key {
@@ -517,6 +530,28 @@ mod tests {
         check_rejected(&node("a", "fc:ab:14:e8:66:01", "192.168.0.1"), &["is the server's own"]);
         check_rejected(&node("a", "fc:ab:14:e8:66:01", "192.168.0.255"), &["broadcast"]);
         check_rejected("router = '10.0.0.1'\n", &["network.router"]);
+    }
+
+    #[test]
+    fn quirks_of_all_of_an_architecture_and_of_a_node_add_up() {
+        let config = parse(&format!(
+            "{}[[quirk]]\ndelay_ms = 100\n[[quirk]]\narch = 0\ndelay_ms = 300\ndiscovery_control = true\n\
+             [[quirk]]\nnode = 'a'\ndelay_ms = 200\nboot_file_option = true\n",
+            node("a", "fc:ab:14:e8:66:01", "192.168.0.9")
+        ));
+        let config = config.unwrap();
+        let node = config.nodes().first();
+        let check = |node, arch: Option<u16>, expected: &str| {
+            assert_eq!(config.quirks(node, arch.map(Arch::from)).to_string(), expected);
+        };
+        check(None, None, "delay of 100 ms");
+        check(None, Some(7), "delay of 100 ms");
+        check(None, Some(0), "delay of 300 ms, discovery control");
+        check(node, None, "delay of 200 ms, boot file in option 67");
+        check(node, Some(0), "delay of 300 ms, discovery control, boot file in option 67");
+        check_rejected("[[quirk]]\nnode = 'b'\ndelay_ms = 1\n", &["quirk.node is \"b\"", "[[node]]"]);
+        check_rejected("[[quirk]]\ndelay_ms = 3001\n", &["quirk.delay_ms is 3001", "at most 3000"]);
+        check_rejected("[[quirk]]\narch = 0\n", &["[[quirk]] is without effect"]);
     }
 
     #[test]

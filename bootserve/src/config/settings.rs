@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-/// What tells the tables of an array apart: `[[node]]` have names, `[[network]]` subnets.
+/// What tells the tables of an array apart: `[[node]]` have names, `[[network]]` subnets; others are numbered.
 const NAMES: [&str; 2] = ["name", "subnet"];
 
 /// What is read at the start alone: a table, and its key, or none for all of them.
@@ -67,7 +67,8 @@ impl Settings {
         let tables = tables.into_iter().flat_map(|(table, value)| match value {
             Value::Array(several) => several
                 .into_iter()
-                .map(|one| (Table { table: table.clone(), name: Some(name_of(&one)) }, one))
+                .zip(1..)
+                .map(|(one, number)| (Table { table: table.clone(), name: Some(name_of(&one, number)) }, one))
                 .collect(),
             one => vec![(Table { table, name: None }, one)],
         });
@@ -99,9 +100,9 @@ impl Settings {
     }
 }
 
-fn name_of(table: &Value) -> String {
+fn name_of(table: &Value, number: usize) -> String {
     let name = NAMES.iter().find_map(|key| table.get(key)?.as_str());
-    name.unwrap_or_default().to_owned()
+    name.map_or_else(|| number.to_string(), str::to_owned)
 }
 
 fn needs_restart(table: &str, key: &str) -> bool {
@@ -197,6 +198,14 @@ mod tests {
         let json = serde_json::to_value(image).unwrap();
         assert_eq!(json["table"], "node");
         assert_eq!(json["name"], "a");
+    }
+
+    #[test]
+    fn tables_without_a_name_are_numbered() {
+        let two = "[[quirk]]\ndelay_ms = 5\n[[quirk]]\ndelay_ms = 7\n[boot]";
+        let changed = changes("[boot]", two);
+        assert!(changed.contains("quirk 1 delay_ms: nothing -> 5\n"), "{changed}");
+        assert!(changed.contains("quirk 2 delay_ms: nothing -> 7"), "{changed}");
     }
 
     #[test]

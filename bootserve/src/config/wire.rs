@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::forwarder::Forwarder;
 use super::settings::Settings;
+use crate::arch::Arch;
 use crate::dns::zone::Zone;
 use crate::sockets::DNS_PORT;
 
@@ -49,6 +50,8 @@ pub(super) struct Config {
     boot: Boot,
     #[serde(default, rename = "node")]
     nodes: Vec<Node>,
+    #[serde(default, rename = "quirk")]
+    quirks: Vec<Quirk>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -74,11 +77,17 @@ fn default_http_port() -> NonZeroU16 {
     const { NonZeroU16::new(80).expect("80 is not zero") }
 }
 
-#[derive(Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 struct Dhcp {
-    #[serde(default)]
     mode: DhcpMode,
+    ping_check: bool,
+}
+
+impl Default for Dhcp {
+    fn default() -> Self {
+        Self { mode: DhcpMode::default(), ping_check: true }
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -232,6 +241,19 @@ struct Node {
     init: Option<InitPath>,
 }
 
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Quirk {
+    node: Option<NodeName>,
+    arch: Option<u16>,
+    #[serde(default)]
+    delay_ms: u16,
+    #[serde(default)]
+    discovery_control: bool,
+    #[serde(default)]
+    boot_file_option: bool,
+}
+
 /// `[network]`, or `[[network]]` several times. Not an untagged enum, whose errors have no line.
 fn one_or_several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
@@ -282,12 +304,15 @@ impl TryFrom<Config> for super::Config {
         for node in &nodes {
             check_node_address(node, &server, &networks)?;
         }
+        let quirks = wire.quirks.into_iter().map(|quirk| quirk.check(&by_name)).collect::<Result<_, _>>()?;
         let boot = super::Boot::try_from(wire.boot)?;
         let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
         let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
         Ok(Self {
             server,
             dhcp: wire.dhcp.mode,
+            ping_check: wire.dhcp.ping_check,
+            quirks,
             networks,
             router_advertisements,
             tftp: super::Tftp { single_port: wire.tftp.single_port },
@@ -464,6 +489,31 @@ impl TryFrom<Node> for super::Node {
             kernel_args: wire.kernel_args,
             params,
         })
+    }
+}
+
+/// Firmware gives up after a few seconds.
+const MAX_DELAY_MS: u16 = 3000;
+
+impl Quirk {
+    fn check(self, nodes: &HashMap<String, usize>) -> Result<super::QuirkRule, ConfigError> {
+        let value = |key, found, expected| Err(ConfigError::Value { key, found, expected });
+        if let Some(node) = self.node.as_ref().filter(|node| !nodes.contains_key(node.as_str())) {
+            return value("quirk.node", format!("{:?}", node.as_str()), "the name of a [[node]]");
+        }
+        if self.delay_ms > MAX_DELAY_MS {
+            return value("quirk.delay_ms", self.delay_ms.to_string(), "at most 3000");
+        }
+        let quirks = super::Quirks {
+            delay: Duration::from_millis(self.delay_ms.into()),
+            discovery_control: self.discovery_control,
+            boot_file_option: self.boot_file_option,
+        };
+        if quirks == super::Quirks::default() {
+            let expected = "delay_ms, discovery_control or boot_file_option";
+            return value("[[quirk]]", "without effect".to_owned(), expected);
+        }
+        Ok(super::QuirkRule { node: self.node, arch: self.arch.map(Arch::from), quirks })
     }
 }
 

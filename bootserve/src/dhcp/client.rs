@@ -11,13 +11,16 @@ use bootspec::MacAddr;
 use uuid::Uuid;
 
 use super::request::Request;
-use crate::config::{Config, Network, Node, NodeKey};
+use crate::config::{Config, Network, Node, NodeKey, Quirks};
+use crate::policy::Stage;
 
 /// Who sent a request.
 #[derive(Clone, Debug)]
 pub struct Client<'a> {
     /// What it asks.
     pub request: &'a Request,
+    /// What its firmware needs.
+    pub quirks: Quirks,
     /// The node that it is, and how we know.
     known: Option<(&'a Node, KnownBy)>,
 }
@@ -37,7 +40,15 @@ impl<'a> Client<'a> {
     pub fn identify(config: &'a Config, request: &'a Request) -> Self {
         let known = keys(request).find_map(|key| Some((config.node_known_by(&key)?, KnownBy::Key(key))));
         let learned = || config.node_learned(request.mac).filter(|node| !contradicts(request, node));
-        Self { request, known: known.or_else(|| Some((learned()?, KnownBy::Earlier))) }
+        let known = known.or_else(|| Some((learned()?, KnownBy::Earlier)));
+        let quirks = |arch| config.quirks(known.as_ref().map(|(node, _)| *node), arch);
+        let quirks = match request.stage {
+            Stage::Pxe(arch) | Stage::HttpBoot(arch) => quirks(Some(arch)),
+            // It may be the ROM of a card.
+            Stage::Ipxe => quirks(None),
+            Stage::Script | Stage::OperatingSystem => Quirks::default(),
+        };
+        Self { request, quirks, known }
     }
 
     /// The interface that asks.

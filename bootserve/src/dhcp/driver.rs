@@ -23,12 +23,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::ignored::Ignored;
+use super::ping::{Pinger, Probed};
 use super::reply::Reply;
 use super::server::Action;
 use super::store::write_leases;
 use crate::database::{DatabaseError, query_error};
 use crate::events::{BootEvent, EventLog};
-use crate::metrics::Metrics;
+use crate::metrics::{FoundBy, Metrics};
 
 /// Answers that are committed together.
 const MAX_GROUP: usize = 512;
@@ -47,14 +48,23 @@ const MAX_PACKET_BYTES: usize = 1500;
 /// Clients and relays send from these (RFC 2131 section 4.1), and nobody without privileges.
 const SENDERS: [u16; 2] = [CLIENT_PORT, SERVER_PORT];
 
-/// What a packet of this sender is answered with, or why it is not.
+/// What the state machine is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A packet has come from this sender.
+    Packet(&'a [u8], SocketAddrV4),
+    /// It has asked for this probe.
+    Probed(Probed),
+}
+
+/// What is done about it, or why nothing.
 pub type Answer = Result<Vec<Action>, Ignored>;
 
-/// Serves DHCP on `socket` until `shutdown`: `answer` is given each packet and who sent it. What was decided until then is
-/// stored and sent.
+/// Serves DHCP on `socket` until `shutdown`, with `pinger` to probe addresses. What was decided until then is stored and sent.
 pub async fn run(
     socket: UdpSocket,
-    mut answer: impl FnMut(&[u8], SocketAddrV4) -> Answer,
+    mut pinger: Pinger,
+    mut answer: impl FnMut(Input<'_>) -> Answer,
     events: Arc<EventLog>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -63,11 +73,19 @@ pub async fn run(
     let mut buffer = [0; MAX_PACKET_BYTES];
     let socket = Arc::new(socket);
     let (promises, waiting) = mpsc::channel(MAX_WAITING);
-    let mut outbox = Outbox::new(Arc::clone(&socket), port, Arc::clone(&metrics));
+    let outbox = Outbox::new(Arc::clone(&socket), port, Arc::clone(&metrics));
     let keeper = AbortOnDropHandle::new(tokio::spawn(keep(waiting, events, outbox.clone())));
+    let mut hands = Hands { promises, outbox, metrics: Arc::clone(&metrics) };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
+            probed = pinger.next() => {
+                if probed.in_use {
+                    metrics.dhcp_conflict(FoundBy::Probe);
+                }
+                hands.act(answer(Input::Probed(probed)), None, &mut pinger).await?;
+                continue;
+            }
             readable = socket.readable() => readable?,
         }
         let mut handled = 0;
@@ -76,27 +94,56 @@ pub async fn run(
         {
             handled += 1;
             metrics.dhcp_received(port);
-            match answer(packet, peer) {
-                Ok(mut actions) => {
-                    actions.retain(|action| is_believed(action, peer));
-                    if actions.iter().all(|action| matches!(action, Action::Send(_))) {
-                        outbox.send(actions).await;
-                    } else {
-                        promises.send(actions).await.map_err(io::Error::other)?;
-                    }
-                }
-                Err(ignored) => {
-                    metrics.dhcp_ignored(&ignored);
-                    ignored.log();
-                }
-            }
+            hands.act(answer(Input::Packet(packet, peer)), Some(peer), &mut pinger).await?;
         }
         if handled > 1 {
             tokio::time::sleep(GATHER).await;
         }
     }
-    drop(promises);
+    drop(hands);
     keeper.await.map_err(io::Error::other)
+}
+
+/// Where actions are done.
+struct Hands {
+    promises: mpsc::Sender<Vec<Action>>,
+    outbox: Outbox,
+    metrics: Arc<Metrics>,
+}
+
+impl Hands {
+    /// Does what was decided about a packet of `peer`, or about none.
+    async fn act(
+        &mut self,
+        answer: Answer,
+        peer: Option<SocketAddrV4>,
+        pinger: &mut Pinger,
+    ) -> io::Result<()> {
+        let mut actions = match answer {
+            Ok(actions) => actions,
+            Err(ignored) => {
+                self.metrics.dhcp_ignored(&ignored);
+                ignored.log();
+                return Ok(());
+            }
+        };
+        actions.retain(|action| match action {
+            Action::Probe(address) => {
+                pinger.ask(*address);
+                false
+            }
+            Action::Declined => {
+                self.metrics.dhcp_conflict(FoundBy::Decline);
+                false
+            }
+            action => peer.is_none_or(|peer| is_believed(action, peer)),
+        });
+        if actions.iter().all(|action| matches!(action, Action::Send(_))) {
+            self.outbox.send(actions).await;
+            return Ok(());
+        }
+        self.promises.send(actions).await.map_err(io::Error::other)
+    }
 }
 
 /// A packet that is there.
@@ -182,12 +229,24 @@ impl Outbox {
 
     async fn send(&mut self, actions: Vec<Action>) {
         for action in actions {
-            let Action::Send(Reply { packet, to }) = action else { continue };
-            self.pace().await;
-            match self.socket.send_to(&packet, to).await {
-                Ok(_) => self.metrics.dhcp_replied(self.port),
-                Err(error) => warn!(peer = %to, %error, "cannot send a DHCP reply"),
+            let Action::Send(reply) = action else { continue };
+            if reply.delay.is_zero() {
+                self.pace().await;
+                self.send_now(&reply).await;
+            } else {
+                let outbox = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(reply.delay).await;
+                    outbox.send_now(&reply).await;
+                });
             }
+        }
+    }
+
+    async fn send_now(&self, Reply { packet, to, .. }: &Reply) {
+        match self.socket.send_to(packet, to).await {
+            Ok(_) => self.metrics.dhcp_replied(self.port),
+            Err(error) => warn!(peer = %to, %error, "cannot send a DHCP reply"),
         }
     }
 

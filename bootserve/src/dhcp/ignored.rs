@@ -35,8 +35,15 @@ pub enum Ignored {
         subnets: Vec<Ipv4Net>,
     },
     /// Another server's offer was taken.
-    #[error("it talks to another server, {0}")]
-    OtherServer(Ipv4Addr),
+    #[error("it talks to another server, {server}")]
+    OtherServer {
+        /// Who.
+        mac: MacAddr,
+        /// The address by which it calls the server.
+        server: Ipv4Addr,
+        /// Whether the server is on our wire and not known yet.
+        is_new: bool,
+    },
     /// Only servers send such messages, or nobody.
     #[error("a DHCP server does not answer {0}")]
     Kind(Kind),
@@ -77,7 +84,7 @@ impl Ignored {
             Self::Malformed(_) => 0,
             Self::Network { .. } => 1,
             Self::NoAddress { .. } => 2,
-            Self::OtherServer(_) => 3,
+            Self::OtherServer { .. } => 3,
             Self::Kind(_) => 4,
             Self::NoLease(_) => 5,
             Self::Off => 6,
@@ -97,6 +104,11 @@ impl Ignored {
             Self::Network { mac, at } => {
                 let hint = "add a [[network]] for it";
                 info!(%mac, network_of = %at, hint, "DHCP request ignored: no such network");
+            }
+            Self::OtherServer { mac, server, is_new: true } => {
+                let hint = "two servers on one wire give one address to two machines, and other boot programs to nodes: \
+                            find it by its address (ip neigh) and turn it off, or set dhcp.mode = \"proxy\" or \"off\"";
+                warn!(%server, %mac, hint, "there is another DHCP server: this machine has taken its offer");
             }
             _ => debug!(reason = %self, "DHCP packet ignored"),
         }

@@ -127,6 +127,11 @@ impl LeaseTable {
         (*free_since <= now).then_some(*address)
     }
 
+    /// Whether `mac` has `address`, or had it last.
+    pub fn has(&self, mac: MacAddr, address: Ipv4Addr) -> bool {
+        self.by_mac.get(&mac) == Some(&address)
+    }
+
     /// Whether `mac`, for which none of `link` is reserved, may have `address`: it is in a range and no one else's.
     pub fn may_use(&self, mac: MacAddr, link: &[Network], address: Ipv4Addr, now: SystemTime) -> bool {
         let is_taken = |used: &Use| used.holder != Some(mac) && used.until > now;
@@ -147,7 +152,7 @@ impl LeaseTable {
     /// Ends the lease of `mac` on `address` early and returns it, if there was one. The address stays associated with
     /// the machine until someone else needs it.
     pub fn release(&mut self, mac: MacAddr, address: Ipv4Addr, now: SystemTime) -> Option<Lease> {
-        if self.by_mac.get(&mac) != Some(&address) {
+        if !self.has(mac, address) {
             return None;
         }
         self.set(address, Use { holder: Some(mac), until: now });
@@ -157,7 +162,7 @@ impl LeaseTable {
     /// Takes `address` out of the range until `until`: its holder `mac` found another machine using it. Returns
     /// whether that is possible: a reservation is the admin's word. After `until` it is as any that someone had.
     pub fn quarantine(&mut self, mac: MacAddr, address: Ipv4Addr, until: SystemTime) -> bool {
-        if self.by_mac.get(&mac) != Some(&address) {
+        if !self.has(mac, address) {
             return false;
         }
         self.by_mac.remove(&mac);

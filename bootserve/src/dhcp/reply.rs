@@ -22,6 +22,8 @@ pub struct Reply {
     pub to: SocketAddrV4,
     /// The packet.
     pub packet: Vec<u8>,
+    /// How long it is held back.
+    pub delay: Duration,
 }
 
 /// RFC 2131 section 2: what every client takes, in bytes with IP and UDP headers.
@@ -59,8 +61,8 @@ pub fn lease(
     options.insert(DhcpOption::Renewal(lease_seconds / 2));
     options.insert(DhcpOption::Rebinding(lease_seconds - lease_seconds / 8));
     add_network(&mut message, network, client.node());
-    add_boot(&mut message, config, boot);
-    finish(message, client.request, destination(client.request))
+    add_boot(&mut message, config, client, boot);
+    finish(message, client, destination(client.request))
 }
 
 /// An ACK for an INFORM of a host of `network`: everything but an address.
@@ -72,8 +74,8 @@ pub fn inform(
 ) -> Result<Reply, EncodeError> {
     let mut message = answer(config, client.request, MessageType::Ack, Ipv4Addr::UNSPECIFIED);
     add_network(&mut message, network, client.node());
-    add_boot(&mut message, config, boot);
-    finish(message, client.request, destination(client.request))
+    add_boot(&mut message, config, client, boot);
+    finish(message, client, destination(client.request))
 }
 
 /// An answer of a proxy, to `to`: how to boot, and nothing else. Firmware knows it by the lack of an address and by option 60.
@@ -86,18 +88,13 @@ pub fn proxy(
 ) -> Result<Reply, EncodeError> {
     let mut message = answer(config, client.request, kind, Ipv4Addr::UNSPECIFIED);
     match boot {
-        BootOptions::Nothing(_) | BootOptions::Http(_) => add_boot(&mut message, config, boot),
+        BootOptions::Nothing(_) | BootOptions::Http(_) => add_boot(&mut message, config, client, boot),
         BootOptions::Tftp(file) | BootOptions::Ipxe(file) => {
-            set_boot_file(&mut message, config, file);
-            let control =
-                [PXE_USE_BOOT_FILE, client.request.pxe_boot_item.as_deref().unwrap_or_default(), &[PXE_END]];
-            let options = message.opts_mut();
-            options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
-            // Without this, EDK2 takes option 60 for that of a "BINL" server.
-            options.insert(DhcpOption::VendorExtensions(control.concat()));
+            set_boot_file(&mut message, config, client, file);
+            add_discovery_control(&mut message, client.request);
         }
     }
-    finish(message, client.request, to)
+    finish(message, client, to)
 }
 
 /// The answer to a BOOTP client, which has `address` for good (RFC 1534 section 2): no options of DHCP, and no more than fits
@@ -111,8 +108,8 @@ pub fn bootp(
 ) -> Result<Reply, EncodeError> {
     let mut message = message(client.request, address);
     add_network(&mut message, network, client.node());
-    add_boot(&mut message, config, boot);
-    finish(message, client.request, destination(client.request))
+    add_boot(&mut message, config, client, boot);
+    finish(message, client, destination(client.request))
 }
 
 /// A NAK with a text for whoever looks at the client's log.
@@ -129,7 +126,7 @@ pub fn nak(config: &Config, client: &Client, reason: &str) -> Result<Reply, Enco
             SocketAddrV4::new(relay, SERVER_PORT)
         }
     };
-    finish(message, client.request, to)
+    finish(message, client, to)
 }
 
 /// An answer without options.
@@ -174,33 +171,49 @@ fn add_network(message: &mut Message, network: &Network, node: Option<&Node>) {
     }
 }
 
-fn add_boot(message: &mut Message, config: &Config, boot: &BootOptions) {
+fn add_boot(message: &mut Message, config: &Config, client: &Client, boot: &BootOptions) {
     match boot {
         BootOptions::Nothing(_) => {}
-        // Neither option 60 nor 43 goes to PXE firmware: with 60 alone EDK2 takes us for a "BINL" server, asks port
-        // 4011 and gives up after ten seconds.
-        BootOptions::Tftp(name) => set_boot_file(message, config, name),
+        // By default neither option 60 nor 43 goes to PXE firmware: with 60 alone EDK2 takes us for a "BINL" server, asks
+        // port 4011 and gives up after ten seconds.
+        BootOptions::Tftp(name) => {
+            set_boot_file(message, config, client, name);
+            if client.quirks.discovery_control {
+                add_discovery_control(message, client.request);
+            }
+        }
         BootOptions::Http(url) => {
-            set_boot_file(message, config, url);
+            set_boot_file(message, config, client, url);
             // EDK2's HTTP Boot drops replies without this.
             message.opts_mut().insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
         }
         BootOptions::Ipxe(url) => {
-            set_boot_file(message, config, url);
+            set_boot_file(message, config, client, url);
             let encapsulated = UnknownOption::new(IPXE_ENCAPSULATED, IPXE_NO_PXEDHCP.to_vec());
             message.opts_mut().insert(DhcpOption::Unknown(encapsulated));
         }
     }
 }
 
+fn add_discovery_control(message: &mut Message, request: &Request) {
+    let control = [PXE_USE_BOOT_FILE, request.pxe_boot_item.as_deref().unwrap_or_default(), &[PXE_END]];
+    let options = message.opts_mut();
+    options.insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
+    // Without this, EDK2 takes option 60 for that of a "BINL" server.
+    options.insert(DhcpOption::VendorExtensions(control.concat()));
+}
+
 /// The boot file goes into the `file` field, where its NUL has a place: EDK2 writes a NUL behind the end of option 67.
 /// The server goes into siaddr, the only place where iPXE looks for it; EDK2 never reads option 66.
-fn set_boot_file(message: &mut Message, config: &Config, file: &str) {
+fn set_boot_file(message: &mut Message, config: &Config, client: &Client, file: &str) {
     message.set_siaddr(config.server.address);
-    match file.len() {
-        0..=MAX_FILE_BYTES => message.set_fname_str(file).opts_mut().remove(OptionCode::BootfileName),
-        _ => message.opts_mut().insert(DhcpOption::BootfileName(file.as_bytes().to_vec())),
-    };
+    let fits = file.len() <= MAX_FILE_BYTES;
+    if fits {
+        message.set_fname_str(file);
+    }
+    if !fits || client.quirks.boot_file_option {
+        message.opts_mut().insert(DhcpOption::BootfileName(file.as_bytes().to_vec()));
+    }
 }
 
 /// RFC 2131 section 4.1: to the relay, to the address in use, or to everyone. We always broadcast to a client that
@@ -218,7 +231,8 @@ fn broadcast() -> SocketAddrV4 {
 }
 
 /// Encodes the message, without what makes it too long for the client, which would drop it.
-fn finish(mut message: Message, request: &Request, to: SocketAddrV4) -> Result<Reply, EncodeError> {
+fn finish(mut message: Message, client: &Client, to: SocketAddrV4) -> Result<Reply, EncodeError> {
+    let request = client.request;
     let limit = match request.kind {
         Kind::Bootp { .. } => MIN_PACKET_BYTES,
         Kind::Dhcp(_) => {
@@ -238,7 +252,7 @@ fn finish(mut message: Message, request: &Request, to: SocketAddrV4) -> Result<R
         packet.truncate(BOOTP_FIELDS_BYTES);
     }
     packet.resize(packet.len().max(MIN_PACKET_BYTES), 0);
-    Ok(Reply { to, packet })
+    Ok(Reply { to, packet, delay: client.quirks.delay })
 }
 
 /// What a relay added comes last (RFC 3046 section 2.1), as it was: dhcproto would sort its parts.

@@ -1,6 +1,7 @@
 //! The state machine of the server (RFC 2131 section 4.3): a packet and the time in, actions out. It reads no clock and
 //! no socket. A repeated packet gets the same answer.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,8 @@ use super::boot::{BootOptions, boot_options};
 use super::client::Client;
 use super::ignored::Ignored;
 use super::leases::{Lease, LeaseTable};
+use super::ping::Probed;
+use super::probe::Probes;
 use super::reply::{self, Reply};
 use super::request::{Kind, Request};
 use crate::config::{Config, Network, Node, NodeKey};
@@ -26,6 +29,9 @@ const OFFER_HOLD: Duration = Duration::from_secs(60);
 /// How long an address that is in use by someone else is kept out of the range.
 const DECLINE_QUARANTINE: Duration = Duration::from_secs(600);
 
+/// Other servers that are told from each other. Whoever makes them up takes no more memory.
+const MAX_OTHER_SERVERS: usize = 64;
+
 /// What the driver has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -34,6 +40,10 @@ pub enum Action {
     Store(Lease),
     /// Note that the firmware of this machine was given an address.
     Booting(MacAddr),
+    /// Count an address that its client found to be in use.
+    Declined,
+    /// Ask this address whether someone has it, and tell [`Server::probed`].
+    Probe(Ipv4Addr),
     /// Send a packet.
     Send(Reply),
 }
@@ -44,6 +54,10 @@ pub struct Server {
     config: Arc<Config>,
     nbps: Arc<NbpSet>,
     leases: LeaseTable,
+    /// None: addresses are offered unseen.
+    probes: Option<Probes>,
+    /// The servers that clients on our wire talked to.
+    others: HashSet<Ipv4Addr>,
 }
 
 impl Server {
@@ -51,7 +65,12 @@ impl Server {
     pub fn new(config: Arc<Config>, nbps: Arc<NbpSet>, stored: Vec<Lease>) -> Self {
         recall(&config, &stored);
         let leases = LeaseTable::new(&config, stored);
-        Self { config, nbps, leases }
+        Self { config, nbps, leases, probes: None, others: HashSet::new() }
+    }
+
+    /// From now on, addresses that the machine has not had are probed before they are offered.
+    pub fn probe_addresses(&mut self) {
+        self.probes.get_or_insert_default();
     }
 
     /// Goes on with another configuration, and the leases that it allows.
@@ -69,17 +88,38 @@ impl Server {
 
     /// Answers a packet, or says why not.
     pub fn answer(&mut self, now: SystemTime, packet: &[u8]) -> Result<Vec<Action>, Ignored> {
-        let request = Request::parse(packet)?;
+        self.handle(now, &Request::parse(packet)?)
+    }
+
+    /// Offers the address whose probe has ended to whoever waits for it, or another one if it is in use.
+    pub fn probed(&mut self, now: SystemTime, probed: Probed) -> Result<Vec<Action>, Ignored> {
+        let Probed { address, in_use } = probed;
+        let request = self.probes.as_mut().and_then(|probes| probes.end(address));
+        // It may have asked for another address since.
+        let Some(request) = request.filter(|request| self.leases.has(request.mac, address)) else {
+            return Ok(Vec::new());
+        };
+        if in_use {
+            let hint = "another machine has it without asking us: find it (ip neigh), or leave the address out of the range";
+            warn!(mac = %request.mac, %address, hint, "address answers before it was given out and is left out for ten minutes");
+            self.leases.quarantine(request.mac, address, now + DECLINE_QUARANTINE);
+            return self.handle(now, &request);
+        }
+        let config = Arc::clone(&self.config);
+        Ok(self.offer(&Client::identify(&config, &request), address))
+    }
+
+    fn handle(&mut self, now: SystemTime, request: &Request) -> Result<Vec<Action>, Ignored> {
         let (mac, xid) = (request.mac, format_args!("{:08x}", request.xid));
         debug!(%mac, %xid, kind = ?request.kind, stage = ?request.stage, "DHCP request");
         let config = Arc::clone(&self.config);
-        let client = Client::identify(&config, &request);
+        let client = Client::identify(&config, request);
         let at = request.link().unwrap_or(config.server.address);
         let link = config.networks.on_link_of(at).ok_or(Ignored::Network { mac, at })?;
         match request.kind {
             Kind::Dhcp(MessageType::Discover) => self.discover(now, &client, link),
             Kind::Dhcp(MessageType::Request) => self.request(now, &client, link),
-            Kind::Dhcp(MessageType::Release) => self.release(now, &request),
+            Kind::Dhcp(MessageType::Release) => self.release(now, request),
             Kind::Dhcp(MessageType::Decline) => Ok(self.decline(now, &client)),
             Kind::Dhcp(MessageType::Inform) => self.inform(&client),
             Kind::Bootp { .. } => self.bootp(now, &client, link),
@@ -99,14 +139,28 @@ impl Server {
             mac,
             subnets: link.iter().map(|network| network.subnet).collect(),
         })?;
+        let is_new = client.reservation(link).is_none() && !self.leases.has(mac, address);
         self.leases.hold(mac, address, now + OFFER_HOLD);
+        if let Some(probes) = &mut self.probes {
+            if probes.wait(address, client.request) {
+                return Ok(Vec::new());
+            }
+            if is_new && probes.begin(address, client.request, now) {
+                return Ok(vec![Action::Probe(address)]);
+            }
+        }
+        Ok(self.offer(client, address))
+    }
+
+    fn offer(&self, client: &Client, address: Ipv4Addr) -> Vec<Action> {
+        let mac = client.mac();
         let boot = boot_options(&self.config, &self.nbps, client);
         if let Some(node) = client.node().filter(|node| node.address != address) {
             let hint = "change its address, or move it back";
             warn!(%mac, node = %node.name, reserved = %node.address, offered = %address, hint, "node is in another network than its reserved address");
         }
         debug!(%mac, node = client.node_name(), %address, offer = %boot, "DHCP offer");
-        Ok(send(mac, self.lease(client, MessageType::Offer, address, &boot)))
+        send(mac, self.lease(client, MessageType::Offer, address, &boot))
     }
 
     fn lease(
@@ -135,7 +189,9 @@ impl Server {
         let ours = [Some(self.config.server.address), request.server_id_of_relay()];
         let wanted = match (request.server_id, request.requested) {
             // SELECTING: another server's offer was taken. Not ours to answer.
-            (Some(server), _) if !ours.contains(&Some(server)) => return Err(Ignored::OtherServer(server)),
+            (Some(server), _) if !ours.contains(&Some(server)) => {
+                return Err(self.other_server(request, server));
+            }
             // SELECTING our offer, or INIT-REBOOT: back on the network, with an address remembered.
             (_, Some(requested)) => requested,
             // RENEWING or REBINDING: an address is in use.
@@ -149,6 +205,12 @@ impl Server {
             true => self.acknowledge(now, client, wanted),
             false => self.refuse(client, link, wanted),
         })
+    }
+
+    /// A relay may ask several servers on purpose, each on a wire of its own.
+    fn other_server(&mut self, request: &Request, server: Ipv4Addr) -> Ignored {
+        let is_here = request.giaddr.is_unspecified() && self.others.len() < MAX_OTHER_SERVERS;
+        Ignored::OtherServer { mac: request.mac, server, is_new: is_here && self.others.insert(server) }
     }
 
     fn acknowledge(&mut self, now: SystemTime, client: &Client, address: Ipv4Addr) -> Vec<Action> {
@@ -190,7 +252,7 @@ impl Server {
             let node = client.node_name();
             error!(%mac, node, %address, hint = "find the other machine that uses it", "address declined");
         }
-        Vec::new()
+        vec![Action::Declined]
     }
 
     fn inform(&self, client: &Client) -> Result<Vec<Action>, Ignored> {
@@ -246,7 +308,7 @@ mod tests {
 
     impl Server {
         /// What is done about a packet, whatever the reason if that is nothing.
-        fn handle(&mut self, now: SystemTime, packet: &[u8]) -> Vec<Action> {
+        fn act(&mut self, now: SystemTime, packet: &[u8]) -> Vec<Action> {
             self.answer(now, packet).unwrap_or_default()
         }
     }
@@ -297,10 +359,10 @@ mod tests {
     #[test]
     fn an_offer_is_not_stored_and_an_acknowledgement_is_before_it_is_sent() {
         let mut server = server();
-        let offer = server.handle(T0, &packet(&[DISCOVER]));
+        let offer = server.act(T0, &packet(&[DISCOVER]));
         assert_eq!(offer.len(), 1);
         assert_eq!(reply(&offer), Some((MessageType::Offer, host(101))));
-        let ack = server.handle(T0, &packet(&[REQUEST, OUR_ID, &requested(101)]));
+        let ack = server.act(T0, &packet(&[REQUEST, OUR_ID, &requested(101)]));
         let mac = "fc:ab:14:e8:66:02".parse().unwrap();
         let lease = Lease { mac, address: host(101), expires: T0 + Duration::from_secs(3600) };
         assert_eq!(ack[0], Action::Store(lease));
@@ -312,7 +374,7 @@ mod tests {
         let nak = Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED));
         let ack = Some((MessageType::Ack, host(101)));
         let check = |packet: Vec<u8>, expected, case: &str| {
-            assert_eq!(reply(&server().handle(T0, &packet)), expected, "{case}");
+            assert_eq!(reply(&server().act(T0, &packet)), expected, "{case}");
         };
         check(packet(&[REQUEST, OUR_ID, &requested(101)]), ack, "selecting, even if we forgot the offer");
         check(packet(&[REQUEST, OUR_ID, &requested(102)]), nak, "selecting another address");
@@ -337,25 +399,22 @@ mod tests {
             Server::new(Arc::new(Config::parse(&text).unwrap()), Arc::default(), stored)
         };
         let mut server = new_server(Vec::new());
-        assert_eq!(
-            reply(&server.handle(T0, &packet(&[DISCOVER, UUID]))),
-            Some((MessageType::Offer, host(101)))
-        );
-        let ack = server.handle(T0, &packet(&[REQUEST, OUR_ID, &requested(101), UUID]));
+        assert_eq!(reply(&server.act(T0, &packet(&[DISCOVER, UUID]))), Some((MessageType::Offer, host(101))));
+        let ack = server.act(T0, &packet(&[REQUEST, OUR_ID, &requested(101), UUID]));
         let [Action::Store(lease), ..] = ack[..] else { panic!("{ack:?}") };
         let later = packet(&[DISCOVER, b"\x3d\x04\xff\x01\x02\x03"]);
         for mut server in [server, new_server(vec![lease])] {
-            assert_eq!(reply(&server.handle(T0, &later)), Some((MessageType::Offer, host(101))));
+            assert_eq!(reply(&server.act(T0, &later)), Some((MessageType::Offer, host(101))));
             assert_eq!(server.config.node_name(lease.mac), Some("node-001"));
         }
-        let stranger = new_server(Vec::new()).handle(T0, &later);
+        let stranger = new_server(Vec::new()).act(T0, &later);
         assert_eq!(reply(&stranger), Some((MessageType::Offer, host(200))));
     }
 
     #[test]
     fn bootp_is_answered_for_nodes_and_a_machine_that_is_none_is_told_nothing() {
         let mut server = server();
-        let actions = server.handle(T0, &packet(&[b"\x0c\x01n"]));
+        let actions = server.act(T0, &packet(&[b"\x0c\x01n"]));
         assert!(
             matches!(actions[..], [Action::Store(_), Action::Booting(_), Action::Send(_)]),
             "{actions:?}"
@@ -365,23 +424,106 @@ mod tests {
         assert_eq!(stranger, Err(Ignored::Bootp { mac }));
     }
 
+    /// One that looks at addresses before it offers them.
+    fn probing_server() -> Server {
+        let mut server = server();
+        server.probe_addresses();
+        server
+    }
+
+    #[test]
+    fn an_address_is_offered_once_it_is_known_to_be_free() {
+        let mut server = probing_server();
+        let discover = from_stranger(packet(&[DISCOVER]), 1);
+        assert_eq!(server.act(T0, &discover), [Action::Probe(host(200))]);
+        assert_eq!(server.act(T0, &discover), [], "the client repeats itself");
+        let others = server.act(T0, &from_stranger(packet(&[DISCOVER]), 2));
+        assert_eq!(others, [Action::Probe(host(201))], "another one has an address of its own");
+        let offer = server.probed(T0, Probed { address: host(200), in_use: false }).unwrap();
+        assert_eq!(reply(&offer), Some((MessageType::Offer, host(200))));
+        assert_eq!(server.probed(T0, Probed { address: host(200), in_use: false }), Ok(Vec::new()));
+        let again = server.act(T0, &discover);
+        assert_eq!(reply(&again), Some((MessageType::Offer, host(200))), "it has been offered before");
+    }
+
+    #[test]
+    fn an_address_that_answers_is_left_out_and_the_next_one_is_probed() {
+        let mut server = probing_server();
+        server.act(T0, &from_stranger(packet(&[DISCOVER]), 1));
+        let in_use = |last| Probed { address: host(last), in_use: true };
+        assert_eq!(server.probed(T0, in_use(200)), Ok(vec![Action::Probe(host(201))]));
+        let offer = server.probed(T0, Probed { address: host(201), in_use: false }).unwrap();
+        assert_eq!(reply(&offer), Some((MessageType::Offer, host(201))));
+        let request = from_stranger(packet(&[REQUEST, &requested(200)]), 2);
+        let nak = Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED));
+        assert_eq!(reply(&server.act(T0, &request)), nak);
+        let later = T0 + DECLINE_QUARANTINE;
+        assert_eq!(reply(&server.act(later, &request)), Some((MessageType::Ack, host(200))));
+    }
+
+    #[test]
+    fn when_every_address_answers_none_is_offered() {
+        let mut server = probing_server();
+        server.act(T0, &from_stranger(packet(&[DISCOVER]), 1));
+        let mut probed = |last| server.probed(T0, Probed { address: host(last), in_use: true });
+        for last in 200..250 {
+            assert_eq!(probed(last), Ok(vec![Action::Probe(host(last + 1))]));
+        }
+        assert!(matches!(probed(250), Err(Ignored::NoAddress { .. })));
+    }
+
+    #[test]
+    fn reserved_and_familiar_addresses_are_not_probed() {
+        let mut server = probing_server();
+        let offer = |last| Some((MessageType::Offer, host(last)));
+        assert_eq!(reply(&server.act(T0, &packet(&[DISCOVER]))), offer(101));
+        server.act(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 1));
+        let much_later = T0 + Duration::from_secs(100_000);
+        let familiar = server.act(much_later, &from_stranger(packet(&[DISCOVER]), 1));
+        assert_eq!(reply(&familiar), offer(222));
+        let unasked = server.probed(T0, Probed { address: host(222), in_use: true });
+        assert_eq!(unasked, Ok(Vec::new()), "nobody waits for this");
+    }
+
+    #[test]
+    fn who_has_chosen_another_address_meanwhile_is_offered_no_second_one() {
+        let mut server = probing_server();
+        server.act(T0, &from_stranger(packet(&[DISCOVER]), 1));
+        server.act(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 1));
+        assert_eq!(server.probed(T0, Probed { address: host(200), in_use: false }), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn another_server_on_the_wire_is_news_once() {
+        let mut server = server();
+        let mut is_new = |packet: Vec<u8>| match server.answer(T0, &packet) {
+            Err(Ignored::OtherServer { is_new, .. }) => is_new,
+            other => panic!("{other:?}"),
+        };
+        let request = |last| packet(&[REQUEST, &[54, 4, 192, 168, 0, last], &requested(101)]);
+        assert!(!is_new(relayed(request(9), [192, 168, 0, 5])), "a relay may ask another one, too");
+        assert_eq!([9, 9, 8, 9].map(|last| is_new(request(last))), [true, false, true, false]);
+        let many = (10..=255_u8).filter(|last| is_new(request(*last))).count();
+        assert_eq!(many, MAX_OTHER_SERVERS - 2, "made-up ones take no memory without bound");
+    }
+
     #[test]
     fn leases_survive_a_restart() {
         let mut before = server();
         let request = from_stranger(packet(&[REQUEST, &requested(222)]), 1);
-        let actions = before.handle(T0, &request);
+        let actions = before.act(T0, &request);
         let Action::Store(lease) = actions[0] else { panic!("{actions:?}") };
         let mut after = server_with(vec![lease]);
-        let discover = after.handle(T0, &from_stranger(packet(&[DISCOVER]), 1));
+        let discover = after.act(T0, &from_stranger(packet(&[DISCOVER]), 1));
         assert_eq!(reply(&discover), Some((MessageType::Offer, host(222))));
-        let other = after.handle(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 2));
+        let other = after.act(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 2));
         assert_eq!(reply(&other), Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED)));
     }
 
     #[test]
     fn an_exhausted_range_is_silent() {
         let mut server = server();
-        let mut discover = |number| reply(&server.handle(T0, &from_stranger(packet(&[DISCOVER]), number)));
+        let mut discover = |number| reply(&server.act(T0, &from_stranger(packet(&[DISCOVER]), number)));
         let offers = (1..=51).map(|number| discover(number).unwrap().1).collect::<Vec<_>>();
         assert_eq!((offers[0], offers[50]), (host(200), host(250)));
         assert_eq!(discover(52), None);
@@ -390,23 +532,24 @@ mod tests {
     #[test]
     fn released_and_declined_addresses_are_given_up() {
         let mut server = server();
-        server.handle(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 1));
+        server.act(T0, &from_stranger(packet(&[REQUEST, &requested(222)]), 1));
         let release = with_ciaddr(from_stranger(packet(&[&[53, 1, 7]]), 1), [192, 168, 0, 222]);
-        assert!(matches!(server.handle(T0, &release)[..], [Action::Store(lease)] if lease.expires == T0));
+        assert!(matches!(server.act(T0, &release)[..], [Action::Store(lease)] if lease.expires == T0));
         let request = from_stranger(packet(&[REQUEST, &requested(222)]), 2);
-        assert_eq!(reply(&server.handle(T0, &request)), Some((MessageType::Ack, host(222))));
-        assert_eq!(server.handle(T0, &from_stranger(packet(&[&[53, 1, 4], &requested(222)]), 2)), []);
-        assert_eq!(reply(&server.handle(T0, &request)), Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED)));
+        assert_eq!(reply(&server.act(T0, &request)), Some((MessageType::Ack, host(222))));
+        let decline = from_stranger(packet(&[&[53, 1, 4], &requested(222)]), 2);
+        assert_eq!(server.act(T0, &decline), [Action::Declined]);
+        assert_eq!(reply(&server.act(T0, &request)), Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED)));
         let later = T0 + DECLINE_QUARANTINE;
-        assert_eq!(reply(&server.handle(later, &request)), Some((MessageType::Ack, host(222))));
+        assert_eq!(reply(&server.act(later, &request)), Some((MessageType::Ack, host(222))));
     }
 
     #[test]
     fn an_inform_is_answered_without_address_and_only_to_our_network() {
         let inform = packet(&[&[53, 1, 8]]);
-        let ours = server().handle(T0, &with_ciaddr(inform.clone(), [192, 168, 0, 77]));
+        let ours = server().act(T0, &with_ciaddr(inform.clone(), [192, 168, 0, 77]));
         assert_eq!(reply(&ours), Some((MessageType::Ack, Ipv4Addr::UNSPECIFIED)));
-        assert_eq!(server().handle(T0, &with_ciaddr(inform, [10, 0, 0, 1])), []);
+        assert_eq!(server().act(T0, &with_ciaddr(inform, [10, 0, 0, 1])), []);
     }
 
     /// Two more networks behind relays; on the second, node-001 has no reservation.
@@ -431,7 +574,7 @@ mod tests {
         const LINK: &[u8] = b"\x52\x06\x05\x04\x0a\x02\x00\x00";
         const SUBNET: &[u8] = b"\x76\x04\x0a\x01\x00\x00";
         let check = |packet: Vec<u8>, expected: Option<[u8; 4]>, case: &str| {
-            let address = reply(&server_with_relays().handle(T0, &packet)).map(|(_, address)| address);
+            let address = reply(&server_with_relays().act(T0, &packet)).map(|(_, address)| address);
             assert_eq!(address, expected.map(Ipv4Addr::from), "{case}");
         };
         check(packet(&[DISCOVER]), Some([192, 168, 0, 101]), "no relay");
@@ -453,7 +596,7 @@ mod tests {
     #[test]
     fn answers_repeat_what_the_relay_added_as_the_last_option() {
         let discover = packet(&[DISCOVER, b"\x52\x08\xc8\x02\x07\x07\x01\x02p9"]);
-        let actions = server_with_relays().handle(T0, &relayed(discover, [10, 1, 0, 1]));
+        let actions = server_with_relays().act(T0, &relayed(discover, [10, 1, 0, 1]));
         let [Action::Send(sent)] = &actions[..] else { panic!("{actions:?}") };
         assert_eq!(sent.to, "10.1.0.1:67".parse().unwrap());
         let end = sent.packet.iter().rposition(|byte| *byte != 0).unwrap();
@@ -466,11 +609,11 @@ mod tests {
         let ids = [[10, 1, 0, 1], [192, 168, 0, 1], [10, 1, 0, 2]];
         let answers = ids.map(|[a, b, c, d]| {
             let request = packet(&[REQUEST, OVERRIDE, &[54, 4, a, b, c, d], &[50, 4, 10, 1, 0, 5]]);
-            reply(&server_with_relays().handle(T0, &relayed(request, [10, 1, 0, 1])))
+            reply(&server_with_relays().act(T0, &relayed(request, [10, 1, 0, 1])))
         });
         let ack = Some((MessageType::Ack, Ipv4Addr::new(10, 1, 0, 5)));
         assert_eq!(answers, [ack, ack, None]);
-        let offer = server_with_relays().handle(T0, &relayed(packet(&[DISCOVER, OVERRIDE]), [10, 1, 0, 1]));
+        let offer = server_with_relays().act(T0, &relayed(packet(&[DISCOVER, OVERRIDE]), [10, 1, 0, 1]));
         let [Action::Send(sent)] = &offer[..] else { panic!("{offer:?}") };
         let message = Message::decode(&mut Decoder::new(&sent.packet)).unwrap();
         let id = message.opts().get(OptionCode::ServerIdentifier).cloned();
@@ -486,7 +629,10 @@ mod tests {
         let other = [10, 0, 0, 9].into();
         check(vec![1; 9], Ignored::Malformed(RequestError::TooShort(9)));
         check(relayed(packet(&[DISCOVER]), [10, 0, 0, 9]), Ignored::Network { mac, at: other });
-        check(packet(&[REQUEST, &[54, 4, 10, 0, 0, 9], &requested(101)]), Ignored::OtherServer(other));
+        check(
+            packet(&[REQUEST, &[54, 4, 10, 0, 0, 9], &requested(101)]),
+            Ignored::OtherServer { mac, server: other, is_new: true },
+        );
         check(packet(&[&[53, 1, 2]]), Ignored::Kind(Kind::Dhcp(MessageType::Offer)));
         check(with_ciaddr(packet(&[&[53, 1, 7]]), [192, 168, 0, 101]), Ignored::NoLease(host(101)));
     }
@@ -495,14 +641,14 @@ mod tests {
     fn a_machine_in_another_network_is_refused_its_old_address() {
         let request = relayed(packet(&[REQUEST, &requested(101)]), [10, 1, 0, 1]);
         let nak = Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED));
-        assert_eq!(reply(&server_with_relays().handle(T0, &request)), nak);
+        assert_eq!(reply(&server_with_relays().act(T0, &request)), nak);
     }
 
     #[test]
     fn only_firmware_that_was_given_an_address_begins_a_boot() {
         let mut server = server();
         let mut is_boot = |options: &[&[u8]]| {
-            let actions = server.handle(T0, &packet(options));
+            let actions = server.act(T0, &packet(options));
             actions.iter().any(|action| matches!(action, Action::Booting(_)))
         };
         let ipxe: &[u8] = b"\x4d\x04iPXE";
@@ -518,8 +664,8 @@ mod tests {
         ) {
             let mut server = server_with_relays();
             for options in packets {
-                server.handle(T0, &packet(&[&options]));
-                server.handle(T0, &relayed(packet(&[&options]), [10, 1, 0, 1]));
+                server.act(T0, &packet(&[&options]));
+                server.act(T0, &relayed(packet(&[&options]), [10, 1, 0, 1]));
             }
         }
     }

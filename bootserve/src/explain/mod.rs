@@ -61,6 +61,8 @@ pub struct Explanation {
     pub node: Option<String>,
     /// How we know that it is this node: `mac fc:ab:14:e8:66:01`.
     pub known_by: Option<String>,
+    /// What is done otherwise for its firmware.
+    pub quirks: Option<String>,
     /// As what it asks.
     pub stage: Option<String>,
     /// DHCP message type: `DISCOVER`; or `BOOTP`.
@@ -177,6 +179,10 @@ impl Setting {
             mac,
             node: client.as_ref().and_then(Client::node_name).map(str::to_owned),
             known_by: client.as_ref().and_then(Client::known_by).map(KnownBy::to_string),
+            quirks: client
+                .as_ref()
+                .map(|client| client.quirks.to_string())
+                .filter(|quirks| !quirks.is_empty()),
             stage: request.as_ref().map(|request| request.stage.to_string()),
             request: request.as_ref().map(|request| request.kind.to_string()),
             link: request.as_ref().and_then(|request| self.link(request)),

@@ -6,7 +6,7 @@ use super::{Boots, Explanation, ReplyView};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { mac, node, known_by, stage, request, link, address, reply, ignored, boots } = self;
+        let Self { mac, node, known_by, quirks, stage, request, link, address, reply, ignored, boots } = self;
         match mac {
             Some(mac) => write!(f, "{mac}")?,
             None => f.write_str("a packet")?,
@@ -19,6 +19,9 @@ impl fmt::Display for Explanation {
             write!(f, " asks as {stage}: {request}")?;
         }
         writeln!(f)?;
+        if let Some(quirks) = quirks {
+            writeln!(f, "  quirks   {quirks}")?;
+        }
         if let Some(link) = link {
             writeln!(f, "  network  {}; {}", link.subnets.join(", "), link.because)?;
         }

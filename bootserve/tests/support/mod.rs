@@ -233,6 +233,7 @@ impl Daemon {
 fn bind() -> Sockets {
     Sockets {
         dhcp: Some(UdpSocket::bind("127.0.0.1:0").unwrap()),
+        ping: None,
         pxe: None,
         dns: None,
         tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
