@@ -151,7 +151,7 @@ impl Server {
         match self {
             Self::Bootserve => {
                 let networks = format!(
-                    "[[network]]\nsubnet = '192.168.0.0/24'\n\
+                    "[dhcp]\nping_check = false\n[[network]]\nsubnet = '192.168.0.0/24'\n\
                      [[network]]\nsubnet = '{SUBNET}'\nrange = '{first}-{last}'\n"
                 );
                 wire.start_bootserve(wire.dir(), &networks)

@@ -12,7 +12,7 @@ use bootlab::deadline::{wait_until, within};
 use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS};
 use bootlab::other_dhcp::OtherDhcp;
 use bootlab::places::program;
-use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Message, MessageType, OptionCode};
+use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Flags, Message, MessageType, OptionCode};
 
 /// All of this takes less than a second.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -40,8 +40,8 @@ impl Wire {
     fn start(dhcp: &str) -> Result<Self> {
         bootlab::netns::sweep()?;
         let (server, clients, dir) = (NetNs::create()?, NetNs::empty()?, tempfile::tempdir()?);
-        server.connect(&clients, "eth0")?;
-        clients.add_address("eth0", CLIENT_ADDRESS)?;
+        server.connect(&clients, "clients")?;
+        clients.add_address("clients", CLIENT_ADDRESS)?;
         let socket = clients.inside(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68))?;
             socket.set_broadcast(true)?;
@@ -82,6 +82,8 @@ impl Wire {
     fn send(&self, mac: [u8; 6], options: Vec<DhcpOption>) -> Result<()> {
         let unset = Ipv4Addr::UNSPECIFIED;
         let mut message = Message::new_with_id(mac[5].into(), unset, unset, unset, unset, &mac);
+        // dnsmasq would send to the address of the client, which nobody has here.
+        message.set_flags(Flags::default().set_broadcast());
         for option in options {
             message.opts_mut().insert(option);
         }
