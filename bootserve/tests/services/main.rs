@@ -384,6 +384,41 @@ fn phases(daemon: &Daemon, count: usize) -> Vec<String> {
     events.as_array().unwrap().iter().map(|event| event["phase"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The ACK of a node that is known by its UUID makes its MAC address known to all that goes by it.
+#[test]
+fn a_node_that_is_known_by_its_uuid_gets_its_script_and_has_its_events_over_a_restart() {
+    const MAC: &str = "02:00:00:00:00:09";
+    let daemon = Daemon::start_with(|config| {
+        let key = format!("mac = '{CARRIED_MAC}'");
+        config.replace(&key, "uuid = '00112233-4455-6677-8899-aabbccddeeff'")
+    });
+    let node = |daemon: &Daemon| {
+        let nodes = daemon.json("/v1/nodes");
+        nodes.as_array().unwrap().iter().find(|node| node["name"] == "node-001").unwrap().clone()
+    };
+    assert_eq!(node(&daemon)["mac"], Value::Null);
+    assert_eq!(daemon.json("/v1/nodes/node-001/events"), json!([]));
+    assert!(!daemon.get(&format!("/ipxe?mac={MAC}")).text().contains("bootnode.node"));
+
+    let mut request = vec![0; 240];
+    request[..4].copy_from_slice(&[1, 1, 6, 0]);
+    request[28..34].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    request[236..].copy_from_slice(&[99, 130, 83, 99]);
+    request.extend(b"\x35\x01\x03\x32\x04\x7f\x00\x00\x65");
+    request.extend(b"\x61\x11\x00\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff\xff");
+    daemon.send_dhcp(&request);
+    let is_stored = || daemon.get("/metrics").text().contains("bootserve_leases 1\n");
+    assert!(support::wait_until(is_stored), "no lease");
+    let script = daemon.get(&format!("/ipxe?mac={MAC}")).text();
+    assert!(script.contains("bootnode.node=node-001"), "{script}");
+
+    let daemon = daemon.restart();
+    assert_eq!(node(&daemon)["mac"], MAC);
+    assert_eq!(daemon.json("/v1/nodes/node-001/events")[0]["phase"], "script");
+    let script = daemon.get(&format!("/ipxe?mac={MAC}")).text();
+    assert!(script.contains("bootnode.node=node-001"), "{script}");
+}
+
 #[test]
 fn a_boot_is_followed_from_script_to_ready_over_a_restart() {
     let daemon = Daemon::start();
