@@ -178,14 +178,15 @@ impl Driver {
     }
 
     fn begin(&mut self, now: Instant, client: SocketAddrV4, granted: Granted) {
-        match self.table.make_room() {
+        match self.table.make_room(now) {
             Ok(None) => {}
             Ok(Some((Tids { client, .. }, silent))) => {
                 debug!(peer = %client, file = silent.file, "TFTP transfer given up for another, as the client is silent");
                 self.metrics.tftp_ended(TftpEnd::Dropped);
             }
             Err(Full) => {
-                warn!(peer = %client, limit = MAX_TRANSFERS, "too many TFTP transfers, request dropped");
+                // The client asks again. A line for each would be what a flood is after; the metrics count them.
+                debug!(peer = %client, limit = MAX_TRANSFERS, "too many TFTP transfers, request dropped");
                 return self.metrics.tftp_ended(TftpEnd::Dropped);
             }
         }

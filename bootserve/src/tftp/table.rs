@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::transfer::{Step, Transfer};
 use super::wire::Packet;
+
+/// A client has so long to answer before it is one that may not exist: in a crowd, its answer waits behind the requests of others.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Names a transfer: the client's address and port, and ours (RFC 1350 section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +31,7 @@ pub struct Active<L> {
     began: Instant,
 }
 
-/// There are as many transfers as there may be, and all clients answer.
+/// There are as many transfers as there may be, and all clients answer, or have not had the time.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -49,11 +52,12 @@ impl<L> Table<L> {
 
     /// Makes room for another transfer. In a full table, that goes which waits longest for a client that may not exist, so that
     /// requests from made-up addresses do not keep out those who mean it.
-    pub fn make_room(&mut self) -> Result<Option<(Tids, Active<L>)>, Full> {
+    pub fn make_room(&mut self, now: Instant) -> Result<Option<(Tids, Active<L>)>, Full> {
         if self.active.len() < self.limit {
             return Ok(None);
         }
-        let unheard = self.active.iter().filter(|(_, active)| active.transfer.is_unheard());
+        let is_silent = |active: &Active<L>| active.transfer.is_unheard() && active.began + PATIENCE <= now;
+        let unheard = self.active.iter().filter(|(_, active)| is_silent(active));
         let oldest = unheard.min_by_key(|(_, active)| active.began).map(|(tids, _)| *tids);
         Ok(Some(oldest.and_then(|tids| self.active.remove_entry(&tids)).ok_or(Full)?))
     }
@@ -133,8 +137,6 @@ impl From<u64> for Tids {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::wire::Request;
     use super::*;
 
@@ -168,14 +170,16 @@ mod tests {
         let now = Instant::now();
         let mut table = table(now, 0..3);
         assert_eq!(table.handle(now, tids(0), Packet::Ack(1)), Step::Send);
-        assert_eq!(table.make_room().unwrap().unwrap().0, tids(1));
-        assert!(table.make_room().unwrap().is_none());
+        assert_eq!(table.make_room(now + PATIENCE).unwrap_err(), Full);
+        let later = now + PATIENCE + Duration::from_millis(2);
+        assert_eq!(table.make_room(later).unwrap().unwrap().0, tids(1));
+        assert!(table.make_room(later).unwrap().is_none());
         insert(&mut table, now, 3);
         assert_eq!(table.handle(now, tids(2), Packet::Ack(1)), Step::Send);
         assert_eq!(table.handle(now, tids(3), Packet::Ack(1)), Step::Send);
-        assert_eq!(table.make_room().unwrap_err(), Full);
+        assert_eq!(table.make_room(later).unwrap_err(), Full);
         table.supersede(tids(2).client);
-        assert_eq!(table.make_room().unwrap().unwrap().0, tids(2));
+        assert_eq!(table.make_room(later).unwrap().unwrap().0, tids(2));
     }
 
     #[test]
