@@ -39,9 +39,8 @@ impl Site {
             // What the kernel does not set either.
             "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
             "DONT_FAKE_MONOTONIC=1".to_owned(),
-        ]
-        .into();
-        let arguments: Vec<&str> = Vec::as_slice(&starter).iter().map(String::as_str).collect();
+        ];
+        let arguments: Vec<&str> = starter.iter().map(String::as_str).collect();
         let served = Served::start(dir, NETWORK, "", &arguments)?;
         Ok(Self { served, starter })
     }
