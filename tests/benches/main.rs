@@ -15,6 +15,7 @@ mod pack;
 mod root;
 mod serving;
 mod store;
+mod storm;
 mod tftp;
 mod unpack;
 
@@ -75,6 +76,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "dhcp-rate", run: dhcp::rate },
     Bench { name: "tftp", run: tftp::lockstep },
     Bench { name: "tftp-window", run: tftp::window },
+    Bench { name: "storm", run: storm::run },
 ];
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Instant;
 use std::{fs, thread};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use serde::{Serialize, Serializer};
@@ -75,6 +75,14 @@ fn cpu_seconds(who: UsageWho) -> Result<f64> {
     let usage = getrusage(who)?;
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// A field of /proc/PROCESS/status that is a size (proc_pid_status(5)).
+pub fn status_bytes(process: &str, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib: u64 = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no such field")?.parse()?;
+    Ok(kib * 1024)
 }
 
 /// Runs a program to its end.

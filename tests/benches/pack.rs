@@ -14,7 +14,7 @@ use imagebuild::progress::Progress;
 use imagebuild::recipe::default_chunk_bytes;
 use serde_json::json;
 
-use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall};
+use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, status_bytes};
 use crate::root::{Tmpfs, one_copy};
 
 const MIB: f64 = (1 << 20) as f64;
@@ -146,14 +146,7 @@ pub fn memory(_: Rounds) -> Result<Vec<Measurement>> {
 /// By how much this process grows at most during `work` (proc_pid_status(5), proc_pid_clear_refs(5)).
 fn peak_bytes_of(work: impl FnOnce() -> Result<()>) -> Result<u64> {
     fs::write("/proc/self/clear_refs", "5").context("cannot reset the peak of this process")?;
-    let before = status_bytes("VmRSS")?;
+    let before = status_bytes("self", "VmRSS")?;
     work()?;
-    Ok(status_bytes("VmHWM")?.saturating_sub(before))
-}
-
-fn status_bytes(field: &str) -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib: u64 = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no such field")?.parse()?;
-    Ok(kib * 1024)
+    Ok(status_bytes("self", "VmHWM")?.saturating_sub(before))
 }

@@ -13,6 +13,8 @@ use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS};
 use bootlab::places::{BIN_DIR_VARIABLE, RunDir, program};
 use rustix::process::Pid;
 
+use crate::measure::status_bytes;
+
 /// The clients' interface and address.
 pub const CLIENT_INTERFACE: &str = "eth0";
 pub const CLIENT_ADDRESS: &str = "192.168.0.2";
@@ -100,6 +102,12 @@ impl Running<'_> {
     /// CPU seconds that all of its processes have taken until now.
     pub fn cpu_seconds(&self) -> Result<f64> {
         self.server.pids()?.into_iter().map(cpu_seconds).sum()
+    }
+
+    /// The most memory that its one process has held at a time (proc_pid_status(5)).
+    pub fn peak_memory_bytes(&self) -> Result<u64> {
+        let pid = self.server.pids()?.first().map(|pid| pid.as_raw_nonzero()).context("it does not run")?;
+        status_bytes(&pid.to_string(), "VmHWM")
     }
 }
 

@@ -23,6 +23,7 @@ pub mod images;
 pub mod lab;
 pub mod leftovers;
 pub mod netns;
+pub mod open_files;
 pub mod other_dhcp;
 pub mod places;
 pub mod published;

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use bootlab::api;
 use bootlab::deadline::within;
 use bootlab::netns::{NetNs, SERVER_ADDRESS};
+use bootlab::open_files::allow;
 use bootlab::published::{is_initramfs, publish};
 use bootlab::served::Served;
 use bootlab::tftp::{Terms, fetch};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const IMAGE: &str = "failsafe/v1";
 /// More than what the sockets of both ends take.
@@ -33,7 +33,7 @@ const FEW_FILES: [&str; 2] = ["prlimit", "--nofile=4096"];
 const IDLE_CONNECTIONS: usize = 10_000;
 const SLOW_CONNECTIONS: usize = 2000;
 /// Of both tests at once.
-const CONNECTIONS: usize = IDLE_CONNECTIONS + SLOW_CONNECTIONS;
+const CONNECTIONS: u64 = (IDLE_CONNECTIONS + SLOW_CONNECTIONS) as u64;
 /// Connections that are opened before somebody else is served.
 const BATCH: usize = 500;
 
@@ -93,13 +93,7 @@ fn crowd(served: &Served) -> Result<NetNs> {
     let crowd = NetNs::empty()?;
     served.server().connect(&crowd, "eth1")?;
     crowd.add_address("eth1", "192.168.0.3")?;
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    let suffices = maximum.is_none_or(|maximum| maximum > CONNECTIONS as u64 * 5 / 4);
-    ensure!(
-        suffices,
-        "the tests may open {maximum:?} files, they need {CONNECTIONS} and some\nhint: ulimit -Hn"
-    );
+    allow(CONNECTIONS * 5 / 4)?;
     Ok(crowd)
 }
 
