@@ -10,7 +10,8 @@
 pub mod admission;
 mod api;
 mod body;
-mod connection;
+#[doc(hidden)]
+pub mod connection;
 mod file;
 mod health;
 mod images;
@@ -18,7 +19,8 @@ mod listener;
 mod overlays;
 mod range;
 pub mod recent;
-mod scripts;
+#[doc(hidden)]
+pub mod scripts;
 pub mod tls;
 
 use std::io;

@@ -29,10 +29,19 @@ use crate::sources::sources;
 use crate::store;
 use bootspec::diagnosis::explain;
 
+/// What a script's URL says of the machine.
 #[derive(Deserialize)]
-pub(super) struct MachineQuery {
+pub struct MachineQuery {
     mac: Option<String>,
     uuid: Option<String>,
+}
+
+impl MachineQuery {
+    /// Which machine it is, or what is wrong with the URL.
+    pub fn mac(&self) -> Result<MacAddr, String> {
+        let text = self.mac.as_deref().ok_or("mac is missing: expected /ipxe?mac=fc-ab-14-e8-66-01")?;
+        text.parse::<MacAddr>().map_err(|error| error.to_string())
+    }
 }
 
 /// `GET /boot.ipxe`: the script for iPXE that does not know its own URL yet.
@@ -47,12 +56,9 @@ pub(super) async fn of_machine(
     method: Method,
     Query(query): Query<MachineQuery>,
 ) -> Response {
-    let Some(text_of_mac) = query.mac else {
-        return text(StatusCode::BAD_REQUEST, "mac is missing: expected /ipxe?mac=fc-ab-14-e8-66-01");
-    };
-    let mac: MacAddr = match text_of_mac.parse() {
+    let mac = match query.mac() {
         Ok(mac) => mac,
-        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(problem) => return text(StatusCode::BAD_REQUEST, problem),
     };
     if let Some(script) = app.recent.get(mac, scheme, Instant::now()).filter(|_| method == Method::GET) {
         return script_response(script);

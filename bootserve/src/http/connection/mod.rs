@@ -3,7 +3,8 @@
 //! hyper would do for scripts and the API. It hands every byte of a body through the process, though, and images are sent at
 //! three to nine times the cost of sendfile(2) that way; so the heads are read here, and files are sent by the kernel.
 
-mod head;
+#[doc(hidden)]
+pub mod head;
 mod response;
 mod stream;
 
