@@ -83,7 +83,7 @@ impl FromRef<Handlers> for Arc<App> {
 
 /// URL of the script of the machine with this address.
 pub fn script_url(base_url: &str, mac: MacAddr) -> String {
-    format!("{base_url}/ipxe?mac={}", mac.hyphenated())
+    format!("{base_url}{}?mac={}", scripts::PATH, mac.hyphenated())
 }
 
 /// URL of a network boot program.
@@ -101,8 +101,8 @@ pub async fn run(
 ) -> io::Result<()> {
     let plain = Listener { socket: plain, tls: None };
     let tls = tls.map(|(socket, acceptor)| Listener { socket, tls: Some(acceptor) });
-    let metrics = Arc::clone(&app.metrics);
-    let context = Context { router: router(Handlers { live, app }), metrics, shutdown };
+    let (metrics, recent) = (Arc::clone(&app.metrics), Arc::clone(&app.recent));
+    let context = Context { router: router(Handlers { live, app }), recent, metrics, shutdown };
     listener::run([Some(plain), tls].into_iter().flatten().collect(), Slots::by_file_limit(), context).await
 }
 
@@ -111,7 +111,7 @@ fn router(handlers: Handlers) -> Router {
         .route("/boot.ipxe", get(scripts::first))
         // Some boot loaders add ".0" to names without a suffix that they know.
         .route("/boot.ipxe.0", get(scripts::first))
-        .route("/ipxe", get(scripts::of_machine))
+        .route(scripts::PATH, get(scripts::of_machine))
         .route("/nbp/{name}", get(scripts::nbp))
         .route(&format!("{HTTP_PREFIX}/{{name}}/{{version}}/{{artifact}}"), get(images::artifact))
         .route(&format!("{}/{{file}}", overlay::HTTP_PREFIX), get(overlays::overlay))

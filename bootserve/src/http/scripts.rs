@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bootspec::cmdline::{BaseUrl, BootParams};
 use bootspec::event::{BootId, Phase};
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use super::recent::RecentScripts;
 use super::{App, internal_error, script_url, text};
 use crate::config::{Config, Node, Scheme};
 use crate::database::DatabaseError;
@@ -49,6 +51,20 @@ pub(super) async fn first() -> Response {
     script_response(script::FIRST_SCRIPT.into())
 }
 
+/// Where the script of a machine is.
+pub(super) const PATH: &str = "/ipxe";
+
+/// The script that a machine was sent a moment ago, if that is what it asks for again. A hall of nodes asks at once, and finding a
+/// handler costs more than this.
+pub(super) fn repeated(recent: &RecentScripts, request: &Request<Body>) -> Option<Response> {
+    if request.method() != Method::GET || request.uri().path() != PATH {
+        return None;
+    }
+    let Query(query) = Query::<MachineQuery>::try_from_uri(request.uri()).ok()?;
+    let scheme = *request.extensions().get::<Scheme>()?;
+    recent.get(query.mac().ok()?, scheme, Instant::now()).map(script_response)
+}
+
 /// `GET /ipxe?mac=`: the script of one machine.
 pub(super) async fn of_machine(
     State(app): State<Arc<App>>,
@@ -60,9 +76,6 @@ pub(super) async fn of_machine(
         Ok(mac) => mac,
         Err(problem) => return text(StatusCode::BAD_REQUEST, problem),
     };
-    if let Some(script) = app.recent.get(mac, scheme, Instant::now()).filter(|_| method == Method::GET) {
-        return script_response(script);
-    }
     let script = match decide(&app.served.config, &Machine { mac, stage: Stage::Script }) {
         BootDecision::Boot(assignment) => boot_script(&app, scheme, &method, mac, assignment).await,
         BootDecision::NextDevice(reason) => {

@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::debug;
 
+use super::recent::RecentScripts;
+use super::scripts::repeated;
 use super::text;
 use crate::metrics::Metrics;
 use head::{Head, HeadError, parse};
@@ -38,6 +40,8 @@ const REQUEST: Duration = Duration::from_secs(20);
 pub(super) struct Context {
     /// Answers requests.
     pub router: Router,
+    /// Scripts that are sent again without it.
+    pub recent: Arc<RecentScripts>,
     /// Told the status of each answer.
     pub metrics: Arc<Metrics>,
     /// After this, requests are not taken any more.
@@ -147,7 +151,13 @@ impl<'a> Connection<'a> {
     async fn answer(&mut self, incoming: Incoming) -> io::Result<bool> {
         let Incoming { request, keep_alive } = incoming;
         let (is_head, version) = (request.method() == Method::HEAD, request.version());
-        let Ok(response) = self.context.router.clone().call(request).await;
+        let response = match repeated(&self.context.recent, &request) {
+            Some(response) => response,
+            None => {
+                let Ok(response) = self.context.router.clone().call(request).await;
+                response
+            }
+        };
         let keep_alive = keep_alive && !self.context.shutdown.is_cancelled();
         self.send(Answer { response, is_head, version, keep_alive }).await?;
         Ok(keep_alive)
