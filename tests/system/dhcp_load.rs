@@ -48,11 +48,12 @@ impl Site {
         self.dir.path().join("bootserve.toml")
     }
 
+    /// Addresses are not asked before they are offered: answers come at once, or not at all.
     fn write_config(&self, state: &Path, more: &str) -> Result<()> {
         let (dir, state) = (self.dir.path().display(), state.display());
         let text = format!(
             "[server]\ninterface = '{BRIDGE}'\naddress = '{SERVER_ADDRESS}'\nstore = '{dir}'\nstate = '{state}'\n\
-             [[network]]\nsubnet = '192.168.0.0/24'\n\
+             [dhcp]\nping_check = false\n[[network]]\nsubnet = '192.168.0.0/24'\n\
              [[network]]\nsubnet = '10.64.0.0/16'\nrange = '10.64.1.0-10.64.3.250'\n{more}"
         );
         Ok(fs::write(self.config(), text)?)
