@@ -92,11 +92,8 @@ pub async fn leased_address(
     mac: MacAddr,
     now: SystemTime,
 ) -> Result<Option<Ipv4Addr>, DatabaseError> {
-    let query = sqlx::query_scalar("SELECT address FROM leases WHERE mac = ? AND expires_unix > ?");
-    let query = query.bind(mac.to_string()).bind(unix_seconds(now));
-    let address: Option<String> =
-        query.fetch_optional(&database.pool).await.map_err(query_error("look up a lease in"))?;
-    address.map(|address| parse_column("address", address)).transpose()
+    let lease = current_lease(database, LeaseOf::Machine(mac), now).await?;
+    Ok(lease.map(|lease| lease.address))
 }
 
 /// Whether the machine was ever given an address.

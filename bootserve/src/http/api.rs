@@ -105,14 +105,17 @@ async fn status(app: &App) -> Result<Vec<NodeStatus>, DatabaseError> {
     let leases = read_leases(app.events.database()).await?;
     let mut addresses: BTreeMap<_, _> = leases.into_iter().map(|lease| (lease.mac, lease.address)).collect();
     let config = &app.served.config;
-    let (seen, unseen): (Vec<_>, Vec<_>) =
-        config.nodes().iter().partition(|node| config.mac_of(node).is_some());
-    addresses.extend(seen.iter().filter_map(|node| Some((config.mac_of(node)?, node.address))));
+    let mut unseen = Vec::new();
+    for node in config.nodes() {
+        match config.mac_of(node) {
+            Some(mac) => drop(addresses.insert(mac, node.address)),
+            None => unseen.push((None, node.address, Some(node))),
+        }
+    }
     let mut latest = app.events.latest().await?;
     let seen = addresses.into_iter().map(|(mac, address)| (Some(mac), address, config.node(mac)));
-    let unseen = unseen.into_iter().map(|node| (None, node.address, Some(node)));
     let nodes = seen.chain(unseen).map(|(mac, address, node)| {
-        let image = node.map(|node| &node.image).or(app.served.config.boot.default_image.as_ref());
+        let image = node.map(|node| &node.image).or(config.boot.default_image.as_ref());
         let event = mac.and_then(|mac| latest.remove(&mac));
         NodeStatus {
             name: node.map(|node| node.name.clone()),
