@@ -256,7 +256,7 @@ fn read_config(file: &ConfigFile) -> anyhow::Result<Config> {
 
 fn diff_files(old: ConfigFile, new: PathBuf, json: bool) -> anyhow::Result<ExitCode> {
     let [old, new] = [old, ConfigFile { config: new }].map(|file| read_config(&file));
-    let changes = old?.settings.changes(&new?.settings);
+    let changes = old?.settings().changes(&new?.settings());
     print(&match json {
         true => as_json(&changes)?,
         false if changes.is_empty() => "nothing would change".to_owned(),

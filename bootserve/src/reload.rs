@@ -106,7 +106,7 @@ impl Reload {
 
     fn apply(&self) -> Result<Changes, ReloadError> {
         let config = Config::read(&self.file.path)?;
-        let changes = self.live.now().config.settings.changes(&config.settings);
+        let changes = self.live.now().config.settings().changes(&config.settings());
         let restart = changes.needing_restart();
         if !restart.is_empty() {
             return Err(ReloadError::NeedsRestart(restart));

@@ -17,7 +17,7 @@ fuzz_target!(|text: &str| {
             return;
         }
     };
-    assert!(config.settings.changes(&config.settings).is_empty());
+    assert!(config.settings().changes(&config.settings()).is_empty());
     for node in config.nodes() {
         assert_eq!(config.node_known_by(&node.key).map(|found| &found.name), Some(&node.name));
         assert_eq!(config.node_at(node.address).map(|found| &found.name), Some(&node.name));

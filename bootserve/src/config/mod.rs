@@ -66,11 +66,11 @@ pub struct Config {
     pub dns: Option<Arc<Dns>>,
     /// What every machine boots with.
     pub boot: Boot,
-    /// All of this as it stands in the file.
-    pub settings: Settings,
     /// What DHCP has learned of nodes that are not known by their MAC address. A configuration that takes the place of this
     /// one goes on with it.
     pub learned: Arc<LearnedMacs>,
+    /// The file. What is compared to another one is made of it when it is asked for, which is seldom.
+    text: String,
     nodes: Vec<Node>,
     by_name: HashMap<String, usize>,
     by_key: HashMap<NodeKey, usize>,
@@ -268,7 +268,13 @@ impl Config {
 
     /// Checks the text of a configuration file.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str::<wire::Config>(text)?.try_into()
+        toml::from_str::<wire::Config>(text)?.check(text)
+    }
+
+    /// All of this as it stands in the file.
+    pub fn settings(&self) -> Settings {
+        let file: wire::Config = toml::from_str(&self.text).expect("it was read from this text");
+        Settings::of(&file)
     }
 
     /// The versions that nodes are told to boot by name, whatever is current.

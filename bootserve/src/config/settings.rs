@@ -161,7 +161,7 @@ mod tests {
 
     fn settings(change: impl Fn(&str) -> String) -> Settings {
         let text = change(include_str!("../../bootserve.example.toml"));
-        Config::parse(&text).unwrap().settings
+        Config::parse(&text).unwrap().settings()
     }
 
     fn changes(from: &str, to: &str) -> String {
@@ -219,7 +219,7 @@ mod tests {
     fn what_needs_a_restart_is_named_as_it_is_in_the_file() {
         let text = include_str!("../../bootserve.example.toml")
             .replace("[boot]", "[tls]\ncertificate = 'a'\nkey = 'b'\n[dns]\nzone = 'cluster'\n[boot]");
-        let Settings(tables) = Config::parse(&text).unwrap().settings;
+        let Settings(tables) = Config::parse(&text).unwrap().settings();
         for (table, key) in NEEDS_RESTART.iter().filter(|(_, key)| *key != Some("router_advertisements")) {
             let found = tables.iter().find(|(found, _)| found.table == *table);
             let (_, settings) = found.unwrap_or_else(|| panic!("no table {table}"));

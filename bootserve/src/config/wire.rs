@@ -23,7 +23,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::forwarder::Forwarder;
-use super::settings::Settings;
 use crate::arch::Arch;
 use crate::dns::zone::Zone;
 use crate::sockets::DNS_PORT;
@@ -279,11 +278,10 @@ fn one_or_several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer.deserialize_any(OneOrSeveral(PhantomData))
 }
 
-impl TryFrom<Config> for super::Config {
-    type Error = ConfigError;
-
-    fn try_from(wire: Config) -> Result<Self, ConfigError> {
-        let settings = Settings::of(&wire);
+impl Config {
+    /// What it means, if it is consistent; `text` is what it was read from.
+    pub(super) fn check(self, text: &str) -> Result<super::Config, ConfigError> {
+        let wire = self;
         let server = super::Server::from(wire.server);
         let router_advertisements = router_advertisements(&wire.networks, server.address)?;
         let mut networks: Vec<super::Network> =
@@ -308,7 +306,7 @@ impl TryFrom<Config> for super::Config {
         let boot = super::Boot::try_from(wire.boot)?;
         let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
         let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
-        Ok(Self {
+        Ok(super::Config {
             server,
             dhcp: wire.dhcp.mode,
             ping_check: wire.dhcp.ping_check,
@@ -326,7 +324,7 @@ impl TryFrom<Config> for super::Config {
             by_name,
             by_key,
             by_address,
-            settings,
+            text: text.to_owned(),
         })
     }
 }
