@@ -109,7 +109,9 @@ fn log(dir: &Path) -> PathBuf {
     dir.join("bootserve.log")
 }
 
-fn spawn(server: &NetNs, dir: &Path, starter: &[&str]) -> Result<Daemon> {
+/// Starts bootserve on the machine `server`, and waits until it serves. Its configuration is `bootserve.toml` in `dir`, its log
+/// will be `bootserve.log` there; of `starter` see [`Served::start`].
+pub fn spawn(server: &NetNs, dir: &Path, starter: &[&str]) -> Result<Daemon> {
     let bootserve = program("bootserve")?;
     let mut command = match starter {
         [] => server.command(bootserve),
@@ -122,6 +124,6 @@ fn spawn(server: &NetNs, dir: &Path, starter: &[&str]) -> Result<Daemon> {
     command.args(["serve", "--config"]).arg(dir.join("bootserve.toml"));
     let daemon = Daemon::start(command, &log(dir))?;
     let serves = wait_until(LIMIT, || api::healthy(server).unwrap_or(false));
-    ensure!(serves, "{}", fs::read_to_string(log(dir))?);
+    ensure!(serves, "bootserve does not serve: {}", fs::read_to_string(log(dir))?);
     Ok(daemon)
 }

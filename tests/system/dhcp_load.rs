@@ -10,11 +10,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bootlab::api::healthy;
 use bootlab::daemon::Daemon;
 use bootlab::deadline::wait_until;
 use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS};
 use bootlab::places::program;
+use bootlab::served::spawn;
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Message, MessageType};
 
 /// All of this takes the server less than a second.
@@ -61,12 +61,7 @@ impl Site {
 
     fn start_bootserve(&self, state: &Path) -> Result<Daemon> {
         self.write_config(state, "")?;
-        let mut command = self.server.command(program("bootserve")?);
-        command.args(["serve", "--config"]).arg(self.config());
-        let daemon = Daemon::start(command, &self.log())?;
-        let serves = wait_until(LIMIT, || healthy(&self.server).unwrap_or(false));
-        ensure!(serves, "bootserve does not serve: {}", self.says());
-        Ok(daemon)
+        spawn(&self.server, self.dir.path(), &[])
     }
 
     fn log(&self) -> PathBuf {

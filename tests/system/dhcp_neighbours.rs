@@ -6,12 +6,12 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bootlab::api::{get, healthy};
+use bootlab::api::get;
 use bootlab::daemon::Daemon;
 use bootlab::deadline::{wait_until, within};
 use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS};
 use bootlab::other_dhcp::OtherDhcp;
-use bootlab::places::program;
+use bootlab::served::spawn;
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Flags, Message, MessageType, OptionCode};
 
 /// All of this takes less than a second.
@@ -48,9 +48,9 @@ impl Wire {
             socket.set_read_timeout(Some(within(REPEAT)))?;
             Ok::<_, std::io::Error>(socket)
         })??;
-        let (config, path) = (dir.path().join("bootserve.toml"), dir.path().display());
+        let path = dir.path().display();
         fs::write(
-            &config,
+            dir.path().join("bootserve.toml"),
             format!(
                 "[server]\ninterface = '{BRIDGE}'\naddress = '{SERVER_ADDRESS}'\nstore = '{path}'\nstate = '{path}/state'\n\
                  user = 'nobody'\n[dhcp]\n{dhcp}\n\
@@ -58,13 +58,8 @@ impl Wire {
                  [[node]]\nname = 'node'\nmac = 'fc:ab:14:e8:66:01'\naddress = '{RESERVED}'\nimage = 'failsafe'\n"
             ),
         )?;
-        let mut command = server.command(program("bootserve")?);
-        command.args(["serve", "--config"]).arg(&config);
-        let bootserve = Daemon::start(command, &dir.path().join("bootserve.log"))?;
-        let wire = Self { _bootserve: bootserve, socket, _clients: clients, server, dir };
-        let serves = wait_until(LIMIT, || healthy(&wire.server).unwrap_or(false));
-        ensure!(serves, "bootserve does not serve: {}", wire.log());
-        Ok(wire)
+        let bootserve = spawn(&server, dir.path(), &[])?;
+        Ok(Self { _bootserve: bootserve, socket, _clients: clients, server, dir })
     }
 
     /// A host that has `address` and knows nothing of DHCP.

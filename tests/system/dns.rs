@@ -14,6 +14,7 @@ use bootlab::daemon::Daemon;
 use bootlab::deadline::wait_until;
 use bootlab::netns::{BRIDGE, NetNs, SERVER_ADDRESS, SUBNET};
 use bootlab::places::program;
+use bootlab::served::spawn;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -53,11 +54,7 @@ impl Served {
         let (client, forwarder) = (machine("eth0", CLIENT_ADDRESS)?, machine("eth1", FORWARDER_ADDRESS)?);
         fs::create_dir(dir.path().join("store"))?;
         write_config(dir.path(), "node-001")?;
-        let mut command = server.command(program("bootserve")?);
-        command.args(["serve", "--config"]).arg(config_file(dir.path()));
-        let bootserve = Daemon::start(command, &dir.path().join("bootserve.log"))?;
-        let serves = wait_until(LIMIT, || api::healthy(&server).unwrap_or(false));
-        ensure!(serves, "{}", fs::read_to_string(dir.path().join("bootserve.log"))?);
+        let bootserve = spawn(&server, dir.path(), &[])?;
         Ok(Self { _bootserve: bootserve, client, forwarder, server, dir })
     }
 

@@ -118,45 +118,20 @@ fn clients_of_others_get_the_file() -> Result<()> {
     for more in ["", "[tftp]\nsingle_port = true\n"] {
         let served = start(more)?;
         let got = served.path("got");
-        let get = format!("get {FILE} got");
-        check_client(
-            served.client().command("tftp").args(["-m", "binary", SERVER_ADDRESS, "-c"]).args(get.split(' ')),
-            &got,
-        )?;
+        let client = |program: &str, words: &str| {
+            let mut client = served.client().command(program);
+            client.args(words.split(' '));
+            client
+        };
+        let mut tftp = client("tftp", &format!("-m binary {SERVER_ADDRESS} -c get {FILE} got"));
+        check_client(&mut tftp, &got)?;
         let url = format!("tftp://{SERVER_ADDRESS}/{FILE}");
-        check_client(
-            served.client().command("curl").args(["-sS", "--tftp-blksize", "1428", "-o", "got", &url]),
-            &got,
-        )?;
+        check_client(&mut client("curl", &format!("-sS --tftp-blksize 1428 -o got {url}")), &got)?;
+        let words = format!("-g -r {FILE} -l got {SERVER_ADDRESS}");
         for option in ["blksize 1428", "windowsize 8", "tsize 0"] {
-            check_client(
-                served.client().command("atftp").args([
-                    "--option",
-                    option,
-                    "-g",
-                    "-r",
-                    FILE,
-                    "-l",
-                    "got",
-                    SERVER_ADDRESS,
-                ]),
-                &got,
-            )?;
+            check_client(client("atftp", &words).args(["--option", option]), &got)?;
         }
-        check_client(
-            served.client().command("busybox").args([
-                "tftp",
-                "-g",
-                "-b",
-                "1428",
-                "-r",
-                FILE,
-                "-l",
-                "got",
-                SERVER_ADDRESS,
-            ]),
-            &got,
-        )?;
+        check_client(&mut client("busybox", &format!("tftp -b 1428 {words}")), &got)?;
     }
     Ok(())
 }
