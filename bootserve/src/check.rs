@@ -61,7 +61,7 @@ pub async fn check(path: &Path) -> Findings {
             findings.check_user(&config);
             findings.check_tls(&config);
             findings.check_nbps(&config);
-            findings.check_images(&config).await;
+            findings.check_images(&config);
             findings.check_overlays(&config);
         }
         Err(error) => findings.add(Severity::Error, &error),
@@ -110,14 +110,14 @@ impl Findings {
     }
 
     /// What each machine boots, each combination of image and mode once.
-    async fn check_images(&mut self, config: &Config) {
+    fn check_images(&mut self, config: &Config) {
         let nodes = config.nodes().iter().map(|node| Assignment { image: &node.image, node: Some(node) });
         let strangers = config.boot.default_image.iter().map(|image| Assignment { image, node: None });
         let mut seen = BTreeSet::new();
         for assignment in nodes.chain(strangers) {
             let mode = assignment.node.and_then(|node| node.params.mode);
             if seen.insert((assignment.image.to_string(), mode.map(|mode| mode.to_string())))
-                && let Err(error) = check_image(config, assignment).await
+                && let Err(error) = check_image(config, assignment)
             {
                 self.add(Severity::Warning, &*error);
             }
@@ -141,9 +141,9 @@ impl Findings {
 }
 
 /// Whether a machine could boot its image now.
-async fn check_image(config: &Config, assignment: Assignment<'_>) -> Result<(), Box<dyn Error>> {
+fn check_image(config: &Config, assignment: Assignment<'_>) -> Result<(), Box<dyn Error>> {
     let store = &config.server.store;
-    let manifest = read_manifest(store, &resolve(store, assignment.image).await?).await?;
+    let manifest = read_manifest(store, &resolve(store, assignment.image)?)?;
     initramfs(&manifest, assignment.mode(&manifest))?;
     match config.boot.min_rollback_index {
         Some(least) if manifest.rollback_index < least => Err(format!(

@@ -37,6 +37,11 @@ CREATE INDEX IF NOT EXISTS events_of_boot ON events (boot) WHERE boot IS NOT NUL
 -- A node repeats what it reported before; its own clock tells a repetition from news.
 CREATE UNIQUE INDEX IF NOT EXISTS reported_once
     ON events (mac, ifnull(boot, ''), phase, uptime_ms) WHERE uptime_ms IS NOT NULL;
+-- A machine's newest 1000 are kept.
+CREATE TRIGGER IF NOT EXISTS events_of_mac_are_bounded AFTER INSERT ON events BEGIN
+    DELETE FROM events WHERE mac = new.mac AND id <=
+        (SELECT id FROM events WHERE mac = new.mac ORDER BY id DESC LIMIT 1 OFFSET 1000);
+END;
 ";
 
 /// The open database.

@@ -21,7 +21,7 @@ use crate::database::{Database, DatabaseError, parse_column, query_error};
 use crate::dhcp::store;
 use crate::live::Live;
 
-/// How many events are kept of a machine.
+/// How many events are kept of a machine, by a trigger of the database's.
 pub const MAX_EVENTS_PER_NODE: u32 = 1000;
 
 /// A phase of a boot and when it began, on our clock.
@@ -180,7 +180,6 @@ impl EventLog {
         let mut news = Vec::new();
         for event in events {
             if insert(connection, &event).await? {
-                trim(connection, event.mac).await?;
                 news.push(event);
             }
         }
@@ -331,16 +330,6 @@ async fn align_clock(
 fn failure_code(message: &str) -> Option<&str> {
     let (code, _) = message.strip_prefix('[')?.split_once(']')?;
     Some(code)
-}
-
-async fn trim(connection: &mut SqliteConnection, mac: MacAddr) -> Result<(), DatabaseError> {
-    let query = sqlx::query(
-        "DELETE FROM events WHERE mac = ?1 AND id <= \
-         (SELECT id FROM events WHERE mac = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-    );
-    let result = query.bind(mac.to_string()).bind(MAX_EVENTS_PER_NODE).execute(connection).await;
-    result.map_err(query_error("delete old events from"))?;
-    Ok(())
 }
 
 fn event(row: &SqliteRow) -> Result<BootEvent, DatabaseError> {

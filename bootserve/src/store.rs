@@ -1,15 +1,15 @@
 //! The image store as a boot server sees it: which version a name means, what is in it, and its files.
 //!
-//! Nothing is cached. A version never changes, but `current` does, and versions come and go while we run.
+//! Nothing is cached. A version never changes, but `current` does, and versions come and go while we run. All of this waits for
+//! the disk: handlers call it by `http::on_disk`.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bootspec::manifest::{Manifest, ManifestError};
 use bootspec::store::{MANIFEST, MANIFEST_SIGNATURE, current_link};
 use bootspec::{ImageName, ImageRef, ImageVersion};
-use tokio::fs::{self, File};
-use tokio::io::AsyncReadExt;
 
 use crate::config::ImageSelector;
 
@@ -81,13 +81,13 @@ impl StoreError {
 }
 
 /// The version that `selector` means now.
-pub async fn resolve(store: &Path, selector: &ImageSelector) -> Result<ImageRef, StoreError> {
+pub fn resolve(store: &Path, selector: &ImageSelector) -> Result<ImageRef, StoreError> {
     let name = match selector {
         ImageSelector::Version(image) => return Ok(image.clone()),
         ImageSelector::Current(name) => name,
     };
     let link = current_link(store, name);
-    let target = fs::read_link(&link).await.map_err(|source| StoreError::NoCurrent {
+    let target = fs::read_link(&link).map_err(|source| StoreError::NoCurrent {
         name: name.clone(),
         store: store.to_owned(),
         source,
@@ -100,8 +100,8 @@ pub async fn resolve(store: &Path, selector: &ImageSelector) -> Result<ImageRef,
 }
 
 /// What is in this version.
-pub async fn read_manifest(store: &Path, image: &ImageRef) -> Result<Manifest, StoreError> {
-    let json = read_manifest_json(store, image).await?;
+pub fn read_manifest(store: &Path, image: &ImageRef) -> Result<Manifest, StoreError> {
+    let json = read_manifest_json(store, image)?;
     let path = || image.dir(store).join(MANIFEST);
     let manifest = Manifest::parse(&json).map_err(|source| StoreError::Manifest { path: path(), source })?;
     match manifest.image == *image {
@@ -111,68 +111,68 @@ pub async fn read_manifest(store: &Path, image: &ImageRef) -> Result<Manifest, S
 }
 
 /// The manifest of this version as it was published, byte by byte: a signature may depend on them.
-pub async fn read_manifest_json(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
+pub fn read_manifest_json(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
     let path = image.dir(store).join(MANIFEST);
-    read(&path).await.map_err(|source| match source.kind() {
+    read(&path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => StoreError::NoVersion(image.clone()),
         _ => StoreError::Read { path, source },
     })
 }
 
 /// The signature of the manifest, in minisign's format.
-pub async fn read_signature(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
+pub fn read_signature(store: &Path, image: &ImageRef) -> Result<Vec<u8>, StoreError> {
     let path = image.dir(store).join(MANIFEST_SIGNATURE);
-    read(&path).await.map_err(|source| match source.kind() {
+    read(&path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => StoreError::NoSignature(image.clone()),
         _ => StoreError::Read { path, source },
     })
 }
 
-async fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut contents = Vec::new();
-    open_regular(path).await?.read_to_end(&mut contents).await?;
+    open_regular(path)?.read_to_end(&mut contents)?;
     Ok(contents)
 }
 
 /// Opens a file of the store. Published versions hold regular files alone, and whatever else has come there leads out of the
 /// store or blocks.
-pub async fn open_regular(path: &Path) -> io::Result<File> {
-    if !fs::symlink_metadata(path).await?.is_file() {
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    File::open(path).await
+    File::open(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn current_is_followed_and_checked() {
+    #[test]
+    fn current_is_followed_and_checked() {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path();
         let selector: ImageSelector = "failsafe".parse().unwrap();
-        let missing = resolve(store, &selector).await.unwrap_err();
+        let missing = resolve(store, &selector).unwrap_err();
         assert!(missing.is_not_found() && missing.to_string().contains("hint: imagebuild build failsafe"));
 
         std::fs::create_dir(store.join("failsafe")).unwrap();
         std::os::unix::fs::symlink("v1", store.join("failsafe/current")).unwrap();
-        assert_eq!(resolve(store, &selector).await.unwrap().to_string(), "failsafe/v1");
+        assert_eq!(resolve(store, &selector).unwrap().to_string(), "failsafe/v1");
 
         std::fs::remove_file(store.join("failsafe/current")).unwrap();
         std::os::unix::fs::symlink("../../etc", store.join("failsafe/current")).unwrap();
-        let odd = resolve(store, &selector).await.unwrap_err();
+        let odd = resolve(store, &selector).unwrap_err();
         assert!(odd.to_string().contains("../../etc"), "{odd}");
     }
 
-    #[tokio::test]
-    async fn a_missing_version_and_a_damaged_manifest_are_told_apart() {
+    #[test]
+    fn a_missing_version_and_a_damaged_manifest_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let image: ImageRef = "failsafe/v1".parse().unwrap();
-        assert!(read_manifest(dir.path(), &image).await.unwrap_err().is_not_found());
+        assert!(read_manifest(dir.path(), &image).unwrap_err().is_not_found());
         std::fs::create_dir_all(image.dir(dir.path())).unwrap();
         std::fs::write(image.dir(dir.path()).join(MANIFEST), "{").unwrap();
-        let error = read_manifest(dir.path(), &image).await.unwrap_err();
+        let error = read_manifest(dir.path(), &image).unwrap_err();
         assert!(!error.is_not_found() && error.to_string().contains("failsafe/v1/manifest.json"), "{error}");
     }
 }

@@ -17,6 +17,7 @@ mod serving;
 mod store;
 mod storm;
 mod tftp;
+mod tftp_least;
 mod unpack;
 
 use std::fs;

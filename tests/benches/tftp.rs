@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -15,6 +16,7 @@ use serde_json::json;
 
 use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu};
 use crate::serving::{Running, Wire};
+use crate::tftp_least::LeastServer;
 
 /// A name that bootserve looks for, with as many bytes as it takes.
 const FILE: &str = "undionly.kpxe";
@@ -36,18 +38,20 @@ const WINDOWED: Terms = Terms { windowsize: WINDOWSIZE, ..LOCKSTEP };
 /// One client, lockstep.
 pub fn lockstep(rounds: Rounds) -> Result<Vec<Measurement>> {
     let bench = Bench::new("bench-tftp", FILE_BYTES)?;
-    let [ours, hpa, dnsmasq] = rounds.in_turn(
+    let [ours, hpa, dnsmasq, least] = rounds.in_turn(
         "tftp",
         [
             &mut || bench.load(bench.start_bootserve()?),
             &mut || bench.load(bench.start_tftpd_hpa()?),
             &mut || bench.load(bench.start_dnsmasq()?),
+            &mut || bench.load_least(),
         ],
     )?;
     let speed = |costs: &[Cost]| LOADED_MIB / least_wall(costs);
     let details = json!({
         "tftpd-hpa": {"MiB/s": speed(&hpa)},
         "dnsmasq": {"MiB/s": speed(&dnsmasq), "cpu": median_cpu(&dnsmasq)},
+        "least": {"MiB/s": speed(&least), "cpu": median_cpu(&least)},
     });
     let peer = speed(&hpa).max(speed(&dnsmasq));
     // tftpd-hpa starts a process for each transfer and does not wait for it, so nobody knows what it has taken.
@@ -57,6 +61,14 @@ pub fn lockstep(rounds: Rounds) -> Result<Vec<Measurement>> {
             .with_details(details.clone()),
         Measurement::new("tftp-cpu", median_cpu(&ours), peer_cpu, "cpu-seconds", Goal::AtMost(0.75))
             .with_details(details),
+        Measurement::new("tftp-least", speed(&ours), speed(&least), "MiB/s", Goal::AtLeast(0.95)),
+        Measurement::new(
+            "tftp-cpu-least",
+            median_cpu(&ours),
+            median_cpu(&least),
+            "cpu-seconds",
+            Goal::AtMost(1.1),
+        ),
     ])
 }
 
@@ -135,14 +147,31 @@ impl Bench {
 
     fn load(&self, server_process: Running<'_>) -> Result<Cost> {
         let (cpu_before, started) = (server_process.cpu_seconds()?, Instant::now());
+        self.load_all()?;
+        let wall_seconds = started.elapsed().as_secs_f64();
+        Ok(Cost { wall_seconds, cpu_seconds: server_process.cpu_seconds()? - cpu_before })
+    }
+
+    /// From a server that does no more than it must.
+    fn load_least(&self) -> Result<Cost> {
+        let least = NetNs::inside(&self.wire.server, || LeastServer::bind(&self.file, BLKSIZE))??;
+        thread::scope(|scope| {
+            let serving = scope.spawn(|| NetNs::inside(&self.wire.server, || least.serve(LOADS)));
+            let started = Instant::now();
+            self.load_all()?;
+            let wall_seconds = started.elapsed().as_secs_f64();
+            let cpu_seconds = serving.join().expect("it does not panic")??;
+            Ok(Cost { wall_seconds, cpu_seconds })
+        })
+    }
+
+    fn load_all(&self) -> Result<()> {
         self.inside(|| {
             for _ in 0..LOADS {
                 ensure!(fetch(server(), FILE, LOCKSTEP)? == self.file, "the file is another");
             }
             Ok(())
-        })?;
-        let wall_seconds = started.elapsed().as_secs_f64();
-        Ok(Cost { wall_seconds, cpu_seconds: server_process.cpu_seconds()? - cpu_before })
+        })
     }
 
     fn load_far_away(&self, terms: Terms) -> Result<Cost> {

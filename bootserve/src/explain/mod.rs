@@ -171,7 +171,7 @@ impl Setting {
             client.remember(&self.config);
         }
         let boots = match &request {
-            Some(Request { stage: Stage::Ipxe, mac, .. }) if reply.is_some() => Some(self.boots(*mac).await),
+            Some(Request { stage: Stage::Ipxe, mac, .. }) if reply.is_some() => Some(self.boots(*mac)),
             _ => None,
         };
         let mac = request.as_ref().map(|request| request.mac);
@@ -253,7 +253,7 @@ impl Setting {
     }
 
     /// What the script that iPXE fetches next would boot.
-    async fn boots(&self, mac: MacAddr) -> Boots {
+    fn boots(&self, mac: MacAddr) -> Boots {
         let nothing =
             |rule, problem| Boots { rule, image: None, mode: None, initramfs: None, problem: Some(problem) };
         let assignment = match decide(&self.config, &Machine { mac, stage: Stage::Script }) {
@@ -266,17 +266,14 @@ impl Setting {
             None => "boot.default_image".to_owned(),
         };
         let store = &self.config.server.store;
-        let found = async {
-            let image = resolve(store, assignment.image).await?;
-            Ok::<_, crate::store::StoreError>((read_manifest(store, &image).await?, image))
-        };
-        match found.await {
-            Ok((manifest, image)) => {
+        let found = resolve(store, assignment.image).and_then(|image| read_manifest(store, &image));
+        match found {
+            Ok(manifest) => {
                 let mode = assignment.mode(&manifest);
                 let initramfs = initramfs(&manifest, mode);
                 Boots {
                     rule,
-                    image: Some(image.to_string()),
+                    image: Some(manifest.image.to_string()),
                     mode: Some(mode.to_string()),
                     problem: initramfs.as_ref().err().map(|error| explain(error)),
                     initramfs: initramfs.ok().map(str::to_owned),

@@ -40,7 +40,8 @@ impl FileBody {
         response
     }
 
-    fn length(&self) -> u64 {
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
         let lengths = self.pieces.iter().map(|piece| match piece {
             Piece::Bytes(bytes) => bytes.len() as u64,
             Piece::Span(span) => span.length,

@@ -3,14 +3,13 @@
 //! Only the manifest, its signature and what the manifest lists are served; every part of the path has passed the parser of its type,
 //! so no path can leave the version's directory.
 
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{self, ConnectInfo, Query, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -23,7 +22,7 @@ use tracing::{info, warn};
 
 use super::admission::Busy;
 use super::file::{ServedFile, Wanted};
-use super::{App, internal_error, text};
+use super::{App, internal_error, on_disk, text};
 use crate::events::{BootEvent, EventLog};
 use crate::store::{StoreError, open_regular, read_manifest, read_manifest_json, read_signature};
 
@@ -35,7 +34,7 @@ pub(super) struct BootQuery {
 /// `GET /images/NAME/VERSION/ARTIFACT`, and HEAD.
 pub(super) async fn artifact(
     State(app): State<Arc<App>>,
-    Path((name, version, artifact)): Path<(String, String, String)>,
+    extract::Path((name, version, artifact)): extract::Path<(String, String, String)>,
     Query(query): Query<BootQuery>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     method: Method,
@@ -45,44 +44,43 @@ pub(super) async fn artifact(
     let (Ok(image), Ok(artifact)) = (image, artifact.parse::<ArtifactName>()) else {
         return not_found();
     };
-    let store = &app.served.config.server.store;
+    let store = app.served.config.server.store.clone();
     match artifact.as_str() {
-        MANIFEST => return small_file("application/json", read_manifest_json(store, &image).await),
+        MANIFEST => {
+            let json = on_disk(move || read_manifest_json(&store, &image)).await;
+            return small_file("application/json", json);
+        }
         MANIFEST_SIGNATURE => {
-            return small_file("text/plain; charset=utf-8", read_signature(store, &image).await);
+            let signature = on_disk(move || read_signature(&store, &image)).await;
+            return small_file("text/plain; charset=utf-8", signature);
         }
         _ => {}
     }
-    let entry = match read_manifest(store, &image).await {
-        Ok(manifest) => manifest.artifacts.get(&artifact).cloned(),
-        Err(error) => return store_error(error),
+    let phase = phase_of(&artifact);
+    let (opened, image) = on_disk(move || (open_artifact(&store, &image, &artifact), image)).await;
+    let file = match opened {
+        Ok(file) => file,
+        Err(OpenError::Store(error)) if error.is_not_found() => return not_found(),
+        Err(OpenError::NotListed) => return not_found(),
+        Err(error) => return internal_error(&error),
     };
-    let Some(entry) = entry else { return not_found() };
     let download = Download {
         boot: query.boot.and_then(|boot| boot.parse().ok()),
-        phase: phase_of(&artifact),
+        phase,
         image,
         events: Arc::clone(&app.events),
     };
-    let path = download.image.dir(store).join(artifact.as_str());
-    match open_complete(&path, &entry).await {
-        Ok(file) => {
-            let file =
-                ServedFile { file, size_bytes: entry.size_bytes, etag: format!("\"{}\"", entry.sha256) };
-            let wanted = file.wanted(&method, &headers);
-            if let Wanted::Head(_) = wanted {
-                return file.respond(wanted, |_| ());
-            }
-            match app.downloads.admit(peer.ip(), Instant::now()) {
-                Ok(permit) => file.respond(wanted, move |reaches_end| {
-                    // As long as the body is, the permit is.
-                    let _ = &permit;
-                    download.sent(reaches_end);
-                }),
-                Err(busy) => busy_response(&busy),
-            }
-        }
-        Err(error) => internal_error(&error),
+    let wanted = file.wanted(&method, &headers);
+    if let Wanted::Head(_) = wanted {
+        return file.respond(wanted, |_| ());
+    }
+    match app.downloads.admit(peer.ip(), Instant::now()) {
+        Ok(permit) => file.respond(wanted, move |reaches_end| {
+            // As long as the body is, the permit is.
+            let _ = &permit;
+            download.sent(reaches_end);
+        }),
+        Err(busy) => busy_response(&busy),
     }
 }
 
@@ -90,9 +88,13 @@ fn small_file(content_type: &'static str, contents: Result<Vec<u8>, StoreError>)
     contents.map_or_else(store_error, |bytes| ([(CONTENT_TYPE, content_type)], bytes).into_response())
 }
 
-/// The artifact's file does not match the manifest.
+/// An artifact that cannot be sent.
 #[derive(Debug, thiserror::Error)]
 enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the manifest lists no such artifact")]
+    NotListed,
     #[error("cannot open {}", path.display())]
     Open {
         path: PathBuf,
@@ -104,14 +106,18 @@ enum OpenError {
 }
 
 /// Opens a file of the size that its manifest says: a node must not begin a download that cannot be right.
-async fn open_complete(path: &std::path::Path, entry: &Artifact) -> Result<File, OpenError> {
-    let open_error = |source| OpenError::Open { path: path.to_owned(), source };
-    let file = open_regular(path).await.map_err(open_error)?;
-    let found = file.metadata().await.map_err(open_error)?.len();
-    if found != entry.size_bytes {
-        return Err(OpenError::Size { path: path.to_owned(), found, expected: entry.size_bytes });
+fn open_artifact(store: &Path, image: &ImageRef, artifact: &ArtifactName) -> Result<ServedFile, OpenError> {
+    let manifest = read_manifest(store, image)?;
+    let Artifact { size_bytes, sha256 } = manifest.artifacts.get(artifact).ok_or(OpenError::NotListed)?;
+    let path = image.dir(store).join(artifact.as_str());
+    let opened = open_regular(&path).and_then(|file| file.metadata().map(|metadata| (file, metadata.len())));
+    match opened {
+        Ok((file, found)) if found == *size_bytes => {
+            Ok(ServedFile { file, size_bytes: found, etag: format!("\"{sha256}\"") })
+        }
+        Ok((_, found)) => Err(OpenError::Size { path, found, expected: *size_bytes }),
+        Err(source) => Err(OpenError::Open { path, source }),
     }
-    Ok(file.into_std().await)
 }
 
 /// iPXE and init wait as long as they are told and ask again (RFC 9110 section 10.2.3).

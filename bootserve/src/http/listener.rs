@@ -3,26 +3,31 @@
 //! There are as many connections at once as [`Slots`] has. When they are used up, the one that has waited longest without a
 //! complete request is closed for a new one: whoever opens connections and says nothing shuts out nobody.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::future::join_all;
+use futures_util::task::AtomicWaker;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::mpsc::{self, error::SendError};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::connection::{Connection, Context, Stream};
+use super::connection::{Connection, Context, Download, Stream};
 
 /// More connections than this take memory for nothing: iPXE and init have one each.
 const MAX_CONNECTIONS: u64 = 16_384;
@@ -43,17 +48,23 @@ pub(super) struct Listener {
 }
 
 /// A connection on its way to the worker that serves it.
-struct Accepted {
-    stream: std::net::TcpStream,
+struct Assigned {
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
     slot: Slot,
+    what: What,
+}
+
+enum What {
+    /// It was just accepted.
+    New { stream: std::net::TcpStream, tls: Option<TlsAcceptor> },
+    /// The worker that was asked for this file has more to send than another.
+    Download { stream: std::net::TcpStream, received: BytesMut, download: Download },
 }
 
 impl Listener {
-    /// Hands connections to the workers in turn until `shutdown`.
-    async fn run(self, slots: &Arc<Slots>, workers: &[Worker], shutdown: &CancellationToken) {
-        for worker in workers.iter().cycle() {
+    /// Hands connections to the crew until `shutdown`.
+    async fn run(self, slots: &Arc<Slots>, crew: &Crew, shutdown: &CancellationToken) {
+        loop {
             let (stream, peer) = tokio::select! {
                 accepted = self.accept() => accepted,
                 () = shutdown.cancelled() => return,
@@ -63,9 +74,9 @@ impl Listener {
                 continue;
             };
             match stream.into_std() {
-                // A worker ends after us.
                 Ok(stream) => {
-                    drop(worker.accepted.send(Accepted { stream, peer, tls: self.tls.clone(), slot }))
+                    let tls = self.tls.clone();
+                    crew.take_in(Assigned { peer, slot, what: What::New { stream, tls } });
                 }
                 Err(error) => debug!(%peer, %error, "HTTP connection broke"),
             }
@@ -85,79 +96,214 @@ impl Listener {
     }
 }
 
-/// A thread that serves connections, with a runtime of its own. Among threads that share their tasks, a download would move
-/// from one to the next each time that its client has room, and the threads would spend their time waking each other.
-struct Worker {
-    accepted: mpsc::UnboundedSender<Accepted>,
-    /// Nobody joins the thread: one that waits for a slow client must not hold up the end of the process.
-    ended: oneshot::Receiver<()>,
+/// The threads that serve connections, as many as there are cores.
+///
+/// Short answers are given by one of them while it can: they take it some microseconds each, and shared among threads that the
+/// kernel has to wake for each they take half as long again. TLS takes time, and is shared out. What is long moves to the thread
+/// that sends least.
+struct Crew {
+    context: Context,
+    workers: Vec<Worker>,
+    /// Which of them is next to have a client with TLS.
+    next: AtomicUsize,
 }
 
-impl Worker {
-    fn start(context: Arc<Context>) -> io::Result<Self> {
-        let (accepted, taken) = mpsc::unbounded_channel();
+/// One thread of the crew, with a runtime of its own. Among threads that share their tasks, a download would move from one to the next
+/// each time that its client has room, and the threads would spend their time waking each other.
+struct Worker {
+    assigned: mpsc::UnboundedSender<Assigned>,
+    /// How many files it is sending.
+    downloads: AtomicUsize,
+}
+
+impl Crew {
+    /// The crew, and what is assigned to each of its workers.
+    fn new(context: Context, size: usize) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Assigned>>) {
+        let (workers, assigned) = (0..size)
+            .map(|_| {
+                let (assigned, taken) = mpsc::unbounded_channel();
+                (Worker { assigned, downloads: AtomicUsize::new(0) }, taken)
+            })
+            .unzip();
+        (Arc::new(Self { context, workers, next: AtomicUsize::new(0) }), assigned)
+    }
+
+    fn take_in(&self, assigned: Assigned) {
+        let worker = match assigned.what {
+            What::New { tls: Some(_), .. } => self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len(),
+            _ => 0,
+        };
+        // It ends after the listeners.
+        let _ = self.workers[worker].assigned.send(assigned);
+    }
+
+    /// The worker that sends least; not the one that gives short answers, if it can be helped.
+    fn least_busy(&self) -> usize {
+        let busy = |(_, worker): &(usize, &Worker)| worker.downloads.load(Ordering::Relaxed);
+        self.workers.iter().enumerate().rev().min_by_key(busy).map_or(0, |(worker, _)| worker)
+    }
+
+    /// Has a thread serve what is assigned to `worker`; the other end of what is returned is dropped when it ends. Nobody joins the
+    /// thread: one that waits for a slow client must not hold up the end of the process.
+    fn start(
+        self: &Arc<Self>,
+        worker: usize,
+        taken: mpsc::UnboundedReceiver<Assigned>,
+        closing: CancellationToken,
+    ) -> io::Result<oneshot::Receiver<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
+        let crew = Arc::clone(self);
         let work = move || {
-            runtime.block_on(serve_all(taken, context));
+            runtime.block_on(crew.work(worker, taken, closing));
             let _ = end.send(());
         };
         thread::Builder::new().name("http".to_owned()).spawn(work)?;
-        Ok(Self { accepted, ended })
+        Ok(ended)
     }
-}
 
-/// Serves what is accepted until no more is, and then until all connections have ended.
-async fn serve_all(mut taken: mpsc::UnboundedReceiver<Accepted>, context: Arc<Context>) {
-    let tasks = TaskTracker::new();
-    while let Some(accepted) = taken.recv().await {
-        tasks.spawn(serve(accepted, Arc::clone(&context)));
-    }
-    tasks.close();
-    tasks.wait().await;
-}
-
-async fn serve(accepted: Accepted, context: Arc<Context>) {
-    let Accepted { stream, peer, tls, slot } = accepted;
-    // Answers are written at once and whole.
-    let stream = match TcpStream::from_std(stream).and_then(|it| it.set_nodelay(true).map(|()| it)) {
-        Ok(stream) => stream,
-        Err(error) => return debug!(%peer, %error, "HTTP connection broke"),
-    };
-    let stream = match tls {
-        None => Stream::Plain(stream),
-        Some(acceptor) => {
-            let handshake = timeout(HANDSHAKE, acceptor.accept(stream));
-            let accepted = tokio::select! {
-                accepted = handshake => accepted,
-                () = slot.wait() => return,
-                () = context.shutdown.cancelled() => return,
-            };
-            match accepted {
-                Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
-                Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
-                Err(_) => return debug!(%peer, "TLS handshake did not come to its end"),
+    /// Serves what is assigned until `closing`, and then until all connections have ended.
+    async fn work(
+        self: Arc<Self>,
+        worker: usize,
+        mut taken: mpsc::UnboundedReceiver<Assigned>,
+        closing: CancellationToken,
+    ) {
+        let tasks = TaskTracker::new();
+        let serve = |assigned| tasks.spawn(Arc::clone(&self).serve(worker, assigned));
+        loop {
+            tokio::select! {
+                Some(assigned) = taken.recv() => drop(serve(assigned)),
+                () = closing.cancelled() => break,
             }
         }
+        // What other workers still want to assign comes back to them.
+        taken.close();
+        while let Some(assigned) = taken.recv().await {
+            serve(assigned);
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// Serves a connection until it ends or has gone to another worker.
+    async fn serve(self: Arc<Self>, worker: usize, mut assigned: Assigned) {
+        while let Some((other, moved)) = self.serve_here(worker, assigned).await {
+            match self.workers[other].assigned.send(moved) {
+                Ok(()) => return,
+                Err(SendError(back)) => assigned = back,
+            }
+        }
+    }
+
+    /// The worker that is to go on with the connection, unless it ended.
+    async fn serve_here(&self, worker: usize, assigned: Assigned) -> Option<(usize, Assigned)> {
+        let Assigned { peer, slot, what } = assigned;
+        let broke = |error: &io::Error| debug!(%peer, %error, "HTTP connection broke");
+        let (stream, received, mut download) = match what {
+            What::New { stream, tls } => {
+                let stream = open(stream, tls, peer, &slot).await.inspect_err(broke).ok()??;
+                (stream, BytesMut::new(), None)
+            }
+            What::Download { stream, received, download } => {
+                let stream = TcpStream::from_std(stream).inspect_err(broke).ok()?;
+                (Stream::Plain(stream), received, Some(download))
+            }
+        };
+        let mut connection = Connection::new(stream, peer, &self.context, &slot).go_on(received);
+        loop {
+            if let Some(download) = download {
+                let _sending = Sending::begin(&self.workers[worker]);
+                if !connection.send(download).await {
+                    return None;
+                }
+            }
+            let next = connection.serve().await?;
+            let other = self.least_busy();
+            if other != worker && connection.is_plain() {
+                let (stream, received) = connection.into_parts().inspect_err(broke).ok()?;
+                let what = What::Download { stream, received, download: next };
+                return Some((other, Assigned { peer, slot, what }));
+            }
+            download = Some(next);
+        }
+    }
+}
+
+/// A file that a worker is sending.
+struct Sending<'a>(&'a Worker);
+
+impl<'a> Sending<'a> {
+    fn begin(worker: &'a Worker) -> Self {
+        worker.downloads.fetch_add(1, Ordering::Relaxed);
+        Self(worker)
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.downloads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream to speak HTTP on; none if TLS does not come about.
+async fn open(
+    stream: std::net::TcpStream,
+    tls: Option<TlsAcceptor>,
+    peer: SocketAddr,
+    slot: &Slot,
+) -> io::Result<Option<Stream>> {
+    let stream = TcpStream::from_std(stream)?;
+    // Answers are written at once and whole.
+    stream.set_nodelay(true)?;
+    let Some(acceptor) = tls else { return Ok(Some(Stream::Plain(stream))) };
+    slot.wait();
+    let accepted = tokio::select! {
+        accepted = timeout(HANDSHAKE, acceptor.accept(stream)) => accepted,
+        () = slot.evicted() => return Ok(None),
     };
-    Connection::new(stream, peer, &context).serve(|| slot.wait()).await;
+    match accepted {
+        Ok(Ok(stream)) => return Ok(Some(Stream::Tls(Box::new(stream)))),
+        Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+        Err(_) => debug!(%peer, "TLS handshake did not come to its end"),
+    }
+    Ok(None)
 }
 
 /// Room for connections.
 #[derive(Debug)]
 pub(super) struct Slots {
     limit: u64,
-    open: AtomicU64,
     next: AtomicU64,
-    /// Connections without a complete request, those that have waited longest first.
-    waiting: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    connections: HashMap<u64, Arc<Wait>>,
+    /// Those that had waited longest when it was last looked for them, the longest last: where the room is used up, it is used
+    /// up for many in a row.
+    longest: Vec<(u64, Arc<Wait>)>,
+}
+
+/// How many are looked for at a time.
+const LONGEST: usize = 64;
+
+/// How long a connection has waited, and the end of that. Each request goes through here, so it costs no lock.
+#[derive(Debug, Default)]
+struct Wait {
+    /// The number of the wait for the request that has not come to its end: a lower one has waited longer. 0: none is awaited.
+    since: AtomicU64,
+    evicted: AtomicBool,
+    waker: AtomicWaker,
 }
 
 /// Room for one connection.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
-    evicted: Arc<Notify>,
+    number: u64,
+    wait: Arc<Wait>,
 }
 
 impl Slots {
@@ -168,55 +314,97 @@ impl Slots {
     }
 
     fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, open: AtomicU64::new(0), next: AtomicU64::new(0), waiting: Mutex::default() })
-    }
-
-    /// How many connections there are.
-    fn open(&self) -> u64 {
-        self.open.load(Ordering::Relaxed)
+        Arc::new(Self { limit, next: AtomicU64::new(1), open: Mutex::default() })
     }
 
     /// Room for one more connection, if need be in place of one that waits. None if all of them are being answered.
     fn take(self: &Arc<Self>) -> Option<Slot> {
-        if self.open() >= self.limit {
-            let (_, longest) = self.waiting().pop_first()?;
-            // It has gone before the next of its kind is needed; until then there is one more than the limit.
-            longest.notify_one();
+        let (number, wait) = (self.next_number(), Arc::default());
+        let mut open = self.open();
+        // One that is evicted has gone before the next of its kind is needed; until then there is one more than the limit.
+        if open.connections.len() as u64 >= self.limit && !open.evict_longest() {
+            return None;
         }
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Some(Slot { slots: Arc::clone(self), evicted: Arc::default() })
+        open.connections.insert(number, Arc::clone(&wait));
+        Some(Slot { slots: Arc::clone(self), number, wait })
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has all connections end, when they have answered what they have been asked.
+    fn close(&self) {
+        self.open().connections.values().for_each(|wait| wait.evict());
+    }
+
+    fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Whether there was one that waits.
+    fn evict_longest(&mut self) -> bool {
+        if self.evict_known() {
+            return true;
+        }
+        let waiting = self.connections.values().map(|wait| (wait.since.load(Ordering::Relaxed), wait));
+        let mut waiting: Vec<_> = waiting.filter(|(since, _)| *since > 0).collect();
+        waiting.sort_unstable_by_key(|(since, _)| *since);
+        let longest = waiting.into_iter().take(LONGEST).rev();
+        self.longest = longest.map(|(since, wait)| (since, Arc::clone(wait))).collect();
+        self.evict_known()
+    }
+
+    fn evict_known(&mut self) -> bool {
+        while let Some((since, wait)) = self.longest.pop() {
+            // Another number, or none: it has been answered since.
+            if wait.since.compare_exchange(since, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                wait.evict();
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Wait {
+    fn evict(&self) {
+        self.evicted.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 
 impl Slot {
-    /// Ready when the room is needed for another. Until then, and while it is awaited, it may be taken.
-    async fn wait(&self) {
-        let number = self.slots.next.fetch_add(1, Ordering::Relaxed);
-        self.slots.waiting().insert(number, Arc::clone(&self.evicted));
-        let _listed = Listed { slots: &self.slots, number };
-        self.evicted.notified().await;
+    /// From now on a request is awaited, and the slot may be needed for another connection.
+    pub fn wait(&self) {
+        self.wait.since.store(self.slots.next_number(), Ordering::Relaxed);
+    }
+
+    /// The request has come; until the next is awaited, the slot is ours.
+    pub fn answer(&self) {
+        self.wait.since.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is to end.
+    pub fn is_evicted(&self) -> bool {
+        self.wait.evicted.load(Ordering::Acquire)
+    }
+
+    /// Ready when the connection is to end.
+    pub async fn evicted(&self) {
+        poll_fn(|context| {
+            self.wait.waker.register(context.waker());
+            if self.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Takes a connection off the list when it does not wait any more.
-struct Listed<'a> {
-    slots: &'a Slots,
-    number: u64,
-}
-
-impl Drop for Listed<'_> {
-    fn drop(&mut self) {
-        self.slots.waiting().remove(&self.number);
+        self.slots.open().connections.remove(&self.number);
     }
 }
 
@@ -234,14 +422,20 @@ fn raise_file_limit() -> u64 {
 }
 
 /// Has `listeners` serve until shutdown, when connections that are answering a request finish it.
-pub(super) async fn run(listeners: Vec<Listener>, slots: Arc<Slots>, context: Context) -> io::Result<()> {
-    let context = Arc::new(context);
-    let cores = thread::available_parallelism()?.get();
-    let workers: Vec<_> =
-        (0..cores).map(|_| Worker::start(Arc::clone(&context))).collect::<io::Result<_>>()?;
-    join_all(listeners.into_iter().map(|listener| listener.run(&slots, &workers, &context.shutdown))).await;
-    for Worker { accepted, ended } in workers {
-        drop(accepted);
+pub(super) async fn run(
+    listeners: Vec<Listener>,
+    slots: Arc<Slots>,
+    context: Context,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let (crew, assigned) = Crew::new(context, thread::available_parallelism()?.get());
+    let closing = CancellationToken::new();
+    let workers = (0..).zip(assigned).map(|(worker, taken)| crew.start(worker, taken, closing.clone()));
+    let workers = workers.collect::<io::Result<Vec<_>>>()?;
+    join_all(listeners.into_iter().map(|listener| listener.run(&slots, &crew, &shutdown))).await;
+    slots.close();
+    closing.cancel();
+    for ended in workers {
         // An error says the same: the thread is not there any more.
         let _ = ended.await;
     }
@@ -252,34 +446,48 @@ pub(super) async fn run(listeners: Vec<Listener>, slots: Arc<Slots>, context: Co
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn the_connection_that_has_waited_longest_makes_room() {
+    #[test]
+    fn the_connection_that_has_waited_longest_makes_room() {
         let slots = Slots::new(3);
         let [first, second, busy] = [(); 3].map(|()| slots.take().unwrap());
-        let wait = |slot: Slot| async move {
-            tokio::select! {
-                () = slot.wait() => {}
-                () = sleep(Duration::from_secs(3600)) => {}
-            }
-        };
-        let first = tokio::spawn(wait(first));
-        while slots.waiting().is_empty() {
-            tokio::task::yield_now().await;
+        let evicted = |slots: &[&Slot]| slots.iter().map(|slot| slot.is_evicted()).collect::<Vec<_>>();
+        for slot in [&second, &first, &busy] {
+            slot.wait();
         }
-        let second = tokio::spawn(wait(second));
-        while slots.waiting().len() < 2 {
-            tokio::task::yield_now().await;
-        }
+        busy.answer();
+        // Its wait is a new one.
+        second.wait();
         let third = slots.take().unwrap();
-        first.await.unwrap();
-        assert_eq!((slots.open(), second.is_finished()), (3, false));
+        assert_eq!(evicted(&[&first, &second, &busy, &third]), [true, false, false, false]);
+        drop(first);
         let fourth = slots.take().unwrap();
-        second.await.unwrap();
+        assert_eq!(evicted(&[&second, &busy, &third, &fourth]), [true, false, false, false]);
+        drop(second);
         // None of the three waits.
         assert!(slots.take().is_none());
         drop(busy);
-        assert!(slots.take().is_some());
-        drop((third, fourth));
-        assert_eq!((slots.open(), slots.waiting().len()), (0, 0));
+        let fifth = slots.take().unwrap();
+        for slot in [&third, &fourth, &fifth] {
+            slot.wait();
+        }
+        let sixth = slots.take().unwrap();
+        drop(third);
+        // It was found together with the third, and has been answered since.
+        fourth.answer();
+        let seventh = slots.take().unwrap();
+        assert_eq!(evicted(&[&fourth, &fifth, &sixth, &seventh]), [false, true, false, false]);
+        drop((fourth, fifth, sixth, seventh));
+        assert!(slots.open().connections.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_woken_by_the_end_of_all() {
+        let slots = Slots::new(3);
+        let slot = slots.take().unwrap();
+        let waiting = tokio::spawn(async move { slot.evicted().await });
+        tokio::task::yield_now().await;
+        slots.close();
+        waiting.await.unwrap();
+        assert!(slots.open().connections.is_empty());
     }
 }

@@ -23,7 +23,9 @@ pub mod recent;
 pub mod scripts;
 pub mod tls;
 
+use std::future::pending;
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use axum::Router;
@@ -36,6 +38,7 @@ use bootspec::MacAddr;
 use bootspec::event::EVENTS_PATH;
 use bootspec::store::HTTP_PREFIX;
 use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -102,8 +105,9 @@ pub async fn run(
     let plain = Listener { socket: plain, tls: None };
     let tls = tls.map(|(socket, acceptor)| Listener { socket, tls: Some(acceptor) });
     let (metrics, recent) = (Arc::clone(&app.metrics), Arc::clone(&app.recent));
-    let context = Context { router: router(Handlers { live, app }), recent, metrics, shutdown };
-    listener::run([Some(plain), tls].into_iter().flatten().collect(), Slots::by_file_limit(), context).await
+    let context = Context { router: router(Handlers { live, app }), recent, metrics };
+    let listeners = [Some(plain), tls].into_iter().flatten().collect();
+    listener::run(listeners, Slots::by_file_limit(), context, shutdown).await
 }
 
 fn router(handlers: Handlers) -> Router {
@@ -127,6 +131,18 @@ fn router(handlers: Handlers) -> Router {
 /// An answer of plain text.
 fn text(status: StatusCode, message: impl Into<String>) -> Response {
     (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], message.into() + "\n").into_response()
+}
+
+/// Does what waits for the disk on another thread, once for all that a request needs: each time costs two changes of the thread.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The process ends, and nobody waits for us.
+            Err(_) => pending().await,
+        },
+    }
 }
 
 /// The answer to a request that failed on our side. The log has the reason; it is none of the client's business.

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::body::{FileBody, Piece};
 use super::file::{OCTET_STREAM, ServedFile};
 use super::range::Span;
-use super::{App, internal_error, text};
+use super::{App, internal_error, on_disk, text};
 use crate::overlay::segment::Frame;
 use crate::overlay::{self, Overlay};
 
@@ -50,7 +50,11 @@ pub(super) async fn overlay(
         }
         Err(error) => return internal_error(&error),
     }
-    let overlay = match overlay::open(dir, &name).await {
+    let opened = {
+        let (dir, name) = (dir.clone(), name.clone());
+        on_disk(move || overlay::open(&dir, &name)).await
+    };
+    let overlay = match opened {
         Ok(Some(overlay)) => overlay,
         Ok(None) => return not_found(),
         Err(error) => return internal_error(&error),

@@ -14,9 +14,11 @@ use crate::config::Scheme;
 /// store or the log of boots shows in scripts this late at most.
 pub const REPEAT: Duration = Duration::from_secs(1);
 
-/// Scripts by machine, for each scheme of URLs.
+/// Scripts by machine, for each scheme of URLs. Each part has a lock of its own, or threads that serve a hall would wait for each other.
 #[derive(Debug, Default)]
-pub struct RecentScripts(Mutex<Scripts>);
+pub struct RecentScripts([Mutex<Scripts>; PARTS]);
+
+const PARTS: usize = 32;
 
 #[derive(Debug, Default)]
 struct Scripts {
@@ -28,14 +30,14 @@ struct Scripts {
 impl RecentScripts {
     /// What the machine was sent a moment before `now`.
     pub fn get(&self, mac: MacAddr, scheme: Scheme, now: Instant) -> Option<Bytes> {
-        let scripts = self.lock();
+        let scripts = self.part(mac);
         let (sent, script) = scripts.sent.get(&(mac, scheme))?;
         is_recent(*sent, now).then(|| script.clone())
     }
 
     /// Notes what a machine is sent. Each machine that is known takes room for one, so there is an end to it.
     pub fn insert(&self, mac: MacAddr, scheme: Scheme, script: Bytes, now: Instant) {
-        let mut scripts = self.lock();
+        let mut scripts = self.part(mac);
         if !scripts.swept.is_some_and(|swept| is_recent(swept, now)) {
             scripts.sent.retain(|_, (sent, _)| is_recent(*sent, now));
             scripts.swept = Some(now);
@@ -45,12 +47,17 @@ impl RecentScripts {
 
     /// Forgets them all: they may not be what is served now.
     pub fn clear(&self) {
-        self.lock().sent.clear();
+        self.0.iter().for_each(|part| lock(part).sent.clear());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Scripts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn part(&self, mac: MacAddr) -> MutexGuard<'_, Scripts> {
+        let [.., last] = mac.octets();
+        lock(&self.0[usize::from(last) % PARTS])
     }
+}
+
+fn lock(part: &Mutex<Scripts>) -> MutexGuard<'_, Scripts> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_recent(time: Instant, now: Instant) -> bool {
@@ -64,7 +71,7 @@ mod tests {
     #[test]
     fn a_script_is_repeated_for_a_moment_and_then_forgotten() {
         let (scripts, start) = (RecentScripts::default(), Instant::now());
-        let mac = |number| MacAddr::new([2, 0, 0, 0, 0, number]);
+        let mac = |number| MacAddr::new([2, 0, 0, 0, 0, number * PARTS as u8]);
         let insert = |number, now| scripts.insert(mac(number), Scheme::Http, vec![number].into(), now);
         insert(1, start);
         insert(2, start + REPEAT / 2);
@@ -73,7 +80,7 @@ mod tests {
         assert_eq!(get(1, start + REPEAT), None);
         assert_eq!(scripts.get(mac(1), Scheme::Https, start), None);
         insert(3, start + REPEAT);
-        assert_eq!(scripts.lock().sent.len(), 2);
+        assert_eq!(scripts.part(mac(1)).sent.len(), 2);
         assert!(get(2, start + REPEAT).is_some() && get(3, start + REPEAT).is_some());
     }
 }

@@ -13,14 +13,15 @@ use axum::response::{IntoResponse, Response};
 use bootspec::cmdline::{BaseUrl, BootParams};
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::{BootMode, Manifest};
+use bootspec::store::NodeName;
 use bootspec::{ImageRef, MacAddr};
 use bytes::Bytes;
 use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::recent::RecentScripts;
-use super::{App, internal_error, script_url, text};
-use crate::config::{Config, Node, Scheme};
+use super::{App, internal_error, on_disk, script_url, text};
+use crate::config::{Config, Scheme};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::events::BootEvent;
@@ -107,7 +108,12 @@ async fn boot_script(
         warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
         Ok(script::wait(client, &explain(&error)))
     };
-    let image = match find_image(app, scheme, assignment).await {
+    let found = {
+        let (config, image) = (Arc::clone(&app.served.config), assignment.image.clone());
+        on_disk(move || find_image(&config, scheme, Assignment { image: &image, node: config.node(mac) }))
+            .await
+    };
+    let image = match found {
         Ok(image) => image,
         Err(error) => return cannot_boot(error),
     };
@@ -171,28 +177,27 @@ enum CannotBoot {
     CommandLine { found: usize },
 }
 
-async fn find_image(
-    app: &App,
+fn find_image(
+    config: &Config,
     scheme: Scheme,
     assignment: Assignment<'_>,
 ) -> Result<BootableImage, CannotBoot> {
-    let store = &app.served.config.server.store;
-    let image = store::resolve(store, assignment.image).await?;
-    let manifest = store::read_manifest(store, &image).await?;
+    let store = &config.server.store;
+    let manifest = store::read_manifest(store, &store::resolve(store, assignment.image)?)?;
     let mode = assignment.mode(&manifest);
     let initramfs = initramfs(&manifest, mode)?;
     let overlay_url = match assignment.node {
-        Some(node) => overlay_url(&app.served.config, scheme, node, mode).await?,
+        Some(node) => overlay_url(config, scheme, &node.name, mode)?,
         None => None,
     };
     Ok(BootableImage { manifest, mode, initramfs, overlay_url })
 }
 
 /// Where the node's overlay is fetched, if there is one: by the boot loader in carried mode, by init in fetched mode.
-async fn overlay_url(
+fn overlay_url(
     config: &Config,
     scheme: Scheme,
-    node: &Node,
+    node: &NodeName,
     mode: BootMode,
 ) -> Result<Option<BaseUrl>, overlay::OverlayError> {
     let (base_url, suffix) = match mode {
@@ -203,8 +208,8 @@ async fn overlay_url(
         BootMode::Failsafe | BootMode::Discover => return Ok(None),
     };
     let Some(dir) = &config.server.overlays else { return Ok(None) };
-    let found = overlay::open(dir, &node.name).await?;
-    Ok(found.map(|_| overlay::url(&base_url, &node.name, suffix)))
+    let found = overlay::open(dir, node)?;
+    Ok(found.map(|_| overlay::url(&base_url, node, suffix)))
 }
 
 /// What init is told: the node's own parameters and what identifies this boot.

@@ -7,7 +7,8 @@
 
 pub mod segment;
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,6 @@ use std::time::SystemTime;
 use bootspec::cmdline::BaseUrl;
 use bootspec::initramfs::MAX_OVERLAY_BYTES;
 use bootspec::store::{MAX_SIGNATURE_BYTES, NodeName, SIGNATURE_SUFFIX};
-use tokio::fs::{self, File};
-use tokio::io::AsyncReadExt;
 
 use crate::config::{Config, Node};
 use crate::database::DatabaseError;
@@ -35,7 +34,7 @@ pub const SEGMENT_SUFFIX: &str = ".img";
 #[derive(Debug)]
 pub struct Overlay {
     /// The tar, at its beginning.
-    pub tar: std::fs::File,
+    pub tar: File,
     /// Its length.
     pub tar_bytes: u64,
     /// Changes with the file.
@@ -95,28 +94,27 @@ pub fn node_of(file_name: &str) -> Option<NodeName> {
 }
 
 /// Opens the overlay of `node`, if there is one in `dir`.
-pub async fn open(dir: &Path, node: &NodeName) -> Result<Option<Overlay>, OverlayError> {
+pub fn open(dir: &Path, node: &NodeName) -> Result<Option<Overlay>, OverlayError> {
     let path = tar_path(dir, node);
-    let Some((tar, metadata)) = open_file(&path, MAX_OVERLAY_BYTES).await? else { return Ok(None) };
+    let Some((tar, metadata)) = open_file(&path, MAX_OVERLAY_BYTES)? else { return Ok(None) };
     let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
     let etag = format!("\"{:x}-{:x}-{seconds:x}.{nanoseconds:x}\"", metadata.ino(), metadata.len());
-    let signature = read_signature(&dir.join(format!("{node}{TAR_SUFFIX}{SIGNATURE_SUFFIX}"))).await?;
-    let tar = tar.into_std().await;
+    let signature = read_signature(&dir.join(format!("{node}{TAR_SUFFIX}{SIGNATURE_SUFFIX}")))?;
     Ok(Some(Overlay { tar, tar_bytes: metadata.len(), etag, signature }))
 }
 
-async fn read_signature(path: &Path) -> Result<Option<Vec<u8>>, OverlayError> {
-    let Some((file, _)) = open_file(path, MAX_SIGNATURE_BYTES).await? else { return Ok(None) };
+fn read_signature(path: &Path) -> Result<Option<Vec<u8>>, OverlayError> {
+    let Some((file, _)) = open_file(path, MAX_SIGNATURE_BYTES)? else { return Ok(None) };
     let mut signature = Vec::new();
-    let read = file.take(MAX_SIGNATURE_BYTES).read_to_end(&mut signature).await;
+    let read = file.take(MAX_SIGNATURE_BYTES).read_to_end(&mut signature);
     read.map_err(|source| OverlayError::Read { path: path.to_owned(), source })?;
     Ok(Some(signature))
 }
 
 /// Opens a file of at most `limit` bytes, if it exists.
-async fn open_file(path: &Path, limit: u64) -> Result<Option<(File, std::fs::Metadata)>, OverlayError> {
+fn open_file(path: &Path, limit: u64) -> Result<Option<(File, fs::Metadata)>, OverlayError> {
     let unreadable = |source| OverlayError::Read { path: path.to_owned(), source };
-    let found = match fs::metadata(path).await {
+    let found = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error)),
@@ -125,8 +123,8 @@ async fn open_file(path: &Path, limit: u64) -> Result<Option<(File, std::fs::Met
     if !found.is_file() {
         return Err(OverlayError::NotAFile { path: path.to_owned() });
     }
-    let file = File::open(path).await.map_err(unreadable)?;
-    let metadata = file.metadata().await.map_err(unreadable)?;
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
     match metadata.len() {
         found if found > limit => Err(OverlayError::TooLarge { path: path.to_owned(), found, limit }),
         _ => Ok(Some((file, metadata))),
@@ -188,41 +186,41 @@ mod tests {
         "node-001".parse().unwrap()
     }
 
-    #[tokio::test]
-    async fn an_overlay_is_found_with_its_signature_and_a_missing_one_is_no_error() {
+    #[test]
+    fn an_overlay_is_found_with_its_signature_and_a_missing_one_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(open(dir.path(), &node_name()).await.unwrap().is_none());
-        assert!(open(&dir.path().join("nosuch"), &node_name()).await.unwrap().is_none());
+        assert!(open(dir.path(), &node_name()).unwrap().is_none());
+        assert!(open(&dir.path().join("nosuch"), &node_name()).unwrap().is_none());
         std::fs::write(dir.path().join("node-001.tar"), "tar").unwrap();
-        let unsigned = open(dir.path(), &node_name()).await.unwrap().unwrap();
+        let unsigned = open(dir.path(), &node_name()).unwrap().unwrap();
         assert_eq!((unsigned.tar_bytes, unsigned.signature), (3, None));
         std::fs::write(dir.path().join("node-001.tar.minisig"), "signature").unwrap();
-        let signed = open(dir.path(), &node_name()).await.unwrap().unwrap();
+        let signed = open(dir.path(), &node_name()).unwrap().unwrap();
         assert_eq!(signed.signature.as_deref(), Some(&b"signature"[..]));
         assert_eq!(signed.etag, unsigned.etag);
         std::fs::write(dir.path().join("node-001.tar"), "another").unwrap();
-        assert_ne!(open(dir.path(), &node_name()).await.unwrap().unwrap().etag, unsigned.etag);
+        assert_ne!(open(dir.path(), &node_name()).unwrap().unwrap().etag, unsigned.etag);
     }
 
-    #[tokio::test]
-    async fn what_cannot_be_sent_is_named() {
+    #[test]
+    fn what_cannot_be_sent_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node-001.tar");
         std::fs::create_dir(&path).unwrap();
-        let check = async |expected: &str| {
-            let error = open(dir.path(), &node_name()).await.unwrap_err().to_string();
+        let check = |expected: &str| {
+            let error = open(dir.path(), &node_name()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check("node-001.tar is not a regular file").await;
+        check("node-001.tar is not a regular file");
         std::fs::remove_dir(&path).unwrap();
         std::fs::File::create(&path).unwrap().set_len(MAX_OVERLAY_BYTES + 1).unwrap();
-        check("has 67108865 bytes, at most 67108864").await;
+        check("has 67108865 bytes, at most 67108864");
         std::fs::File::create(&path).unwrap().set_len(MAX_OVERLAY_BYTES).unwrap();
         std::fs::write(dir.path().join("node-001.tar.minisig"), vec![b'x'; 20_000]).unwrap();
-        check("node-001.tar.minisig has 20000 bytes").await;
+        check("node-001.tar.minisig has 20000 bytes");
         std::fs::remove_file(dir.path().join("node-001.tar.minisig")).unwrap();
         std::os::unix::fs::symlink("node-001.tar.minisig", dir.path().join("node-001.tar.minisig")).unwrap();
-        check("cannot read").await;
+        check("cannot read");
     }
 
     #[test]

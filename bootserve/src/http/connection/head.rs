@@ -43,6 +43,14 @@ pub enum HeadError {
     NoLength,
 }
 
+impl Head {
+    /// Length of the whole request.
+    pub fn all_bytes(&self) -> usize {
+        // The body is no longer than MAX_BODY_BYTES.
+        self.head_bytes + self.body_bytes as usize
+    }
+}
+
 impl HeadError {
     /// What the client is told.
     pub fn status(&self) -> StatusCode {

@@ -10,6 +10,7 @@ mod stream;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Method, Request, StatusCode};
-use bytes::{Bytes, BytesMut};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tower_service::Service;
 use tracing::debug;
 
+use super::body::FileBody;
+use super::listener::Slot;
 use super::recent::RecentScripts;
 use super::scripts::repeated;
 use super::text;
@@ -36,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(75);
 /// From the first byte of a request to its last.
 const REQUEST: Duration = Duration::from_secs(20);
 
+/// A file of so many bytes may be sent by another thread than the one that was asked for it.
+const LONG_BYTES: u64 = 1 << 20;
+
 /// What a connection needs of the server.
 pub(super) struct Context {
     /// Answers requests.
@@ -44,8 +49,6 @@ pub(super) struct Context {
     pub recent: Arc<RecentScripts>,
     /// Told the status of each answer.
     pub metrics: Arc<Metrics>,
-    /// After this, requests are not taken any more.
-    pub shutdown: CancellationToken,
 }
 
 /// A connection from `peer`.
@@ -55,6 +58,7 @@ pub(super) struct Connection<'a> {
     /// What was received and is not used yet.
     received: BytesMut,
     context: &'a Context,
+    slot: &'a Slot,
 }
 
 /// Why a request cannot be read.
@@ -68,6 +72,23 @@ enum ReadError {
     Connection(#[from] io::Error),
 }
 
+/// A file that is to be sent as the answer to a request.
+pub(super) struct Download {
+    head: Vec<u8>,
+    body: FileBody,
+    keep_alive: bool,
+}
+
+/// What became of a request.
+enum Answered {
+    /// The next may come.
+    Open,
+    /// It was the last.
+    Last,
+    /// The answer is still to be sent.
+    Download(Download),
+}
+
 /// A request, and whether another may follow it.
 struct Incoming {
     request: Request<Body>,
@@ -75,45 +96,108 @@ struct Incoming {
 }
 
 impl<'a> Connection<'a> {
-    pub fn new(stream: Stream, peer: SocketAddr, context: &'a Context) -> Self {
-        Self { stream, peer, received: BytesMut::new(), context }
+    pub fn new(stream: Stream, peer: SocketAddr, context: &'a Context, slot: &'a Slot) -> Self {
+        Self { stream, peer, received: BytesMut::new(), context, slot }
     }
 
-    /// Answers until the client or an error ends it. While a request is awaited, `waiting` is what the connection waits for
-    /// besides: when it is ready, the connection ends.
-    pub async fn serve<W: Future<Output = ()>>(mut self, waiting: impl Fn() -> W) {
-        let shutdown = &self.context.shutdown;
+    /// A connection that has come from another thread, with what was received on it.
+    pub fn go_on(self, received: BytesMut) -> Self {
+        Self { received, ..self }
+    }
+
+    /// Whether it can go to another thread.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.stream, Stream::Plain(_))
+    }
+
+    /// What goes to another thread.
+    pub fn into_parts(self) -> io::Result<(std::net::TcpStream, BytesMut)> {
+        match self.stream {
+            Stream::Plain(stream) => Ok((stream.into_std()?, self.received)),
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Answers until the client or an error ends it, its slot is needed for another while it waits for a request, or a long file
+    /// is to be sent.
+    pub async fn serve(&mut self) -> Option<Download> {
+        let slot = self.slot;
+        // Set up once for all requests: that would cost more than many an answer.
+        let mut idle = pin!(sleep(IDLE));
         loop {
+            slot.wait();
             let incoming = tokio::select! {
-                incoming = self.read() => incoming,
-                () = waiting() => return,
-                () = shutdown.cancelled() => return,
+                biased;
+                incoming = self.read(idle.as_mut()) => incoming,
+                () = slot.evicted() => return None,
             };
-            let sent = match incoming {
+            slot.answer();
+            let answered = match incoming {
                 Ok(Some(incoming)) => self.answer(incoming).await,
-                Ok(None) => return,
-                Err(error) => self.refuse(&error).await,
+                Ok(None) => return None,
+                Err(error) => self.refuse(&error).await.map(|()| Answered::Last),
             };
-            match sent {
-                Ok(true) => {}
-                Ok(false) => return self.stream.close().await,
+            match answered {
+                Ok(Answered::Open) => {}
+                Ok(Answered::Download(download)) => return Some(download),
+                Ok(Answered::Last) => {
+                    self.stream.close().await;
+                    return None;
+                }
                 Err(error) => {
-                    debug!(peer = %self.peer, %error, "HTTP connection broke");
-                    return;
+                    self.broke(&error);
+                    return None;
                 }
             }
         }
     }
 
-    /// The next request; none if the client is done.
-    async fn read(&mut self) -> Result<Option<Incoming>, ReadError> {
-        if self.received.is_empty() {
-            let received = timeout(IDLE, self.stream.read(&mut self.received)).await;
-            if !received.is_ok_and(|received| received.is_ok_and(|length| length > 0)) {
-                return Ok(None);
+    /// Sends a file; whether the connection goes on.
+    pub async fn send(&mut self, download: Download) -> bool {
+        let Download { head, body, keep_alive } = download;
+        match self.send_file(&head, &body).await {
+            Ok(()) if keep_alive => true,
+            Ok(()) => {
+                self.stream.close().await;
+                false
+            }
+            Err(error) => {
+                self.broke(&error);
+                false
             }
         }
-        timeout(REQUEST, self.read_request()).await.map_err(|_| ReadError::Late)?.map(Some)
+    }
+
+    fn broke(&self, error: &io::Error) {
+        debug!(peer = %self.peer, %error, "HTTP connection broke");
+    }
+
+    /// The next request; none if the client is done.
+    async fn read(&mut self, idle: Pin<&mut Sleep>) -> Result<Option<Incoming>, ReadError> {
+        if self.received.is_empty() && !self.read_first(idle).await {
+            return Ok(None);
+        }
+        match parse(&self.received)? {
+            // As nearly all do, it came in one piece.
+            Some(head) if head.body_bytes == 0 => Ok(Some(self.take(head))),
+            _ => timeout(REQUEST, self.read_request()).await.map_err(|_| ReadError::Late)?.map(Some),
+        }
+    }
+
+    /// Whether something came in time.
+    async fn read_first(&mut self, mut idle: Pin<&mut Sleep>) -> bool {
+        let end = Instant::now() + IDLE;
+        loop {
+            tokio::select! {
+                biased;
+                received = self.stream.read(&mut self.received) => return received.is_ok_and(|length| length > 0),
+                // It was set for an earlier request, if not for this.
+                () = idle.as_mut() => match Instant::now() < end {
+                    true => idle.as_mut().reset(end),
+                    false => return false,
+                },
+            }
+        }
     }
 
     async fn read_request(&mut self) -> Result<Incoming, ReadError> {
@@ -123,21 +207,24 @@ impl<'a> Connection<'a> {
             }
             self.receive().await?;
         };
-        let Head { request, head_bytes, body_bytes, keep_alive, expects_continue } = head;
-        drop(self.received.split_to(head_bytes));
-        // No longer than MAX_BODY_BYTES.
-        let body_bytes = body_bytes as usize;
-        if expects_continue && self.received.len() < body_bytes {
+        let all_bytes = head.all_bytes();
+        if head.expects_continue && self.received.len() < all_bytes {
             self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n", false).await?;
         }
-        while self.received.len() < body_bytes {
+        while self.received.len() < all_bytes {
             self.receive().await?;
         }
-        let body = self.received.split_to(body_bytes).freeze();
-        let mut request = request.map(|()| Body::from(body));
+        Ok(self.take(head))
+    }
+
+    /// The request with this head, all of which has come.
+    fn take(&mut self, head: Head) -> Incoming {
+        let mut body = self.received.split_to(head.all_bytes());
+        body.advance(head.head_bytes);
+        let mut request = head.request.map(|()| Body::from(body.freeze()));
         request.extensions_mut().insert(ConnectInfo(self.peer));
         request.extensions_mut().insert(self.stream.scheme());
-        Ok(Incoming { request, keep_alive })
+        Incoming { request, keep_alive: head.keep_alive }
     }
 
     async fn receive(&mut self) -> io::Result<()> {
@@ -147,8 +234,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Whether the connection stays open.
-    async fn answer(&mut self, incoming: Incoming) -> io::Result<bool> {
+    async fn answer(&mut self, incoming: Incoming) -> io::Result<Answered> {
         let Incoming { request, keep_alive } = incoming;
         let (is_head, version) = (request.method() == Method::HEAD, request.version());
         let response = match repeated(&self.context.recent, &request) {
@@ -158,37 +244,43 @@ impl<'a> Connection<'a> {
                 response
             }
         };
-        let keep_alive = keep_alive && !self.context.shutdown.is_cancelled();
-        self.send(Answer { response, is_head, version, keep_alive }).await?;
-        Ok(keep_alive)
+        let keep_alive = keep_alive && !self.slot.is_evicted();
+        match self.parts_of(Answer { response, is_head, version, keep_alive }).await? {
+            (head, response::Body::File(body)) if body.length() >= LONG_BYTES => {
+                return Ok(Answered::Download(Download { head, body, keep_alive }));
+            }
+            (head, response::Body::File(body)) => self.send_file(&head, &body).await?,
+            (head, response::Body::Bytes(body)) => self.send_bytes(head, body).await?,
+        }
+        Ok(if keep_alive { Answered::Open } else { Answered::Last })
     }
 
     /// Tells what is wrong, if there is still someone to tell.
-    async fn refuse(&mut self, error: &ReadError) -> io::Result<bool> {
+    async fn refuse(&mut self, error: &ReadError) -> io::Result<()> {
         let status = match error {
             ReadError::Head(error) => error.status(),
             ReadError::Late => StatusCode::REQUEST_TIMEOUT,
-            ReadError::Connection(_) => return Ok(false),
+            ReadError::Connection(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         debug!(peer = %self.peer, %error, "HTTP request refused");
         let response = text(status, error.to_string());
-        self.send(Answer { response, is_head: false, version: Default::default(), keep_alive: false })
-            .await?;
-        Ok(false)
+        let answer = Answer { response, is_head: false, version: Default::default(), keep_alive: false };
+        match self.parts_of(answer).await? {
+            (head, response::Body::Bytes(body)) => self.send_bytes(head, body).await,
+            (head, response::Body::File(body)) => self.send_file(&head, &body).await,
+        }
     }
 
-    async fn send(&mut self, answer: Answer) -> io::Result<()> {
+    async fn parts_of(&self, answer: Answer) -> io::Result<(Vec<u8>, response::Body)> {
         self.context.metrics.http_responded(answer.response.status().as_u16());
-        let (head, body) = answer.into_parts().await?;
-        match body {
-            response::Body::Bytes(body) => self.send_bytes(head, body).await,
-            response::Body::File(body) => {
-                self.stream.write(&head, true).await?;
-                self.stream.write_file(&body).await?;
-                (body.when_sent)();
-                Ok(())
-            }
-        }
+        answer.into_parts().await
+    }
+
+    async fn send_file(&mut self, head: &[u8], body: &FileBody) -> io::Result<()> {
+        self.stream.write(head, true).await?;
+        self.stream.write_file(body).await?;
+        (body.when_sent)();
+        Ok(())
     }
 
     /// What is short goes into one packet, and needs one call.

@@ -110,9 +110,9 @@ impl Stream {
     }
 
     /// Ends the connection so that the client sees all that was sent.
-    pub async fn close(mut self) {
+    pub async fn close(&mut self) {
         let linger = async {
-            match &mut self {
+            match self {
                 Self::Plain(stream) => stream.shutdown().await?,
                 Self::Tls(stream) => stream.shutdown().await?,
             }
