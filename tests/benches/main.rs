@@ -17,7 +17,6 @@ mod serving;
 mod store;
 mod storm;
 mod tftp;
-mod tftp_least;
 mod unpack;
 
 use std::fs;
@@ -76,6 +75,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "dhcp-avalanche", run: dhcp::avalanche },
     Bench { name: "dhcp-rate", run: dhcp::rate },
     Bench { name: "tftp", run: tftp::lockstep },
+    Bench { name: "tftp-apart", run: tftp::lockstep_apart },
     Bench { name: "tftp-window", run: tftp::window },
     Bench { name: "storm", run: storm::run },
 ];

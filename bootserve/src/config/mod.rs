@@ -6,12 +6,13 @@
 mod forwarder;
 mod identity;
 mod network;
+pub(crate) mod node;
 mod quirk;
 mod settings;
-mod text;
+pub(crate) mod text;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::dns::zone::{Zone, ZoneError};
 
 use crate::arch::Arch;
+use crate::inventory::{Inventory, InventoryError};
 
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
 pub use network::{AddressRange, Network, Networks};
@@ -69,12 +71,23 @@ pub struct Config {
     /// What DHCP has learned of nodes that are not known by their MAC address. A configuration that takes the place of this
     /// one goes on with it.
     pub learned: Arc<LearnedMacs>,
-    /// The file. What is compared to another one is made of it when it is asked for, which is seldom.
-    text: String,
+    /// Nodes that do not stand in this file, and groups.
+    pub inventory: Arc<Inventory>,
+    /// What is compared to another configuration is made of it when it is asked for, which is seldom.
+    sources: Sources,
     nodes: Vec<Node>,
     by_name: HashMap<String, usize>,
     by_key: HashMap<NodeKey, usize>,
     by_address: HashMap<Ipv4Addr, usize>,
+}
+
+/// What a configuration is read from.
+#[derive(Clone, Debug, Default)]
+struct Sources {
+    /// The text of its file.
+    config: String,
+    /// The text of the file that `server.inventory` names.
+    inventory: Option<String>,
 }
 
 /// Where we listen and where our files are.
@@ -88,6 +101,8 @@ pub struct Server {
     pub store: PathBuf,
     /// Directory of the nodes' own files.
     pub overlays: Option<PathBuf>,
+    /// File of the nodes that do not stand in this one, below its directory unless it is an absolute path.
+    pub inventory: Option<PathBuf>,
     /// Directory of the database.
     pub state: PathBuf,
     /// The user that we become after the ports are bound.
@@ -177,6 +192,8 @@ pub struct Node {
     pub kernel_args: Vec<KernelArg>,
     /// What it tells init; bootserve adds node, MAC, boot id, report URL and attempt to each script.
     pub params: BootParams,
+    /// What the site wants to know of it.
+    pub metadata: BTreeMap<String, toml::Value>,
 }
 
 /// Which version of an image: `NAME` follows the store's `current` link, `NAME/VERSION` is fixed.
@@ -233,6 +250,32 @@ pub enum ConfigError {
         /// Its value.
         value: String,
     },
+    /// The inventory cannot be read.
+    #[error("cannot read the inventory {}\nhint: server.inventory names it", path.display())]
+    ReadInventory {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The inventory cannot be used.
+    #[error("cannot use the inventory {}", path.display())]
+    Inventory {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: InventoryError,
+    },
+    /// A node is given nothing to boot.
+    #[error(
+        "node {node} has no image\nhint: image = \"NAME\" in its table, in a profile of its, or in [defaults] of the inventory"
+    )]
+    NoImage {
+        /// Which.
+        node: NodeName,
+    },
     /// A node is known by nothing, or by several things.
     #[error(
         "node {node} {problem}\nhint: a node is known by one of mac, client_id, uuid and circuit_id; relay belongs to circuit_id"
@@ -259,21 +302,34 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and the inventory that it names.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let config = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text)
+        let inventory = match toml::from_str::<wire::Config>(&config)?.inventory() {
+            Some(file) => {
+                let path = inventory_path(path, file);
+                let text = std::fs::read_to_string(&path);
+                Some(text.map_err(|source| ConfigError::ReadInventory { path, source })?)
+            }
+            None => None,
+        };
+        Self::of(Sources { config, inventory })
     }
 
-    /// Checks the text of a configuration file.
+    /// Checks the text of a configuration file. The inventory that it may name is not read.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str::<wire::Config>(text)?.check(text)
+        Self::of(Sources { config: text.to_owned(), inventory: None })
     }
 
-    /// All of this as it stands in the file.
+    fn of(sources: Sources) -> Result<Self, ConfigError> {
+        let (wire, inventory) = sources.parse()?;
+        wire.check(inventory, sources)
+    }
+
+    /// All of this as it stands in the files.
     pub fn settings(&self) -> Settings {
-        let file: wire::Config = toml::from_str(&self.text).expect("it was read from this text");
+        let (file, _) = self.sources.parse().expect("it was read from this");
         Settings::of(&file)
     }
 
@@ -348,6 +404,25 @@ impl Config {
             (None, _) | (_, Scheme::Http) => self.base_url(),
         }
     }
+}
+
+impl Sources {
+    fn parse(&self) -> Result<(wire::Config, Inventory), ConfigError> {
+        let wire: wire::Config = toml::from_str(&self.config)?;
+        let Some(text) = &self.inventory else { return Ok((wire, Inventory::default())) };
+        let error = |source| {
+            let path = wire.inventory().unwrap_or(Path::new("")).to_owned();
+            ConfigError::Inventory { path, source }
+        };
+        let inventory = Inventory::parse(text).map_err(error)?;
+        let nodes = inventory.wire_nodes().map_err(error)?;
+        Ok((wire.with_nodes(nodes), inventory))
+    }
+}
+
+/// Where the inventory is that the configuration at `config` names.
+pub fn inventory_path(config: &Path, inventory: &Path) -> PathBuf {
+    config.parent().unwrap_or(Path::new("")).join(inventory)
 }
 
 /// A base URL, without the port that its scheme has by itself.

@@ -7,27 +7,26 @@ use std::hash::Hash;
 use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::{NonZeroU16, NonZeroU32};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootspec::MacAddr;
-use bootspec::cmdline::{BaseUrl, BootParams, ByteSize, InitPath, KernelArg, Mpol, OnFailure, RootSize};
-use bootspec::manifest::BootMode;
+use bootspec::cmdline::{BaseUrl, KernelArg};
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use uuid::Uuid;
 
 use super::forwarder::Forwarder;
 use crate::arch::Arch;
 use crate::dns::zone::Zone;
+use crate::inventory::Inventory;
 use crate::sockets::DNS_PORT;
 
-use super::{AddressRange, ConfigError, DhcpMode, ImageSelector, LearnedMacs, NodeKey, OptionBytes, text};
+use super::node::Node;
+use super::{AddressRange, ConfigError, DhcpMode, ImageSelector, LearnedMacs, NodeKey, Sources, text};
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +59,7 @@ struct Server {
     address: Ipv4Addr,
     store: PathBuf,
     overlays: Option<PathBuf>,
+    inventory: Option<PathBuf>,
     state: PathBuf,
     user: Option<String>,
     #[serde(default = "default_http_port")]
@@ -210,38 +210,6 @@ impl FromStr for Mirror {
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Node {
-    name: NodeName,
-    mac: Option<MacAddr>,
-    #[serde(default, with = "text::option")]
-    client_id: Option<OptionBytes>,
-    uuid: Option<Uuid>,
-    #[serde(default, with = "text::option")]
-    circuit_id: Option<OptionBytes>,
-    relay: Option<Ipv4Addr>,
-    address: Ipv4Addr,
-    #[serde(with = "text")]
-    image: ImageSelector,
-    #[serde(default, with = "text::list")]
-    kernel_args: Vec<KernelArg>,
-    mode: Option<BootMode>,
-    #[serde(default, with = "text::option")]
-    root_size: Option<RootSize>,
-    root_inodes: Option<u64>,
-    #[serde(default, with = "text::option")]
-    root_mpol: Option<Mpol>,
-    #[serde(default, with = "text::option")]
-    reserve: Option<ByteSize>,
-    workers: Option<NonZeroU16>,
-    #[serde(default, with = "text::option")]
-    on_failure: Option<OnFailure>,
-    failure_delay_seconds: Option<u32>,
-    #[serde(default, with = "text::option")]
-    init: Option<InitPath>,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 struct Quirk {
     node: Option<NodeName>,
     arch: Option<u16>,
@@ -279,8 +247,20 @@ fn one_or_several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 }
 
 impl Config {
-    /// What it means, if it is consistent; `text` is what it was read from.
-    pub(super) fn check(self, text: &str) -> Result<super::Config, ConfigError> {
+    /// The file of the inventory.
+    pub(super) fn inventory(&self) -> Option<&Path> {
+        self.server.inventory.as_deref()
+    }
+
+    /// With these nodes besides those of the file.
+    pub(super) fn with_nodes(mut self, nodes: Vec<Node>) -> Self {
+        self.nodes.extend(nodes);
+        self
+    }
+
+    /// What it means, if it is consistent; `sources` are what it was read from, and `inventory` what has the nodes that are not in its
+    /// own file.
+    pub(super) fn check(self, inventory: Inventory, sources: Sources) -> Result<super::Config, ConfigError> {
         let wire = self;
         let server = super::Server::from(wire.server);
         let router_advertisements = router_advertisements(&wire.networks, server.address)?;
@@ -324,7 +304,8 @@ impl Config {
             by_name,
             by_key,
             by_address,
-            text: text.to_owned(),
+            inventory: Arc::new(inventory),
+            sources,
         })
     }
 }
@@ -336,6 +317,7 @@ impl From<Server> for super::Server {
             address: wire.address,
             store: wire.store,
             overlays: wire.overlays,
+            inventory: wire.inventory,
             state: wire.state,
             user: wire.user,
             http_port: wire.http_port.get(),
@@ -462,34 +444,6 @@ fn is_domain(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_DOMAIN_BYTES && text.bytes().all(plain)
 }
 
-impl TryFrom<Node> for super::Node {
-    type Error = ConfigError;
-
-    fn try_from(wire: Node) -> Result<Self, ConfigError> {
-        let key = wire.key().map_err(|problem| ConfigError::Key { node: wire.name.clone(), problem })?;
-        let params = BootParams {
-            mode: wire.mode,
-            root_size: wire.root_size,
-            root_inodes: wire.root_inodes,
-            root_mpol: wire.root_mpol,
-            reserve: wire.reserve,
-            workers: wire.workers,
-            on_failure: wire.on_failure.unwrap_or_default(),
-            failure_delay: wire.failure_delay_seconds.map(|seconds| Duration::from_secs(seconds.into())),
-            init: wire.init,
-            ..BootParams::default()
-        };
-        Ok(Self {
-            name: wire.name,
-            key,
-            address: wire.address,
-            image: wire.image,
-            kernel_args: wire.kernel_args,
-            params,
-        })
-    }
-}
-
 /// Firmware gives up after a few seconds.
 const MAX_DELAY_MS: u16 = 3000;
 
@@ -512,28 +466,6 @@ impl Quirk {
             return value("[[quirk]]", "without effect".to_owned(), expected);
         }
         Ok(super::QuirkRule { node: self.node, arch: self.arch.map(Arch::from), quirks })
-    }
-}
-
-impl Node {
-    /// What it is known by, or what is wrong with that.
-    fn key(&self) -> Result<NodeKey, &'static str> {
-        let circuit = self.circuit_id.clone().map(|id| NodeKey::Circuit { id, relay: self.relay });
-        let keys = [
-            self.mac.map(NodeKey::Mac),
-            self.client_id.clone().map(NodeKey::ClientId),
-            self.uuid.map(NodeKey::Uuid),
-            circuit,
-        ];
-        let mut keys = keys.into_iter().flatten();
-        match (keys.next(), keys.next()) {
-            (Some(_), _) if self.relay.is_some() && self.circuit_id.is_none() => {
-                Err("has a relay and no circuit_id")
-            }
-            (Some(key), None) => Ok(key),
-            (None, _) => Err("is known by nothing"),
-            (Some(_), Some(_)) => Err("is known by several things"),
-        }
     }
 }
 

@@ -115,12 +115,20 @@ fn several_ranges_come_in_one_body() {
 }
 
 #[test]
-fn a_large_file_arrives_whole_over_one_connection_again_and_again() {
+fn large_files_arrive_whole_over_connections_that_change_threads() {
     let daemon = daemon_with_large_file(|config| config);
-    let mut stream = daemon.connect();
-    for _ in 0..3 {
-        write!(stream, "GET /images/{LARGE}/initramfs.img HTTP/1.1\r\n\r\n").unwrap();
-        assert!(large_file_from(&mut stream));
+    // All of them are being sent before the first is read, so they do not stay with one thread.
+    let mut streams = [(); 5].map(|()| daemon.connect());
+    for stream in &mut streams {
+        let request = format!("GET /images/{LARGE}/initramfs.img HTTP/1.1\r\n\r\n");
+        write!(stream, "{request}{request}").unwrap();
+    }
+    for stream in &mut streams {
+        assert!(large_file_from(stream) && large_file_from(stream));
+        write!(stream, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
     }
 }
 

@@ -1,0 +1,326 @@
+//! The inventory: thousands of nodes in a screenful of TOML. Every key: `docs/nodes.md`.
+//!
+//! [`Inventory::parse`] reads the file, [`layers`] says what a node is made of, [`node_set`] is how nodes are named by the hundred. What
+//! comes out are `[[node]]` tables like those of the configuration, and [`crate::config`] checks them all together.
+
+pub mod layers;
+pub mod node_set;
+pub mod pattern;
+mod wire;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bootspec::store::NodeName;
+use toml::{Table, Value};
+
+use crate::config::node::Node;
+use layers::{Layer, Layers, Origin, merged};
+use node_set::{NodeSet, NodeSetError};
+use pattern::{PatternError, Radix, expand};
+use wire::{Nodes, Patterns};
+
+/// Nodes and groups of them.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// In the order of the file.
+    nodes: Vec<Entry>,
+    by_name: HashMap<NodeName, usize>,
+    groups: BTreeMap<String, String>,
+}
+
+/// A node of the inventory.
+#[derive(Clone, Debug)]
+struct Entry {
+    name: NodeName,
+    /// What it is known by, and its address.
+    identity: Table,
+    layers: Layers,
+}
+
+/// The inventory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// Not TOML, an unknown key, or a malformed value; the message has line and column.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// A set of nodes cannot be read.
+    #[error("in {place}")]
+    Set {
+        /// Where it stands.
+        place: String,
+        /// What is wrong.
+        #[source]
+        source: NodeSetError,
+    },
+    /// Addresses or MACs cannot be read.
+    #[error("in {place}")]
+    Pattern {
+        /// Where it stands.
+        place: String,
+        /// What is wrong.
+        #[source]
+        source: PatternError,
+    },
+    /// There is not one for each node.
+    #[error(
+        "{place} has {names} names and {found} {key}\nhint: there is to be one for each, in the same order"
+    )]
+    Count {
+        /// Which table.
+        place: String,
+        /// How many nodes.
+        names: usize,
+        /// What does not fit.
+        key: &'static str,
+        /// How many of them.
+        found: usize,
+    },
+    /// A profile is not there.
+    #[error("{place} names the profile '{profile}', and there is no [profile.{profile}]")]
+    NoProfile {
+        /// Who names it.
+        place: String,
+        /// Which.
+        profile: String,
+    },
+    /// A profile inherits from itself.
+    #[error("[profile.{0}] inherits from itself")]
+    Cycle(String),
+    /// A set changes no node.
+    #[error("[[set]] nodes = \"{0}\" is of no node of the inventory")]
+    Nobody(String),
+    /// A node is there twice.
+    #[error("node {name} stands in {first} and in {second}")]
+    Twice {
+        /// Which.
+        name: NodeName,
+        /// Where first.
+        first: Origin,
+        /// Where again.
+        second: Origin,
+    },
+    /// What the layers make of a node cannot be.
+    #[error("node {name} cannot be made of its layers\nhint: bootserve node explain {name}")]
+    Node {
+        /// Which.
+        name: NodeName,
+        /// Why.
+        #[source]
+        source: toml::de::Error,
+    },
+}
+
+impl Inventory {
+    /// Reads the text of an inventory.
+    pub fn parse(text: &str) -> Result<Self, InventoryError> {
+        let file: wire::File = toml::from_str(text)?;
+        let tables = Tables(text.parse()?);
+        let mut inventory = Self { groups: file.groups.clone(), ..Self::default() };
+        let mut profiles = Profiles { file: &file, tables: &tables, known: BTreeMap::new() };
+        for (index, nodes) in file.nodes.iter().enumerate() {
+            inventory.add(nodes, tables.array("nodes", index), &mut profiles)?;
+        }
+        for (index, set) in file.set.iter().enumerate() {
+            inventory.change(&set.nodes, tables.array("set", index))?;
+        }
+        Ok(inventory)
+    }
+
+    fn add(&mut self, nodes: &Nodes, table: Table, profiles: &mut Profiles) -> Result<(), InventoryError> {
+        let origin = Origin::Nodes(nodes.names.clone());
+        let names = self
+            .set(&nodes.names)
+            .map_err(|source| InventoryError::Set { place: origin.to_string(), source })?;
+        let identities = identities(nodes, names.0.len(), &origin)?;
+        let mut layers = vec![profiles.defaults()];
+        if let Some(profile) = &nodes.profile {
+            layers.extend(profiles.layers(profile, &origin.to_string(), &mut Vec::new())?);
+        }
+        layers.push(Arc::new(Layer { origin: origin.clone(), settings: settings(table) }));
+        for (name, identity) in names.0.into_iter().zip(identities) {
+            if let Some(index) = self.by_name.insert(name.clone(), self.nodes.len()) {
+                let first = self.nodes[index].origin().clone();
+                return Err(InventoryError::Twice { name, first, second: origin });
+            }
+            self.nodes.push(Entry { name, identity, layers: layers.clone() });
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, nodes: &str, table: Table) -> Result<(), InventoryError> {
+        let origin = Origin::Set(nodes.to_owned());
+        let set =
+            self.set(nodes).map_err(|source| InventoryError::Set { place: origin.to_string(), source })?;
+        let layer = Arc::new(Layer { origin, settings: settings(table) });
+        let indices: Vec<_> = set.0.iter().filter_map(|name| self.by_name.get(name).copied()).collect();
+        if indices.is_empty() {
+            return Err(InventoryError::Nobody(nodes.to_owned()));
+        }
+        for index in indices {
+            self.nodes[index].layers.push(Arc::clone(&layer));
+        }
+        Ok(())
+    }
+
+    /// The nodes that `text` names. They need not be in the inventory; `@*` are all that are.
+    pub fn set(&self, text: &str) -> Result<NodeSet, NodeSetError> {
+        self.set_within(text, &[])
+    }
+
+    fn set_within(&self, text: &str, inside: &[&str]) -> Result<NodeSet, NodeSetError> {
+        NodeSet::parse(text, &|group| match self.groups.get(group) {
+            _ if group == "*" => Ok(NodeSet(self.nodes.iter().map(|entry| entry.name.clone()).collect())),
+            _ if inside.contains(&group) => Err(NodeSetError::Cycle(group.to_owned())),
+            Some(text) => self.set_within(text, &[inside, &[group]].concat()),
+            None => Err(NodeSetError::Group(group.to_owned())),
+        })
+    }
+
+    /// The groups, and what they hold.
+    pub fn groups(&self) -> &BTreeMap<String, String> {
+        &self.groups
+    }
+
+    /// What the node is made of, if it is in the inventory.
+    pub fn layers(&self, name: &NodeName) -> Option<&Layers> {
+        self.by_name.get(name).map(|index| &self.nodes[*index].layers)
+    }
+
+    /// The nodes as the configuration would have them.
+    pub(crate) fn wire_nodes(&self) -> Result<Vec<Node>, InventoryError> {
+        self.nodes.iter().map(Entry::wire).collect()
+    }
+}
+
+impl Entry {
+    /// Where it stands.
+    fn origin(&self) -> &Origin {
+        let origins = self.layers.iter().map(|layer| &layer.origin);
+        origins.rev().find(|origin| matches!(origin, Origin::Nodes(_))).unwrap_or(&Origin::Defaults)
+    }
+
+    fn wire(&self) -> Result<Node, InventoryError> {
+        let mut table = merged(&self.layers);
+        table.extend(self.identity.clone());
+        table.insert("name".to_owned(), self.name.to_string().into());
+        table.try_into().map_err(|source| InventoryError::Node { name: self.name.clone(), source })
+    }
+}
+
+/// The file as plain tables; what they hold has been checked.
+struct Tables(Table);
+
+impl Tables {
+    fn array(&self, key: &str, index: usize) -> Table {
+        let table = self.0.get(key).and_then(|array| array.get(index));
+        table.and_then(Value::as_table).cloned().unwrap_or_default()
+    }
+
+    fn table(&self, keys: &[&str]) -> Table {
+        let mut keys = keys.iter();
+        let first = keys.next().and_then(|key| self.0.get(*key));
+        let table = first.and_then(|first| keys.try_fold(first, |table, key| table.get(key)));
+        table.and_then(Value::as_table).cloned().unwrap_or_default()
+    }
+}
+
+/// A table without what is no setting.
+fn settings(mut table: Table) -> Table {
+    for key in [
+        "names",
+        "addresses",
+        "macs",
+        "uuids",
+        "client_ids",
+        "circuit_ids",
+        "relay",
+        "profile",
+        "inherits",
+        "nodes",
+    ] {
+        table.remove(key);
+    }
+    table
+}
+
+/// What each of `count` nodes is known by.
+fn identities(nodes: &Nodes, count: usize, origin: &Origin) -> Result<Vec<Table>, InventoryError> {
+    let mut identities = vec![Table::new(); count];
+    let lists = [
+        ("addresses", "address", &nodes.addresses, Radix::Decimal),
+        ("macs", "mac", &nodes.macs, Radix::Hexadecimal),
+        ("uuids", "uuid", &nodes.uuids, Radix::Hexadecimal),
+        ("client_ids", "client_id", &nodes.client_ids, Radix::Decimal),
+        ("circuit_ids", "circuit_id", &nodes.circuit_ids, Radix::Decimal),
+    ];
+    for (key, of_one, Patterns(patterns), radix) in lists {
+        if patterns.is_empty() && key != "addresses" {
+            continue;
+        }
+        let expanded = patterns.iter().map(|pattern| expand(pattern, radix)).collect::<Result<Vec<_>, _>>();
+        let place = || origin.to_string();
+        let values = expanded.map_err(|source| InventoryError::Pattern { place: place(), source })?.concat();
+        if values.len() != count {
+            return Err(InventoryError::Count { place: place(), names: count, key, found: values.len() });
+        }
+        for (identity, value) in identities.iter_mut().zip(values) {
+            identity.insert(of_one.to_owned(), value.into());
+        }
+    }
+    if let Some(relay) = nodes.relay {
+        identities
+            .iter_mut()
+            .for_each(|identity| drop(identity.insert("relay".to_owned(), relay.to_string().into())));
+    }
+    Ok(identities)
+}
+
+/// The profiles of a file, made into layers once.
+struct Profiles<'a> {
+    file: &'a wire::File,
+    tables: &'a Tables,
+    known: BTreeMap<String, Arc<Layer>>,
+}
+
+impl Profiles<'_> {
+    fn defaults(&mut self) -> Arc<Layer> {
+        let settings = || self.tables.table(&["defaults"]);
+        let layer = || Arc::new(Layer { origin: Origin::Defaults, settings: settings() });
+        // No profile has an empty name, but for one that is written as "", which is refused below.
+        Arc::clone(self.known.entry(String::new()).or_insert_with(layer))
+    }
+
+    /// The layers of the profile: those that it inherits, in their order, and its own. `inside` are the profiles that have led here.
+    fn layers(
+        &mut self,
+        name: &str,
+        place: &str,
+        inside: &mut Vec<String>,
+    ) -> Result<Layers, InventoryError> {
+        let found = self.file.profiles.get(name).filter(|_| !name.is_empty());
+        let missing = || InventoryError::NoProfile { place: place.to_owned(), profile: name.to_owned() };
+        let profile = found.ok_or_else(missing)?;
+        if inside.iter().any(|outer| outer == name) {
+            return Err(InventoryError::Cycle(name.to_owned()));
+        }
+        let origin = Origin::Profile(name.to_owned());
+        inside.push(name.to_owned());
+        let mut layers = Layers::new();
+        for parent in &profile.inherits {
+            for layer in self.layers(parent, &origin.to_string(), inside)? {
+                // What two of them inherit is said once.
+                if !layers.contains(&layer) {
+                    layers.push(layer);
+                }
+            }
+        }
+        inside.pop();
+        let layer = || Arc::new(Layer { origin, settings: settings(self.tables.table(&["profile", name])) });
+        layers.push(Arc::clone(self.known.entry(name.to_owned()).or_insert_with(layer)));
+        Ok(layers)
+    }
+}
+
+#[cfg(test)]
+mod tests;
