@@ -79,7 +79,7 @@ install:
 		target/release/$$program completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$program && \
 		target/release/$$program completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$program.fish || exit; \
 	done
-	install -m 644 bootserve/bootserve.example.toml $(DESTDIR)$(PREFIX)/share/bootnode
+	install -m 644 bootserve/bootserve.example.toml bootserve/nodes.example.toml $(DESTDIR)$(PREFIX)/share/bootnode
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local|$(PREFIX)|' bootserve/bootserve.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/bootserve.service
 

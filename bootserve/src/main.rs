@@ -1,5 +1,7 @@
 //! The command line of bootserve.
 
+mod cli;
+
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::Ipv4Addr;
@@ -17,6 +19,7 @@ use bootserve::serve::serve;
 use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cli::node::NodeCommand;
 use manual::{CompletionsArgs, ManualArgs};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -71,6 +74,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the nodes of the configuration and of its inventory
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Write what the configuration says of the nodes in the formats of other programs
     #[command(subcommand)]
     Export(Export),
@@ -210,6 +216,7 @@ fn main() -> ExitCode {
         Command::Check { config, json } => check_file(config, json),
         Command::Diff { config, new, json } => diff_files(config, new, json),
         Command::Explain { config, question, json } => explain_machine(config, &question, json),
+        Command::Node(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Export(what) => export(&what),
         Command::Manual(args) => args.write::<Cli>().map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => complete(&args),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::config::{Changes, Config, ConfigError};
+use crate::config::{Changes, Config, ConfigError, inventory_path};
 use crate::http::admission::Downloads;
 use crate::http::recent::RecentScripts;
 use crate::http::tls::{Certificate, TlsError};
@@ -28,8 +28,8 @@ const MAX_LOGGED: usize = 50;
 /// What has to do with a changed configuration.
 #[derive(Debug)]
 pub struct Reload {
-    /// The file.
-    pub file: WatchedFile,
+    /// The files.
+    pub file: WatchedFiles,
     /// What is served.
     pub live: Arc<Live>,
     /// Whose pinned versions change.
@@ -87,7 +87,6 @@ impl Reload {
     }
 
     fn reload(&mut self) {
-        self.file.note();
         let applied = self.apply();
         self.metrics.reloaded(applied.is_ok());
         match applied {
@@ -104,8 +103,8 @@ impl Reload {
         }
     }
 
-    fn apply(&self) -> Result<Changes, ReloadError> {
-        let config = Config::read(&self.file.path)?;
+    fn apply(&mut self) -> Result<Changes, ReloadError> {
+        let config = self.file.read()?;
         let changes = self.live.now().config.settings().changes(&config.settings());
         let restart = changes.needing_restart();
         if !restart.is_empty() {
@@ -131,13 +130,18 @@ impl Reload {
     }
 }
 
-/// The configuration file, and what it was like when it was read and when it was last looked at.
+/// The configuration file and the inventory that it names, and what they were like when they were read and when they were last looked
+/// at.
 #[derive(Debug)]
-pub struct WatchedFile {
+pub struct WatchedFiles {
     path: PathBuf,
-    read: Option<Stamp>,
-    seen: Option<Stamp>,
+    inventory: Option<PathBuf>,
+    read: Stamps,
+    seen: Stamps,
 }
+
+/// Of the configuration, and of the inventory.
+type Stamps = [Option<Stamp>; 2];
 
 /// Changes with every way to change a file: it is written to, replaced by another, or its link is led elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,24 +162,43 @@ impl Stamp {
     }
 }
 
-impl WatchedFile {
+impl WatchedFiles {
     /// The file as it is before it is read.
     pub fn new(path: &Path) -> Self {
-        let stamp = Stamp::of(path);
-        Self { path: path.to_owned(), read: stamp, seen: stamp }
+        let read = [Stamp::of(path), None];
+        Self { path: path.to_owned(), inventory: None, read, seen: read }
     }
 
-    /// It is read now.
+    /// Reads the configuration, and notes what the files are like.
+    pub fn read(&mut self) -> Result<Config, ConfigError> {
+        self.note();
+        let config = Config::read(&self.path)?;
+        let inventory = config.server.inventory.as_ref().map(|file| inventory_path(&self.path, file));
+        if inventory == self.inventory {
+            return Ok(config);
+        }
+        // It may have been changed since it was read, before anyone looked.
+        self.inventory = inventory;
+        self.note();
+        Config::read(&self.path)
+    }
+
+    /// They are read now.
     fn note(&mut self) {
-        let stamp = Stamp::of(&self.path);
-        (self.read, self.seen) = (stamp, stamp);
+        let stamps = self.stamps();
+        (self.read, self.seen) = (stamps, stamps);
     }
 
-    /// Whether it is another than the one that was read, and is not being changed any more. A file that is gone is no news.
+    /// Whether one of them is another than the one that was read, and none is being changed any more. A file that is gone is no news.
     fn has_changed(&mut self) -> bool {
-        let now = Stamp::of(&self.path);
-        let is_settled = now.is_some() && now == std::mem::replace(&mut self.seen, now);
+        let now = self.stamps();
+        let are_there = now[0].is_some() && now[1].is_some() == self.inventory.is_some();
+        let is_settled = are_there && now == std::mem::replace(&mut self.seen, now);
         is_settled && now != self.read
+    }
+
+    fn stamps(&self) -> Stamps {
+        [Stamp::of(&self.path), self.inventory.as_deref().and_then(Stamp::of)]
     }
 }
 
@@ -189,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c");
         fs::write(&path, "one").unwrap();
-        let mut file = WatchedFile::new(&path);
+        let mut file = WatchedFiles::new(&path);
         assert!(!file.has_changed());
         fs::write(&path, "other").unwrap();
         assert!(!file.has_changed(), "it may be being written");
@@ -208,7 +231,7 @@ mod tests {
             fs::write(at(name), "same").unwrap();
         }
         std::os::unix::fs::symlink(at("one"), at("link")).unwrap();
-        let mut file = WatchedFile::new(&at("link"));
+        let mut file = WatchedFiles::new(&at("link"));
         fs::remove_file(at("link")).unwrap();
         assert!(!file.has_changed() && !file.has_changed());
         std::os::unix::fs::symlink(at("two"), at("link")).unwrap();

@@ -28,7 +28,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::notify::Notifier;
-use crate::reload::{Reload, WatchedFile};
+use crate::reload::{Reload, WatchedFiles};
 use crate::sockets::Sockets;
 use crate::{dhcp, dns, http, privileges, radv, tftp};
 
@@ -39,7 +39,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Loaded {
     /// Where the configuration stands.
-    pub file: WatchedFile,
+    pub file: WatchedFiles,
     /// What it says.
     pub config: Config,
     /// The boot programs that it names.
@@ -51,8 +51,8 @@ pub struct Loaded {
 impl Loaded {
     /// Reads the configuration at `path` and what it names.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = WatchedFile::new(path);
-        let config = Config::read(path).with_context(|| format!("cannot use {}", path.display()))?;
+        let mut file = WatchedFiles::new(path);
+        let config = file.read().with_context(|| format!("cannot use {}", path.display()))?;
         let nbps = NbpSet::read(&config.nbp_dirs)?;
         let certificate = config.tls.as_ref().map(Certificate::read).transpose()?.map(Arc::new);
         Ok(Self { file, config, nbps, certificate })

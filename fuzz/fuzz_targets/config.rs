@@ -1,4 +1,4 @@
-//! Configuration files of bootserve. One that is accepted finds each of its nodes, offers addresses of its networks alone, and is
+//! Configuration files and inventories of bootserve. One that is accepted finds each of its nodes, offers addresses of its networks alone, and is
 //! no change to itself.
 #![no_main]
 
@@ -6,10 +6,14 @@ use std::time::SystemTime;
 
 use bootserve::config::Config;
 use bootserve::dhcp::leases::LeaseTable;
+use bootserve::inventory::Inventory;
 use bootspec::MacAddr;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
+    if let Err(error) = Inventory::parse(text) {
+        assert!(!bootspec::diagnosis::explain(&error).is_empty());
+    }
     let config = match Config::parse(text) {
         Ok(config) => config,
         Err(error) => {

@@ -8,6 +8,7 @@ mod create;
 mod dhcp;
 mod http;
 mod image;
+mod inventory;
 mod livenet;
 mod measure;
 mod memory;
@@ -74,6 +75,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "boot-livenet", run: livenet::boot },
     Bench { name: "dhcp-avalanche", run: dhcp::avalanche },
     Bench { name: "dhcp-rate", run: dhcp::rate },
+    Bench { name: "inventory", run: inventory::inventory },
     Bench { name: "tftp", run: tftp::lockstep },
     Bench { name: "tftp-apart", run: tftp::lockstep_apart },
     Bench { name: "tftp-window", run: tftp::window },

@@ -99,6 +99,11 @@ impl Drop for Running<'_> {
 }
 
 impl Running<'_> {
+    /// Its processes.
+    pub fn pids(&self) -> Result<Vec<Pid>> {
+        Ok(self.server.pids()?)
+    }
+
     /// CPU seconds that all of its processes have taken until now.
     pub fn cpu_seconds(&self) -> Result<f64> {
         self.server.pids()?.into_iter().map(cpu_seconds).sum()

@@ -81,6 +81,13 @@ impl Settings {
         Self(settings.collect())
     }
 
+    /// The settings of one of several tables, as TOML has them.
+    pub fn table(&self, table: &str, name: &str) -> toml::Table {
+        let table = Table { table: table.to_owned(), name: Some(name.to_owned()) };
+        let settings = self.0.get(&table).into_iter().flatten();
+        settings.filter_map(|(key, value)| Some((key.clone(), toml::Value::try_from(value).ok()?))).collect()
+    }
+
     /// What is different in `after`.
     pub fn changes(&self, after: &Self) -> Changes {
         let tables: BTreeSet<_> = self.0.keys().chain(after.0.keys()).collect();

@@ -19,6 +19,8 @@ pub enum Origin {
     Nodes(String),
     /// `[[set]]` with these nodes.
     Set(String),
+    /// `[[node]]` of the configuration itself.
+    Configuration,
 }
 
 impl fmt::Display for Origin {
@@ -28,6 +30,7 @@ impl fmt::Display for Origin {
             Self::Profile(name) => write!(f, "[profile.{name}]"),
             Self::Nodes(names) => write!(f, "[[nodes]] names = \"{names}\""),
             Self::Set(nodes) => write!(f, "[[set]] nodes = \"{nodes}\""),
+            Self::Configuration => f.write_str("[[node]] of the configuration"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! comes out are `[[node]]` tables like those of the configuration, and [`crate::config`] checks them all together.
 
 pub mod layers;
+pub mod listing;
 pub mod node_set;
 pub mod pattern;
 mod wire;
@@ -165,14 +166,24 @@ impl Inventory {
 
     /// The nodes that `text` names. They need not be in the inventory; `@*` are all that are.
     pub fn set(&self, text: &str) -> Result<NodeSet, NodeSetError> {
-        self.set_within(text, &[])
+        self.set_among(text, &|| NodeSet(self.nodes.iter().map(|entry| entry.name.clone()).collect()))
     }
 
-    fn set_within(&self, text: &str, inside: &[&str]) -> Result<NodeSet, NodeSetError> {
+    /// The same, where `@*` are others.
+    pub fn set_among(&self, text: &str, all: &dyn Fn() -> NodeSet) -> Result<NodeSet, NodeSetError> {
+        self.set_within(text, all, &[])
+    }
+
+    fn set_within(
+        &self,
+        text: &str,
+        all: &dyn Fn() -> NodeSet,
+        inside: &[&str],
+    ) -> Result<NodeSet, NodeSetError> {
         NodeSet::parse(text, &|group| match self.groups.get(group) {
-            _ if group == "*" => Ok(NodeSet(self.nodes.iter().map(|entry| entry.name.clone()).collect())),
+            _ if group == "*" => Ok(all()),
             _ if inside.contains(&group) => Err(NodeSetError::Cycle(group.to_owned())),
-            Some(text) => self.set_within(text, &[inside, &[group]].concat()),
+            Some(text) => self.set_within(text, all, &[inside, &[group]].concat()),
             None => Err(NodeSetError::Group(group.to_owned())),
         })
     }

@@ -64,6 +64,32 @@ fn a_file_that_is_wrong_or_asks_for_a_restart_changes_nothing() {
 }
 
 #[test]
+fn a_changed_inventory_is_in_force_without_a_restart() {
+    const NODES: &str = "[[nodes]]\nnames = 'n[1-2]'\naddresses = '127.0.0.[61-62]'\nmacs = '02:00:00:00:00:[61-62]'\n\
+                         image = 'failsafe'\n";
+    let inventory = tempfile::tempdir().unwrap();
+    let path = inventory.path().join("nodes.toml");
+    fs::write(&path, NODES).unwrap();
+    let line = format!("[server]\ninventory = '{}'\n", path.display());
+    let daemon = Daemon::start_with(move |config| config.replacen("[server]\n", &line, 1));
+    assert!(script(&daemon, "02:00:00:00:00:62").contains("/images/failsafe/v1/"));
+    for (set, end, image) in [
+        ("nodes = 'n2'\nimage = 'compute'", "done", "compute"),
+        ("nodes = 'n3'\nimage = 'failsafe'", "refused", "compute"),
+        ("nodes = 'n1'\nimage = 'compute'", "done", "failsafe"),
+    ] {
+        let before = reloads(&daemon, end);
+        fs::write(&path, format!("{NODES}[[set]]\n{set}\n")).unwrap();
+        assert!(
+            wait_until(|| reloads(&daemon, end) > before),
+            "{set}: it is not read again, or is not {end}"
+        );
+        let script = script(&daemon, "02:00:00:00:00:62");
+        assert!(script.contains(&format!("/images/{image}/v1/")), "{set}: {script}");
+    }
+}
+
+#[test]
 fn a_renewed_certificate_is_shown() {
     let keys = tempfile::tempdir().unwrap();
     let pair = || generate_simple_self_signed(["boot.cluster".to_owned()]).unwrap();

@@ -155,7 +155,7 @@ impl<'a> Connection<'a> {
     /// Sends a file; whether the connection goes on.
     pub async fn send(&mut self, download: Download) -> bool {
         let Download { head, body, keep_alive } = download;
-        match self.send_file(&head, &body).await {
+        match self.send_file(head, body).await {
             Ok(()) if keep_alive => true,
             Ok(()) => {
                 self.stream.close().await;
@@ -249,7 +249,7 @@ impl<'a> Connection<'a> {
             (head, response::Body::File(body)) if body.length() >= LONG_BYTES => {
                 return Ok(Answered::Download(Download { head, body, keep_alive }));
             }
-            (head, response::Body::File(body)) => self.send_file(&head, &body).await?,
+            (head, response::Body::File(body)) => self.send_file(head, body).await?,
             (head, response::Body::Bytes(body)) => self.send_bytes(head, body).await?,
         }
         Ok(if keep_alive { Answered::Open } else { Answered::Last })
@@ -267,7 +267,7 @@ impl<'a> Connection<'a> {
         let answer = Answer { response, is_head: false, version: Default::default(), keep_alive: false };
         match self.parts_of(answer).await? {
             (head, response::Body::Bytes(body)) => self.send_bytes(head, body).await,
-            (head, response::Body::File(body)) => self.send_file(&head, &body).await,
+            (head, response::Body::File(body)) => self.send_file(head, body).await,
         }
     }
 
@@ -276,9 +276,10 @@ impl<'a> Connection<'a> {
         answer.into_parts().await
     }
 
-    async fn send_file(&mut self, head: &[u8], body: &FileBody) -> io::Result<()> {
-        self.stream.write(head, true).await?;
-        self.stream.write_file(body).await?;
+    /// The body is dropped when it is sent, and with it what lets its machine download.
+    async fn send_file(&mut self, head: Vec<u8>, body: FileBody) -> io::Result<()> {
+        self.stream.write(&head, true).await?;
+        self.stream.write_file(&body).await?;
         (body.when_sent)();
         Ok(())
     }
