@@ -1,7 +1,12 @@
 //! `bootserve node`: the nodes of the configuration and of its inventory.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use bootserve::inventory::import::{Format, Import};
 use bootserve::inventory::listing::{Explained, Listing};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{ConfigFile, as_json, print, read_config};
 
@@ -25,6 +30,20 @@ pub enum NodeCommand {
         #[arg(value_name = "NODES")]
         nodes: String,
     },
+    /// Write the nodes of another program's file as a part of an inventory; nothing is changed
+    Import {
+        /// Whose file it is
+        #[arg(value_enum)]
+        format: ImportFormat,
+        /// The file
+        file: PathBuf,
+        /// With ethers: the file with the addresses
+        #[arg(long, value_name = "FILE", default_value = "/etc/hosts")]
+        hosts: PathBuf,
+        /// Print the same as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 const SETS: &str = "NODES is a set in ClusterShell's syntax: node-[000-099], @group, @* for all; , adds, ! takes away, & keeps what is in \
@@ -39,6 +58,30 @@ pub struct NodeArgs {
     json: bool,
 }
 
+/// Whose file is imported.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ImportFormat {
+    /// host declarations of ISC dhcpd.conf
+    Dhcpd,
+    /// dhcp-host lines of dnsmasq
+    Dnsmasq,
+    /// /etc/ethers, with --hosts
+    Ethers,
+    /// nodes.conf of Warewulf 4
+    Warewulf,
+}
+
+impl From<ImportFormat> for Format {
+    fn from(format: ImportFormat) -> Self {
+        match format {
+            ImportFormat::Dhcpd => Self::Dhcpd,
+            ImportFormat::Dnsmasq => Self::Dnsmasq,
+            ImportFormat::Ethers => Self::Ethers,
+            ImportFormat::Warewulf => Self::Warewulf,
+        }
+    }
+}
+
 impl NodeCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
@@ -50,6 +93,18 @@ impl NodeCommand {
                 let explained = Explained::of(&read_config(&args.config)?, nodes)?;
                 let text = || explained.iter().map(Explained::to_string).collect::<Vec<_>>().join("\n");
                 print(if args.json { as_json(&explained)? } else { text() }.trim_end())
+            }
+            Self::Import { format, file, hosts, json } => {
+                let read = |path: &Path| {
+                    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+                };
+                let hosts = if matches!(format, ImportFormat::Ethers) { read(hosts)? } else { String::new() };
+                let import = Import::read((*format).into(), &read(file)?, &hosts);
+                let import = import.with_context(|| format!("cannot import {}", file.display()))?;
+                if import.nodes.is_empty() {
+                    eprintln!("bootserve: no node that can be taken over is in {}", file.display());
+                }
+                print(if *json { as_json(&import)? } else { import.to_string() }.trim_end())
             }
         }
     }

@@ -3,6 +3,7 @@
 //! [`Inventory::parse`] reads the file, [`layers`] says what a node is made of, [`node_set`] is how nodes are named by the hundred. What
 //! comes out are `[[node]]` tables like those of the configuration, and [`crate::config`] checks them all together.
 
+pub mod import;
 pub mod layers;
 pub mod listing;
 pub mod node_set;
