@@ -14,6 +14,7 @@ use bootspec::store::SIGNATURE_SUFFIX;
 use serde::Serialize;
 
 use crate::arch::Platform;
+use crate::compat::Site;
 use crate::config::Config;
 use crate::http::tls::Certificate;
 use crate::nbp::{INSTALL_HINT, NbpSet};
@@ -63,6 +64,7 @@ pub async fn check(path: &Path) -> Findings {
             findings.check_nbps(&config);
             findings.check_images(&config);
             findings.check_overlays(&config);
+            findings.check_compat(&config);
         }
         Err(error) => findings.add(Severity::Error, &error),
     }
@@ -128,6 +130,14 @@ impl Findings {
         let Some(dir) = &config.server.overlays else { return };
         if let Err(error) = overlay_findings(config, dir).map(|findings| self.findings.extend(findings)) {
             self.warn(format!("cannot read server.overlays {}: {error}", dir.display()));
+        }
+    }
+
+    fn check_compat(&mut self, config: &Config) {
+        match config.compat.as_ref().map(Site::problems) {
+            Some(Ok(problems)) => problems.into_iter().for_each(|problem| self.warn(problem)),
+            Some(Err(error)) => self.add(Severity::Warning, &error),
+            None => {}
         }
     }
 

@@ -24,6 +24,9 @@ use crate::live::Live;
 /// How many events are kept of a machine, by a trigger of the database's.
 pub const MAX_EVENTS_PER_NODE: u32 = 1000;
 
+/// From the first time that a boot loader is told what to boot until it loads it.
+const BEGUN_BOOT_LIMIT: Duration = Duration::from_secs(600);
+
 /// A phase of a boot and when it began, on our clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BootEvent {
@@ -213,6 +216,25 @@ impl EventLog {
             query.fetch_optional(&self.database.pool).await.map_err(query_error("look up a boot in"))?;
         let event = row.as_ref().map(event).transpose()?;
         Ok(event.map(|event| Boot { mac: event.mac, image: event.image }))
+    }
+
+    /// The boot that the newest script of the machine began, and its image, if nothing of it was loaded since and that is not long ago.
+    pub async fn begun_boot(
+        &self,
+        mac: MacAddr,
+    ) -> Result<Option<(BootId, Option<ImageRef>)>, DatabaseError> {
+        let query = sqlx::query(
+            "SELECT * FROM events AS script \
+             WHERE id = (SELECT max(id) FROM events WHERE mac = ?1 AND phase = ?2 AND boot IS NOT NULL) \
+             AND NOT EXISTS (SELECT 1 FROM events WHERE mac = ?1 AND boot = script.boot AND phase != ?2)",
+        );
+        let query = query.bind(mac.to_string()).bind(Phase::Script.to_string());
+        let row =
+            query.fetch_optional(&self.database.pool).await.map_err(query_error("look up a boot in"))?;
+        let event = row.as_ref().map(event).transpose()?;
+        // What lies in the future is of a clock that was set back.
+        let is_recent = |event: &BootEvent| event.time().elapsed().is_ok_and(|age| age < BEGUN_BOOT_LIMIT);
+        Ok(event.filter(is_recent).and_then(|event| Some((event.boot?, event.image))))
     }
 
     /// Whether the machine's firmware was given an address and its system is not up yet, as far as we know. Only what we saw

@@ -8,6 +8,7 @@
 pub mod arch;
 pub mod check;
 pub mod clock;
+pub mod compat;
 pub mod config;
 pub mod database;
 pub mod dhcp;

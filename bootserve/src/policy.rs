@@ -2,6 +2,9 @@
 //!
 //! [`decide`] is pure. DHCP replies, TFTP names and iPXE scripts only render what it says, so that a machine is
 //! never told two different things. [`initramfs`] completes it for a script, once the image's manifest is read.
+//!
+//! A machine with a `[[node]]` boots our image. Another boots what the data directory of an older boot server says, where one is
+//! configured ([`crate::compat`]); where that says nothing, `boot.default_image`.
 
 use std::fmt;
 
@@ -10,6 +13,7 @@ use bootspec::store::{INITRAMFS, INITRAMFS_FETCHED, initramfs_of};
 use bootspec::{ImageRef, MacAddr};
 
 use crate::arch::{Arch, Platform};
+use crate::compat::Site;
 use crate::config::{Config, ImageSelector, Node};
 
 /// What is known of the machine that asks.
@@ -58,8 +62,12 @@ pub enum BootDecision<'a> {
     NbpByHttp(Platform),
     /// Fetch the iPXE script.
     FetchScript,
+    /// Fetch the script that passes on what iPXE knows of the machine, as a data directory may go by any of it.
+    FetchFirstScript,
     /// Boot this image.
     Boot(Assignment<'a>),
+    /// Boot what the data directory says.
+    LookUp(LookUp<'a>),
     /// Nothing that we know of: go on to the next boot device.
     NextDevice(Reason),
     /// It did not ask for anything to boot.
@@ -75,6 +83,25 @@ pub struct Assignment<'a> {
     pub node: Option<&'a Node>,
 }
 
+/// A data directory that is to be looked into for the machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LookUp<'a> {
+    /// Where to look.
+    pub site: &'a Site,
+    default_image: Option<&'a ImageSelector>,
+}
+
+impl<'a> LookUp<'a> {
+    /// What the machine boots if the directory says nothing of it. One that says no Ethernet address boots no image, as its script
+    /// could not say who it is.
+    pub fn otherwise(&self, mac: Option<MacAddr>) -> BootDecision<'a> {
+        match (self.default_image, mac) {
+            (Some(image), Some(_)) => BootDecision::Boot(Assignment { image, node: None }),
+            _ => BootDecision::NextDevice(Reason::NotInDataDirectory),
+        }
+    }
+}
+
 /// Why a machine gets nothing to boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
@@ -84,6 +111,11 @@ pub enum Reason {
     /// It has no `[[node]]`, and there is no image for such machines.
     #[error("it is not configured, and there is no boot.default_image")]
     UnknownMachine,
+    /// Nor does a data directory say anything of it.
+    #[error(
+        "it is not configured, the data directory says nothing of it, and there is no boot.default_image"
+    )]
+    NotInDataDirectory,
 }
 
 /// Says what `machine` boots.
@@ -91,8 +123,11 @@ pub fn decide<'a>(config: &'a Config, machine: &Machine) -> BootDecision<'a> {
     match machine.stage {
         Stage::Pxe(arch) => program(arch, BootDecision::NbpByTftp),
         Stage::HttpBoot(arch) => program(arch, BootDecision::NbpByHttp),
-        Stage::Ipxe => BootDecision::FetchScript,
-        Stage::Script => image(config, machine.mac),
+        Stage::Ipxe => match script(config, Some(machine.mac)) {
+            BootDecision::LookUp(_) => BootDecision::FetchFirstScript,
+            _ => BootDecision::FetchScript,
+        },
+        Stage::Script => script(config, Some(machine.mac)),
         Stage::OperatingSystem => BootDecision::NotBooting,
     }
 }
@@ -101,12 +136,16 @@ fn program(arch: Arch, by: fn(Platform) -> BootDecision<'static>) -> BootDecisio
     arch.platform().map_or(BootDecision::NextDevice(Reason::Architecture(arch)), by)
 }
 
-fn image(config: &Config, mac: MacAddr) -> BootDecision<'_> {
-    let node = config.node(mac);
-    let image = node.map(|node| &node.image).or(config.boot.default_image.as_ref());
-    match image {
-        Some(image) => BootDecision::Boot(Assignment { image, node }),
-        None => BootDecision::NextDevice(Reason::UnknownMachine),
+/// Says what the script of the machine with this address boots. One that says no Ethernet address can be known to a data directory
+/// alone, by something else that it says.
+pub fn script(config: &Config, mac: Option<MacAddr>) -> BootDecision<'_> {
+    let node = mac.and_then(|mac| config.node(mac));
+    let default_image = config.boot.default_image.as_ref();
+    match (node, &config.compat, default_image) {
+        (Some(node), _, _) => BootDecision::Boot(Assignment { image: &node.image, node: Some(node) }),
+        (None, Some(site), _) => BootDecision::LookUp(LookUp { site, default_image }),
+        (None, None, Some(image)) => BootDecision::Boot(Assignment { image, node: None }),
+        (None, None, None) => BootDecision::NextDevice(Reason::UnknownMachine),
     }
 }
 
@@ -222,6 +261,30 @@ mod tests {
     #[test]
     fn a_stranger_without_default_image_goes_on_to_its_next_device() {
         check(STRANGER, Stage::Script, BootDecision::NextDevice(Reason::UnknownMachine));
+    }
+
+    #[test]
+    fn a_stranger_is_looked_for_in_the_data_directory_before_it_boots_the_default() {
+        let mut config = classic();
+        let site = Site::Bootcfg("/data".into());
+        config.compat = Some(site.clone());
+        let node = config.node(NODE_000.parse().unwrap());
+        let own = BootDecision::Boot(Assignment { image: &node.unwrap().image, node });
+        check_with(&config, NODE_000, Stage::Script, own);
+        check_with(&config, NODE_000, Stage::Ipxe, BootDecision::FetchScript);
+        check_with(&config, STRANGER, Stage::Ipxe, BootDecision::FetchFirstScript);
+        let mac = STRANGER.parse().unwrap();
+        let look_up = LookUp { site: &site, default_image: None };
+        check_with(&config, STRANGER, Stage::Script, BootDecision::LookUp(look_up));
+        let nothing = BootDecision::NextDevice(Reason::NotInDataDirectory);
+        assert_eq!(look_up.otherwise(Some(mac)), nothing);
+        let default: ImageSelector = "rocky-9-compute".parse().unwrap();
+        config.boot.default_image = Some(default.clone());
+        let look_up = LookUp { site: &site, default_image: Some(&default) };
+        assert_eq!(script(&config, None), BootDecision::LookUp(look_up));
+        let boot = BootDecision::Boot(Assignment { image: &default, node: None });
+        assert_eq!(look_up.otherwise(Some(mac)), boot);
+        assert_eq!(look_up.otherwise(None), nothing);
     }
 
     fn manifest(mode: BootMode, files: &[&str]) -> Manifest {

@@ -48,20 +48,39 @@ pub struct Boot<'a> {
 }
 
 impl Boot<'_> {
+    /// URL of the kernel.
+    pub fn kernel_url(&self) -> String {
+        self.url(VMLINUZ)
+    }
+
+    /// URLs of the parts of the initramfs, in their order.
+    pub fn initrd_urls(&self) -> Vec<String> {
+        [self.url(self.initramfs)].into_iter().chain(self.overlay.map(BaseUrl::to_string)).collect()
+    }
+
+    fn url(&self, artifact: &str) -> String {
+        format!("{}{}?boot={}", self.base_url, self.manifest.image.url_path(artifact), self.id)
+    }
+
     /// Length of the command line that the kernel gets: UEFI builds of iPXE put the name of the kernel before it.
     pub fn command_line_bytes(&self) -> usize {
         VMLINUZ.len() + " ".len() + self.arguments().len()
     }
 
-    fn arguments(&self) -> String {
-        // UEFI kernels find the parts of their initramfs by `initrd=`, and join them in this order; on BIOS it does no harm.
-        let overlay = self.overlay.map(|_| format!("initrd={OVERLAY_NAME}")).unwrap_or_default();
-        let initramfs = [format!("initrd={}", self.initramfs), overlay];
+    /// The command line without `initrd=`, for boot loaders that give the parts of the initramfs names of their own.
+    pub fn bare_arguments(&self) -> String {
         let image = self.manifest.kernel_args.iter().map(KernelArg::as_str);
         let site = self.kernel_args.iter().map(|argument| argument.as_str());
         let params = self.params.to_string();
-        let words = initramfs.iter().map(String::as_str).chain(image).chain(site).chain([params.as_str()]);
+        let words = image.chain(site).chain([params.as_str()]);
         words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn arguments(&self) -> String {
+        // UEFI kernels find the parts of their initramfs by `initrd=`, and join them in this order; on BIOS it does no harm.
+        let overlay = self.overlay.map(|_| format!("initrd={OVERLAY_NAME}")).unwrap_or_default();
+        let words = [format!("initrd={}", self.initramfs), overlay, self.bare_arguments()];
+        words.iter().map(String::as_str).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -72,7 +91,6 @@ pub const FIRST_SCRIPT: &str = "#!ipxe\nchain ipxe?mac=${netX/mac:hexhyp}&uuid=$
 /// The script that boots an image.
 pub fn boot(client: Client, boot: &Boot) -> String {
     let image = &boot.manifest.image;
-    let url = |artifact| format!("{}{}?boot={}", boot.base_url, image.url_path(artifact), boot.id);
     let who = boot.params.node.as_ref().map_or_else(|| client.mac.to_string(), |node| node.to_string());
     let mut script = Script::new();
     script.line(format_args!(
@@ -80,8 +98,8 @@ pub fn boot(client: Client, boot: &Boot) -> String {
         boot.id, boot.params.attempt
     ));
     let initramfs = boot.initramfs;
-    script.line(format_args!("kernel {} {} || goto retry", url(VMLINUZ), boot.arguments()));
-    script.line(format_args!("initrd --name {initramfs} {} || goto retry", url(initramfs)));
+    script.line(format_args!("kernel {} {} || goto retry", boot.kernel_url(), boot.arguments()));
+    script.line(format_args!("initrd --name {initramfs} {} || goto retry", boot.url(initramfs)));
     if let Some(overlay) = boot.overlay {
         script.line(format_args!("initrd --name {OVERLAY_NAME} {overlay} || goto retry"));
     }

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::dns::zone::{Zone, ZoneError};
 
 use crate::arch::Arch;
+use crate::compat::Site;
 use crate::inventory::{Inventory, InventoryError};
 
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
@@ -68,6 +69,8 @@ pub struct Config {
     pub dns: Option<Arc<Dns>>,
     /// What every machine boots with.
     pub boot: Boot,
+    /// The data directory of an older boot server, which says what machines without a `[[node]]` boot.
+    pub compat: Option<Site>,
     /// What DHCP has learned of nodes that are not known by their MAC address. A configuration that takes the place of this
     /// one goes on with it.
     pub learned: Arc<LearnedMacs>,
@@ -499,6 +502,17 @@ mod tests {
         assert!(!config.tftp.single_port);
         assert_eq!(config.nbp_dirs, [Path::new("/usr/lib/ipxe"), Path::new("/usr/share/ipxe")]);
         assert!(config.boot.default_image.is_none());
+    }
+
+    #[test]
+    fn one_data_directory_of_an_older_server_may_be_named() {
+        let compat = |text: &str| parse(text).unwrap().compat;
+        assert_eq!(compat("[compat]\n"), None);
+        assert_eq!(compat("[compat]\nbootcfg = '/b'\n"), Some(Site::Bootcfg("/b".into())));
+        assert_eq!(compat("[compat]\nmatchbox = '/m'\n"), Some(Site::Matchbox("/m".into())));
+        let both = "[compat]\nbootcfg = '/b'\nmatchbox = '/m'\n";
+        check_rejected(both, &["compat is both bootcfg /b and matchbox /m", "one of them"]);
+        check_rejected("[compat]\nrazor = '/r'\n", &["razor"]);
     }
 
     #[test]

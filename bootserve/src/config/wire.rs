@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::forwarder::Forwarder;
 use crate::arch::Arch;
+use crate::compat::Site;
 use crate::dns::zone::Zone;
 use crate::inventory::Inventory;
 use crate::sockets::DNS_PORT;
@@ -46,6 +47,8 @@ pub(super) struct Config {
     dns: Option<Dns>,
     #[serde(default)]
     boot: Boot,
+    #[serde(default)]
+    compat: Compat,
     #[serde(default, rename = "node")]
     nodes: Vec<Node>,
     #[serde(default, rename = "quirk")]
@@ -181,6 +184,13 @@ struct Boot {
     min_rollback_index: Option<u64>,
 }
 
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Compat {
+    bootcfg: Option<PathBuf>,
+    matchbox: Option<PathBuf>,
+}
+
 /// Base URL of another boot server. It becomes a word of iPXE scripts and kernel command lines.
 struct Mirror(BaseUrl);
 
@@ -284,6 +294,7 @@ impl Config {
         }
         let quirks = wire.quirks.into_iter().map(|quirk| quirk.check(&by_name)).collect::<Result<_, _>>()?;
         let boot = super::Boot::try_from(wire.boot)?;
+        let compat = wire.compat.check()?;
         let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
         let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
         Ok(super::Config {
@@ -299,6 +310,7 @@ impl Config {
             tls,
             dns,
             boot,
+            compat,
             learned: Arc::new(LearnedMacs::default()),
             nodes,
             by_name,
@@ -371,6 +383,22 @@ impl Dns {
         let hosts = nodes.iter().map(|node| (&node.name, node.address));
         let zone = Zone::new(&self.zone, (&self.name, server.address), self.ttl_seconds, hosts)?;
         Ok(super::Dns { zone, forwarders })
+    }
+}
+
+impl Compat {
+    /// Both have a route `/ipxe`, and a machine that neither knows is the default machine of both.
+    fn check(self) -> Result<Option<Site>, ConfigError> {
+        match (self.bootcfg, self.matchbox) {
+            (None, None) => Ok(None),
+            (Some(dir), None) => Ok(Some(Site::Bootcfg(dir))),
+            (None, Some(dir)) => Ok(Some(Site::Matchbox(dir))),
+            (Some(bootcfg), Some(matchbox)) => Err(ConfigError::Value {
+                key: "compat",
+                found: format!("both bootcfg {} and matchbox {}", bootcfg.display(), matchbox.display()),
+                expected: "one of them, as both say what `/ipxe` answers",
+            }),
+        }
     }
 }
 

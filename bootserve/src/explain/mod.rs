@@ -14,10 +14,12 @@ use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use dhcproto::v4::{DhcpOption, MessageType, borrowed};
 use serde::Serialize;
+use uuid::Uuid;
 
 pub use capture::{CaptureError, Captured, Port, read_capture};
 pub use question::{Asks, Question};
 
+use crate::compat::Labels;
 use crate::config::{Config, DhcpMode};
 use crate::database::{Database, DatabaseError};
 use crate::dhcp::client::{Client, KnownBy};
@@ -130,9 +132,9 @@ pub struct OptionView {
 }
 
 /// What a script boots.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Boots {
-    /// Which rule says so: `node-001` or `boot.default_image`.
+    /// Which rule says so: `node-001` or `boot.default_image`, or what of a data directory: `bootcfg boot/default`.
     pub rule: String,
     /// Image and version, if there is one.
     pub image: Option<String>,
@@ -140,6 +142,8 @@ pub struct Boots {
     pub mode: Option<String>,
     /// The file that is loaded.
     pub initramfs: Option<String>,
+    /// The kernel of a data directory, as that names it.
+    pub kernel: Option<String>,
     /// Why it boots nothing.
     pub problem: Option<String>,
 }
@@ -171,7 +175,9 @@ impl Setting {
             client.remember(&self.config);
         }
         let boots = match &request {
-            Some(Request { stage: Stage::Ipxe, mac, .. }) if reply.is_some() => Some(self.boots(*mac)),
+            Some(request @ Request { stage: Stage::Ipxe, .. }) if reply.is_some() => {
+                Some(self.boots(request))
+            }
             _ => None,
         };
         let mac = request.as_ref().map(|request| request.mac);
@@ -253,10 +259,20 @@ impl Setting {
     }
 
     /// What the script that iPXE fetches next would boot.
-    fn boots(&self, mac: MacAddr) -> Boots {
-        let nothing =
-            |rule, problem| Boots { rule, image: None, mode: None, initramfs: None, problem: Some(problem) };
-        let assignment = match decide(&self.config, &Machine { mac, stage: Stage::Script }) {
+    fn boots(&self, request: &Request) -> Boots {
+        let mac = request.mac;
+        let nothing = |rule, problem| Boots { rule, problem: Some(problem), ..Boots::default() };
+        let decision = match decide(&self.config, &Machine { mac, stage: Stage::Script }) {
+            BootDecision::LookUp(look_up) => match look_up.site.boot(&labels(request)) {
+                Ok(Some(found)) => {
+                    return Boots { rule: found.rule, kernel: Some(found.kernel), ..Boots::default() };
+                }
+                Ok(None) => look_up.otherwise(Some(mac)),
+                Err(error) => return nothing(look_up.site.to_string(), explain(&error)),
+            },
+            decision => decision,
+        };
+        let assignment = match decision {
             BootDecision::Boot(assignment) => assignment,
             BootDecision::NextDevice(reason) => return nothing("none".to_owned(), reason.to_string()),
             other => return nothing("none".to_owned(), format!("{other:?}")),
@@ -277,11 +293,18 @@ impl Setting {
                     mode: Some(mode.to_string()),
                     problem: initramfs.as_ref().err().map(|error| explain(error)),
                     initramfs: initramfs.ok().map(str::to_owned),
+                    kernel: None,
                 }
             }
             Err(error) => nothing(rule, explain(&error)),
         }
     }
+}
+
+/// What a packet says of the labels that iPXE passes on.
+fn labels(request: &Request) -> Labels {
+    let uuid = request.client_uuid.map(|[_, uuid @ ..]| Uuid::from_bytes(uuid).to_string());
+    Labels::of(&request.mac.into(), uuid)
 }
 
 /// Leases as they are on the disk.

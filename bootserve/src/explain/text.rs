@@ -63,6 +63,9 @@ impl fmt::Display for Boots {
             }
             write!(f, "; ")?;
         }
+        if let Some(kernel) = &self.kernel {
+            write!(f, "{kernel}; ")?;
+        }
         writeln!(f, "rule: {}", self.rule)?;
         match &self.problem {
             Some(problem) => writeln!(f, "  problem  {}", problem.replace('\n', "\n           ")),

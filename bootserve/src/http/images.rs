@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use super::admission::Busy;
 use super::file::{ServedFile, Wanted};
-use super::{App, internal_error, on_disk, text};
+use super::{App, compat, internal_error, on_disk, text};
 use crate::events::{BootEvent, EventLog};
 use crate::store::{StoreError, open_regular, read_manifest, read_manifest_json, read_signature};
 
@@ -31,17 +31,32 @@ pub(super) struct BootQuery {
     boot: Option<String>,
 }
 
-/// `GET /images/NAME/VERSION/ARTIFACT`, and HEAD.
+/// `GET /images/NAME/VERSION/ARTIFACT`, and HEAD. What the store does not have may be an asset of bootcfg's.
 pub(super) async fn artifact(
     State(app): State<Arc<App>>,
-    extract::Path((name, version, artifact)): extract::Path<(String, String, String)>,
+    extract::Path(path): extract::Path<String>,
     Query(query): Query<BootQuery>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let image = format!("{name}/{version}").parse::<ImageRef>();
-    let (Ok(image), Ok(artifact)) = (image, artifact.parse::<ArtifactName>()) else {
+    let ours = of_store(&app, &path, query, peer, &method, &headers).await;
+    if ours.status() != StatusCode::NOT_FOUND {
+        return ours;
+    }
+    compat::image_of_bootcfg(&app, peer, &method, &headers, path).await.unwrap_or(ours)
+}
+
+async fn of_store(
+    app: &App,
+    path: &str,
+    query: BootQuery,
+    peer: SocketAddr,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Response {
+    let Some((image, artifact)) = path.rsplit_once('/') else { return not_found() };
+    let (Ok(image), Ok(artifact)) = (image.parse::<ImageRef>(), artifact.parse::<ArtifactName>()) else {
         return not_found();
     };
     let store = app.served.config.server.store.clone();
@@ -70,7 +85,7 @@ pub(super) async fn artifact(
         image,
         events: Arc::clone(&app.events),
     };
-    let wanted = file.wanted(&method, &headers);
+    let wanted = file.wanted(method, headers);
     if let Wanted::Head(_) = wanted {
         return file.respond(wanted, |_| ());
     }
@@ -121,7 +136,7 @@ fn open_artifact(store: &Path, image: &ImageRef, artifact: &ArtifactName) -> Res
 }
 
 /// iPXE and init wait as long as they are told and ask again (RFC 9110 section 10.2.3).
-fn busy_response(busy: &Busy) -> Response {
+pub(super) fn busy_response(busy: &Busy) -> Response {
     let retry_after = [(RETRY_AFTER, busy.retry_after.as_secs().to_string())];
     (retry_after, text(StatusCode::SERVICE_UNAVAILABLE, busy.to_string())).into_response()
 }

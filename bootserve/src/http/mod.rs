@@ -1,7 +1,7 @@
 //! The HTTP server: iPXE scripts, network boot programs, images, and the events API.
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
-//! nodes, [`api`] takes and shows boot events, [`health`] says how the server does.
+//! nodes, [`api`] takes and shows boot events, [`compat`] has the routes of older boot servers, [`health`] says how the server does.
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
 //! [`router`] finds. Files are sent by the kernel ([`body`]); [`admission`] says to how many machines at once.
@@ -10,6 +10,7 @@
 pub mod admission;
 mod api;
 mod body;
+mod compat;
 #[doc(hidden)]
 pub mod connection;
 mod file;
@@ -47,6 +48,7 @@ use self::connection::Context;
 use self::listener::{Listener, Slots};
 use self::recent::RecentScripts;
 
+use crate::compat::pixiecore;
 use crate::config::Config;
 use crate::events::EventLog;
 use crate::in_use::InUse;
@@ -89,6 +91,11 @@ pub fn script_url(base_url: &str, mac: MacAddr) -> String {
     format!("{base_url}{}?mac={}", scripts::PATH, mac.hyphenated())
 }
 
+/// URL of the script that passes on what iPXE knows of the machine.
+pub fn first_script_url(base_url: &str) -> String {
+    format!("{base_url}{}", scripts::FIRST_PATH)
+}
+
 /// URL of a network boot program.
 pub fn nbp_url(config: &Config, name: &str) -> String {
     format!("{}/nbp/{name}", config.base_url())
@@ -110,14 +117,45 @@ pub async fn run(
     listener::run(listeners, Slots::by_file_limit(), context, shutdown).await
 }
 
+/// What matchbox has of a machine, and signatures of it.
+const MATCHBOX_PATHS: [&str; 20] = [
+    "/grub",
+    "/ignition",
+    "/generic",
+    "/metadata",
+    "/boot.ipxe.sig",
+    "/boot.ipxe.asc",
+    "/boot.ipxe.0.sig",
+    "/boot.ipxe.0.asc",
+    "/ipxe.sig",
+    "/ipxe.asc",
+    "/grub.sig",
+    "/grub.asc",
+    "/ignition.sig",
+    "/ignition.asc",
+    "/cloud.sig",
+    "/cloud.asc",
+    "/generic.sig",
+    "/generic.asc",
+    "/metadata.sig",
+    "/metadata.asc",
+];
+
 fn router(handlers: Handlers) -> Router {
-    Router::new()
-        .route("/boot.ipxe", get(scripts::first))
+    let pixiecore = pixiecore::PATHS.into_iter();
+    let router = pixiecore.fold(Router::new(), |router, path| router.route(path, get(compat::pixiecore)));
+    let router =
+        MATCHBOX_PATHS.into_iter().fold(router, |router, path| router.route(path, get(compat::config)));
+    router
+        .route(scripts::FIRST_PATH, get(scripts::first))
         // Some boot loaders add ".0" to names without a suffix that they know.
         .route("/boot.ipxe.0", get(scripts::first))
         .route(scripts::PATH, get(scripts::of_machine))
+        .route("/", get(compat::home))
+        .route("/cloud", get(compat::cloud))
+        .route("/assets/{*path}", get(compat::asset))
         .route("/nbp/{name}", get(scripts::nbp))
-        .route(&format!("{HTTP_PREFIX}/{{name}}/{{version}}/{{artifact}}"), get(images::artifact))
+        .route(&format!("{HTTP_PREFIX}/{{*path}}"), get(images::artifact))
         .route(&format!("{}/{{file}}", overlay::HTTP_PREFIX), get(overlays::overlay))
         .route(EVENTS_PATH, post(api::report))
         .route("/v1/nodes", get(api::nodes))

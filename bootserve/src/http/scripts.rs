@@ -8,25 +8,27 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{Method, Request, StatusCode};
+use axum::http::{Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use bootspec::cmdline::{BaseUrl, BootParams};
+use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::{BootMode, Manifest};
 use bootspec::store::NodeName;
 use bootspec::{ImageRef, MacAddr};
 use bytes::Bytes;
 use serde::Deserialize;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::compat::{self, Settled};
 use super::recent::RecentScripts;
 use super::{App, internal_error, on_disk, script_url, text};
+use crate::compat::{Labels, bootcfg};
 use crate::config::{Config, Scheme};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::events::BootEvent;
 use crate::overlay;
-use crate::policy::{Assignment, BootDecision, Machine, NoInitramfs, Stage, decide, initramfs};
+use crate::policy::{self, Assignment, NoInitramfs, initramfs};
 use crate::script::{self, Client};
 use crate::sources::sources;
 use crate::store;
@@ -36,7 +38,6 @@ use bootspec::diagnosis::explain;
 #[derive(Deserialize)]
 pub struct MachineQuery {
     mac: Option<String>,
-    uuid: Option<String>,
 }
 
 impl MachineQuery {
@@ -47,10 +48,17 @@ impl MachineQuery {
     }
 }
 
-/// `GET /boot.ipxe`: the script for iPXE that does not know its own URL yet.
-pub(super) async fn first() -> Response {
-    script_response(script::FIRST_SCRIPT.into())
+/// `GET /boot.ipxe`: the script for iPXE that does not know its own URL yet. A data directory may go by all that iPXE knows.
+pub(super) async fn first(State(app): State<Arc<App>>) -> Response {
+    let script = match &app.served.config.compat {
+        Some(_) => bootcfg::FIRST_SCRIPT,
+        None => script::FIRST_SCRIPT,
+    };
+    script_response(script.into())
 }
+
+/// Where the script is that finds out who the machine is.
+pub(super) const FIRST_PATH: &str = "/boot.ipxe";
 
 /// Where the script of a machine is.
 pub(super) const PATH: &str = "/ipxe";
@@ -66,30 +74,34 @@ pub(super) fn repeated(recent: &RecentScripts, request: &Request<Body>) -> Optio
     recent.get(query.mac().ok()?, scheme, Instant::now()).map(script_response)
 }
 
-/// `GET /ipxe?mac=`: the script of one machine.
+/// `GET /ipxe?mac=`: the script of one machine. Where a data directory is looked into, it may be known by something else.
 pub(super) async fn of_machine(
     State(app): State<Arc<App>>,
     Extension(scheme): Extension<Scheme>,
     method: Method,
-    Query(query): Query<MachineQuery>,
+    uri: Uri,
 ) -> Response {
-    let mac = match query.mac() {
-        Ok(mac) => mac,
-        Err(problem) => return text(StatusCode::BAD_REQUEST, problem),
+    let labels = Labels::parse(uri.query().unwrap_or_default());
+    let asked = Query::<MachineQuery>::try_from_uri(&uri);
+    let mac = asked.map_err(|error| error.to_string()).and_then(|Query(query)| query.mac());
+    let config = &app.served.config;
+    let mac = match (mac, &config.compat) {
+        (Err(problem), None) => return text(StatusCode::BAD_REQUEST, problem),
+        (mac, _) => mac.ok().or_else(|| labels.mac()),
     };
-    let script = match decide(&app.served.config, &Machine { mac, stage: Stage::Script }) {
-        BootDecision::Boot(assignment) => boot_script(&app, scheme, &method, mac, assignment).await,
-        BootDecision::NextDevice(reason) => {
-            info!(%mac, uuid = query.uuid, %reason, "nothing to boot");
-            Ok(script::next_device(mac, &reason.to_string()))
-        }
-        // Decided for other stages than a script's.
-        BootDecision::NbpByTftp(_)
-        | BootDecision::NbpByHttp(_)
-        | BootDecision::FetchScript
-        | BootDecision::NotBooting => Ok(script::next_device(mac, "nothing is decided for it")),
-    };
-    script.map_or_else(|error| internal_error(&error), |script| script_response(script.into()))
+    match compat::settle(policy::script(config, mac), mac, labels).await {
+        Settled::Ours(mac, assignment) => match boot_script(&app, scheme, &method, mac, assignment).await {
+            Ok(script) => script_response(script.into()),
+            Err(error) => internal_error(&error),
+        },
+        Settled::Found(found) => script_response(found.script.into()),
+        Settled::Nothing(reason) => match (mac, &config.compat) {
+            // What these servers say to machines that they do not know.
+            (None, _) | (_, Some(_)) => text(StatusCode::NOT_FOUND, reason.to_string()),
+            (Some(mac), None) => script_response(script::next_device(mac, &reason.to_string()).into()),
+        },
+        Settled::Unusable => compat::not_found(),
+    }
 }
 
 /// Renders the script and notes the boot that it begins. HEAD begins none: the script is not sent, only its length.
@@ -100,52 +112,113 @@ async fn boot_script(
     mac: MacAddr,
     assignment: Assignment<'_>,
 ) -> Result<String, DatabaseError> {
-    let base_url = app.served.config.url_by(scheme);
-    let url = script_url(&base_url, mac);
+    let url = script_url(&app.served.config.url_by(scheme), mac);
     let client = Client { mac, script_url: &url };
-    let cannot_boot = |error: CannotBoot| {
-        let node = app.served.config.node_name(mac);
-        warn!(%mac, node, image = %assignment.image, error = &error as &dyn std::error::Error, "cannot boot");
-        Ok(script::wait(client, &explain(&error)))
-    };
-    let found = {
-        let (config, image) = (Arc::clone(&app.served.config), assignment.image.clone());
-        on_disk(move || find_image(&config, scheme, Assignment { image: &image, node: config.node(mac) }))
-            .await
-    };
-    let image = match found {
-        Ok(image) => image,
-        Err(error) => return cannot_boot(error),
-    };
     let id = BootId::new(rand::random());
-    let params = boot_params(app, mac, assignment, id, &image).await?;
-    let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
-    let kernel_args: Vec<_> = app.served.config.boot.kernel_args.iter().chain(node_args).collect();
-    let boot = script::Boot {
-        manifest: &image.manifest,
-        initramfs: image.initramfs,
-        overlay: image.overlay_url.as_ref().filter(|_| image.mode == BootMode::Carried),
-        base_url: &base_url,
-        id,
-        kernel_args: &kernel_args,
-        params: &params,
-    };
-    let command_line_bytes = boot.command_line_bytes();
-    if command_line_bytes > MAX_COMMAND_LINE_BYTES {
-        return cannot_boot(CannotBoot::CommandLine { found: command_line_bytes });
-    }
-    let script = script::boot(client, &boot);
-    // Who only says that it is a machine takes no room in our memory.
-    if method == Method::GET && app.events.knows(mac).await? {
-        if let Err(source) = app.in_use.begin(mac, &image.manifest.image, Instant::now()) {
-            return cannot_boot(CannotBoot::Removed { image: image.manifest.image, source });
+    let rendered = async {
+        let boot = PreparedBoot::new(app, scheme, mac, assignment, id).await?;
+        let script = script::boot(client, &boot.view());
+        // Who only says that it is a machine takes no room in our memory.
+        if method == Method::GET && app.events.knows(mac).await? {
+            boot.begin(app, mac).await?;
+            app.recent.insert(mac, scheme, script.clone().into(), Instant::now());
         }
-        let event = BootEvent::now(mac, Phase::Script);
-        let image = Some(image.manifest.image.clone());
-        app.events.note(BootEvent { boot: Some(id), image, ..event }).await;
-        app.recent.insert(mac, scheme, script.clone().into(), Instant::now());
+        Ok(script)
+    };
+    match rendered.await {
+        Err(NoBoot::Database(error)) => Err(error),
+        Err(NoBoot::CannotBoot(error)) => {
+            log_cannot_boot(app, mac, assignment, &error);
+            Ok(script::wait(client, &explain(&error)))
+        }
+        Ok(script) => Ok(script),
     }
-    Ok(script)
+}
+
+/// Says in the log why a machine does not boot its image.
+pub(super) fn log_cannot_boot(app: &App, mac: MacAddr, assignment: Assignment<'_>, error: &CannotBoot) {
+    let node = app.served.config.node_name(mac);
+    warn!(%mac, node, image = %assignment.image, error = error as &dyn std::error::Error, "cannot boot");
+}
+
+/// A boot of one of our images that can begin, whatever the form in which the machine is told.
+pub(super) struct PreparedBoot<'a> {
+    image: BootableImage,
+    base_url: String,
+    id: BootId,
+    kernel_args: Vec<&'a KernelArg>,
+    /// What init is told.
+    pub params: BootParams,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoBoot {
+    #[error(transparent)]
+    CannotBoot(#[from] CannotBoot),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl<'a> PreparedBoot<'a> {
+    /// Finds the image and says how `mac` boots it.
+    pub async fn new(
+        app: &'a App,
+        scheme: Scheme,
+        mac: MacAddr,
+        assignment: Assignment<'a>,
+        id: BootId,
+    ) -> Result<Self, NoBoot> {
+        let image = {
+            let (config, image) = (Arc::clone(&app.served.config), assignment.image.clone());
+            let find =
+                move || find_image(&config, scheme, Assignment { image: &image, node: config.node(mac) });
+            on_disk(find).await?
+        };
+        let params = boot_params(app, mac, assignment, id, &image).await?;
+        let config = &app.served.config;
+        let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
+        let kernel_args = config.boot.kernel_args.iter().chain(node_args).collect();
+        let boot = Self { image, base_url: config.url_by(scheme), id, kernel_args, params };
+        match boot.view().command_line_bytes() {
+            found if found > MAX_COMMAND_LINE_BYTES => Err(CannotBoot::CommandLine { found }.into()),
+            _ => Ok(boot),
+        }
+    }
+
+    /// For who renders it.
+    pub fn view(&self) -> script::Boot<'_> {
+        script::Boot {
+            manifest: &self.image.manifest,
+            initramfs: self.image.initramfs,
+            overlay: self.image.overlay_url.as_ref().filter(|_| self.image.mode == BootMode::Carried),
+            base_url: &self.base_url,
+            id: self.id,
+            kernel_args: &self.kernel_args,
+            params: &self.params,
+        }
+    }
+
+    /// Holds the image and notes that the boot begins.
+    pub async fn begin(&self, app: &App, mac: MacAddr) -> Result<(), CannotBoot> {
+        self.hold(app, mac)?;
+        let event = BootEvent::now(mac, Phase::Script);
+        let image = Some(self.image.manifest.image.clone());
+        app.events.note(BootEvent { boot: Some(self.id), image, ..event }).await;
+        Ok(())
+    }
+
+    /// Holds the image in the store until the machine is up.
+    pub fn hold(&self, app: &App, mac: MacAddr) -> Result<(), CannotBoot> {
+        let image = &self.image.manifest.image;
+        let held = app.in_use.begin(mac, image, Instant::now());
+        held.map_err(|source| CannotBoot::Removed { image: image.clone(), source })
+    }
+
+    /// The version of the image.
+    pub fn image(&self) -> &ImageRef {
+        &self.image.manifest.image
+    }
 }
 
 /// What the kernel keeps of a command line, COMMAND_LINE_SIZE less the final NUL: the same on x86 and arm64. It cuts off the
@@ -162,7 +235,7 @@ struct BootableImage {
 
 /// A machine cannot boot what is assigned to it.
 #[derive(Debug, thiserror::Error)]
-enum CannotBoot {
+pub(super) enum CannotBoot {
     #[error(transparent)]
     Store(#[from] store::StoreError),
     #[error(transparent)]
@@ -290,7 +363,7 @@ pub(super) async fn nbp(
     ([(CONTENT_TYPE, "application/efi")], program.clone()).into_response()
 }
 
-fn script_response(script: Bytes) -> Response {
+pub(super) fn script_response(script: Bytes) -> Response {
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], script).into_response()
 }
 

@@ -1,6 +1,7 @@
 //! The daemon on loopback: HTTP and TFTP as clients see them, and restarts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod compat;
 mod http;
 mod reload;
 #[path = "../support/mod.rs"]

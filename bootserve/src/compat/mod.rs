@@ -1,0 +1,137 @@
+//! Boots from the data directories of CoreOS bootcfg, its successor matchbox, and by the API of pixiecore, so that a site moves
+//! without rewriting its configs: `docs/migrating.md`.
+//!
+//! Here is what these directories say of a machine, as functions of their files and of the [`Labels`] that the machine sends.
+//! Who boots from them at all is decided in [`crate::policy`]. Everything here reads files and waits for the disk. Razor is not
+//! among them: its machines are discovered first.
+
+pub mod bootcfg;
+pub mod data_dir;
+pub mod labels;
+pub mod matchbox;
+pub mod pixiecore;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+pub use data_dir::{DataDir, DataDirError};
+pub use labels::{HardwareAddr, Labels};
+
+/// A data directory, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// Of CoreOS bootcfg: `boot/`, `cloud/`, `images/`.
+    Bootcfg(PathBuf),
+    /// Of matchbox: `groups/`, `profiles/`, `ignition/`, `cloud/`, `generic/`, `assets/`.
+    Matchbox(PathBuf),
+}
+
+/// What a data directory has for a machine to boot, in the forms that clients ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Which file or group says so: `bootcfg boot/default`, `matchbox group edge, profile worker`.
+    pub rule: String,
+    /// The kernel as the file names it: a path on this server, or a URL.
+    pub kernel: String,
+    /// The iPXE script.
+    pub script: String,
+    /// The JSON of pixiecore's API.
+    pub json: String,
+}
+
+/// A file that says what a machine boots, or a template, cannot be used. To the machine that is as if there were none.
+#[derive(Debug, thiserror::Error)]
+pub enum CompatError {
+    /// The directory cannot be read.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// Not the JSON that is expected there.
+    #[error("cannot use {}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A group names a profile that is not there.
+    #[error("group {group} names the profile {profile:?}, and there is no profiles/{profile}.json")]
+    NoProfile {
+        /// The group.
+        group: String,
+        /// What it names.
+        profile: String,
+    },
+    /// A template is wrong, or wants a variable that neither the group nor the request has.
+    #[error("cannot render {}: {reason}", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// Why, and where in it.
+        reason: String,
+    },
+    /// What comes of an Ignition template is not JSON.
+    #[error(
+        "{} does not render to JSON\nhint: Container Linux Configs are not translated to Ignition here; do it beforehand, with butane",
+        path.display()
+    )]
+    NotIgnition {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl Site {
+    /// The data directory.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Bootcfg(path) | Self::Matchbox(path) => path,
+        }
+    }
+
+    /// What the machine with these labels boots; none if the directory says nothing of it.
+    pub fn boot(&self, labels: &Labels) -> Result<Option<Found>, CompatError> {
+        match self {
+            Self::Bootcfg(path) => bootcfg::boot(&DataDir::open(path)?, labels),
+            Self::Matchbox(path) => matchbox::boot(&DataDir::open(path)?, labels),
+        }
+    }
+
+    /// What is wrong with the files of the directory, each in a sentence.
+    pub fn problems(&self) -> Result<Vec<String>, CompatError> {
+        match self {
+            Self::Bootcfg(path) => bootcfg::problems(&DataDir::open(path)?),
+            Self::Matchbox(path) => matchbox::problems(&DataDir::open(path)?),
+        }
+    }
+
+    /// The subdirectory of kernels and other files that are sent as they are.
+    pub fn assets(&self) -> &'static str {
+        match self {
+            Self::Bootcfg(_) => "images",
+            Self::Matchbox(_) => "assets",
+        }
+    }
+}
+
+impl fmt::Display for Site {
+    /// As its key in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bootcfg(_) => "bootcfg",
+            Self::Matchbox(_) => "matchbox",
+        })
+    }
+}
+
+/// The JSON in the file `name`, if that is there.
+fn read_json<T: DeserializeOwned>(dir: &DataDir, name: &Path) -> Result<Option<T>, CompatError> {
+    let Some(bytes) = dir.read(name)? else { return Ok(None) };
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map(Some).map_err(|source| CompatError::Json { path: dir.path().join(name), source })
+}
