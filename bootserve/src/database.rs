@@ -42,6 +42,11 @@ CREATE TRIGGER IF NOT EXISTS events_of_mac_are_bounded AFTER INSERT ON events BE
     DELETE FROM events WHERE mac = new.mac AND id <=
         (SELECT id FROM events WHERE mac = new.mac ORDER BY id DESC LIMIT 1 OFFSET 1000);
 END;
+-- Of which a hundred say what it was refused: whoever asks for nonsense does not push out what happened.
+CREATE TRIGGER IF NOT EXISTS refusals_of_mac_are_bounded AFTER INSERT ON events WHEN new.phase = 'refused' BEGIN
+    DELETE FROM events WHERE mac = new.mac AND phase = 'refused' AND id <=
+        (SELECT id FROM events WHERE mac = new.mac AND phase = 'refused' ORDER BY id DESC LIMIT 1 OFFSET 100);
+END;
 ";
 
 /// The open database.

@@ -5,24 +5,32 @@
 //! had a lease, so that made-up addresses cannot fill the disk.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bootspec::event::{BootId, Phase, Report};
+use bootspec::event::{BootId, MAX_MESSAGE_BYTES, Phase, Report};
 use bootspec::{ImageRef, MacAddr};
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
 
 use crate::database::{Database, DatabaseError, parse_column, query_error};
 use crate::dhcp::store;
-use crate::live::Live;
+use crate::live::{Live, Served};
+use crate::metrics::Metrics;
+use crate::status::course::Courses;
 
 /// How many events are kept of a machine, by a trigger of the database's.
 pub const MAX_EVENTS_PER_NODE: u32 = 1000;
+/// Of which so many say what we refused it, by another trigger: whoever asks for nonsense does not push out what happened.
+pub const MAX_REFUSALS_PER_NODE: u32 = 100;
+/// How many events of a machine are read to know how far it is: some boots. More would take time at the start.
+const MAX_EVENTS_READ: u32 = 64;
+/// What else was refused to a machine within this after a refusal is told by the log alone.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
 
 /// From the first time that a boot loader is told what to boot until it loads it.
 const BEGUN_BOOT_LIMIT: Duration = Duration::from_secs(600);
@@ -60,9 +68,30 @@ pub struct Boot {
 /// The log of all boots.
 #[derive(Debug)]
 pub struct EventLog {
+    shared: Shared,
+    orders: mpsc::Sender<Order>,
+}
+
+/// What everyone who writes events has.
+#[derive(Clone, Debug)]
+struct Shared {
     database: Database,
     live: Arc<Live>,
-    orders: mpsc::Sender<Order>,
+    /// What the events of each machine come to.
+    courses: Arc<Mutex<Courses>>,
+    /// Told what ends.
+    metrics: Arc<Metrics>,
+    /// Told that there are new events.
+    news: watch::Sender<()>,
+}
+
+/// A stored event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number: events are numbered in the order in which they were stored.
+    pub id: i64,
+    /// What happened.
+    pub event: BootEvent,
 }
 
 /// How many requests to record something may wait; more of them wait to be taken.
@@ -114,14 +143,42 @@ impl EventLog {
     /// The log in `database`; `live` says which machines there are and what they are called. It is written by a task of its
     /// own, which ends with the log.
     pub fn new(database: Database, live: Arc<Live>) -> Self {
+        Self::counting(database, live, Arc::default())
+    }
+
+    /// A log that tells `metrics` what ends.
+    pub fn counting(database: Database, live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
         let (orders, taken) = mpsc::channel(MAX_ORDERS);
-        tokio::spawn(write_orders(taken, database.clone(), Arc::clone(&live)));
-        Self { database, live, orders }
+        let shared =
+            Shared { database, live, courses: Arc::default(), metrics, news: watch::Sender::new(()) };
+        tokio::spawn(write_orders(taken, shared.clone()));
+        Self { shared, orders }
+    }
+
+    /// Reads how far each machine is, as far as events were stored before.
+    pub async fn read_courses(&self) -> Result<(), DatabaseError> {
+        *self.shared.courses() = read_courses(&self.shared.database).await?;
+        Ok(())
+    }
+
+    /// What the events of each machine come to; nobody else can look while `look` does.
+    pub fn with_courses<T>(&self, look: impl FnOnce(&Courses) -> T) -> T {
+        look(&self.shared.courses())
+    }
+
+    /// What is served now: who the machines of events are.
+    pub fn served(&self) -> Arc<Served> {
+        self.shared.live.now()
+    }
+
+    /// Changes when there are new events.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.shared.news.subscribe()
     }
 
     /// Where the log is kept.
     pub fn database(&self) -> &Database {
-        &self.database
+        &self.shared.database
     }
 
     /// Stores and logs `events`, all of one machine and one boot. They are on the disk when this returns; what is recorded
@@ -138,7 +195,7 @@ impl EventLog {
     pub async fn record_report(&self, report: Report, received: SystemTime) -> Result<(), DatabaseError> {
         let boot = match report.boot {
             Some(id) if self.boot(id).await?.is_none_or(|boot| boot.mac != report.mac) => {
-                let (mac, served) = (report.mac, self.live.now());
+                let (mac, served) = (report.mac, self.shared.live.now());
                 let node = served.config.node_name(mac);
                 warn!(%mac, node, boot = %id, "boot id of a report dropped: this machine was not given it");
                 None
@@ -158,21 +215,61 @@ impl EventLog {
     /// Notes that the machine that was last given `peer`, or for which another server keeps it, was sent the network boot
     /// program `name`.
     pub async fn note_nbp(&self, peer: Ipv4Addr, name: &str) {
-        let served = self.live.now();
-        let reserved = || served.config.mac_of(served.config.node_at(peer)?);
-        match store::mac_of(&self.database, peer).await.map(|leased| leased.or_else(reserved)) {
+        match self.machine_at(peer).await {
             Ok(Some(mac)) => {
                 self.note(BootEvent { message: Some(name.to_owned()), ..BootEvent::now(mac, Phase::Nbp) })
                     .await;
             }
-            Ok(None) => info!(%peer, name, "network boot program sent to an unknown machine"),
+            Ok(None) => info!(%peer, %name, "network boot program sent to an unknown machine"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "boot event lost"),
+        }
+    }
+
+    /// The machine that was last given this address, or for which another server keeps it.
+    async fn machine_at(&self, address: Ipv4Addr) -> Result<Option<MacAddr>, DatabaseError> {
+        let served = self.shared.live.now();
+        let reserved = || served.config.mac_of(served.config.node_at(address)?);
+        Ok(store::mac_of(&self.shared.database, address).await?.or_else(reserved))
+    }
+
+    /// Notes that `mac` was refused something, and why. What was refused before for the same reason, with nothing since, is not
+    /// noted again, so a machine that asks again and again costs nothing.
+    pub async fn refuse(&self, mac: MacAddr, reason: &str) {
+        let message = shortened(reason);
+        if self.shared.is_refused(mac, &message) {
+            return;
+        }
+        match self.knows(mac).await {
+            Ok(true) => {
+                let event = BootEvent::now(mac, Phase::Refused);
+                self.note(BootEvent { message: Some(message), ..event }).await;
+            }
+            Ok(false) => {}
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "boot event lost"),
+        }
+    }
+
+    /// Likewise of the machine whose boot is `boot`, else of the one at `peer`.
+    pub async fn refuse_at(&self, peer: IpAddr, boot: Option<BootId>, reason: &str) {
+        let by_boot = match boot {
+            Some(id) => self.boot(id).await.map(|boot| boot.map(|boot| boot.mac)),
+            None => Ok(None),
+        };
+        let mac = match (by_boot, peer.to_canonical()) {
+            (Ok(None), IpAddr::V4(peer)) => self.machine_at(peer).await,
+            (by_boot, _) => by_boot,
+        };
+        match mac {
+            Ok(Some(mac)) => self.refuse(mac, reason).await,
+            Ok(None) => debug!(%peer, reason, "refused to an unknown machine"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "boot event lost"),
         }
     }
 
     /// Whether events of this machine are kept.
     pub async fn knows(&self, mac: MacAddr) -> Result<bool, DatabaseError> {
-        Ok(self.live.now().config.node(mac).is_some() || store::has_lease(&self.database, mac).await?)
+        Ok(self.shared.live.now().config.node(mac).is_some()
+            || store::has_lease(&self.shared.database, mac).await?)
     }
 
     /// Stores `events` and returns those that were not known before.
@@ -189,22 +286,49 @@ impl EventLog {
         Ok(news)
     }
 
-    pub(crate) fn log(&self, events: &[BootEvent]) {
-        log(&self.live, events);
+    /// Tells everyone of events that are stored.
+    pub(crate) fn publish(&self, events: &[BootEvent]) {
+        self.shared.publish(events);
+    }
+
+    /// Events after the one with this number, at most `limit`; of one machine, or of all.
+    pub async fn events_after(
+        &self,
+        id: i64,
+        mac: Option<MacAddr>,
+        limit: u32,
+    ) -> Result<Vec<Stored>, DatabaseError> {
+        let sql = match mac {
+            Some(_) => "SELECT * FROM events WHERE mac = ?3 AND id > ?1 ORDER BY id LIMIT ?2",
+            None => "SELECT * FROM events WHERE id > ?1 ORDER BY id LIMIT ?2",
+        };
+        let query = sqlx::query(sql).bind(id).bind(limit);
+        let query = match mac {
+            Some(mac) => query.bind(mac.to_string()),
+            None => query,
+        };
+        let rows =
+            query.fetch_all(&self.shared.database.pool).await.map_err(query_error("read events from"))?;
+        rows.iter().map(|row| Ok(Stored { id: row.get("id"), event: event(row)? })).collect()
+    }
+
+    /// The number of the newest event; 0 if there is none.
+    pub async fn newest_id(&self) -> Result<i64, DatabaseError> {
+        let query = sqlx::query_scalar("SELECT ifnull(max(id), 0) FROM events");
+        query.fetch_one(&self.shared.database.pool).await.map_err(query_error("read events from"))
     }
 
     /// The events of a machine in the order of time.
     pub async fn events_of(&self, mac: MacAddr) -> Result<Vec<BootEvent>, DatabaseError> {
-        let query = sqlx::query("SELECT * FROM events WHERE mac = ? ORDER BY time_unix_ms, id");
-        let rows = query.bind(mac.to_string()).fetch_all(&self.database.pool).await;
-        rows.map_err(query_error("read events from"))?.iter().map(event).collect()
+        events_of(&self.shared.database, mac).await
     }
 
-    /// The newest event of each machine.
+    /// The newest step of each machine's boots: what was refused is none.
     pub async fn latest(&self) -> Result<HashMap<MacAddr, BootEvent>, DatabaseError> {
         // With max(), SQLite takes the other columns from the row that has the maximum.
-        let query = sqlx::query("SELECT *, max(id) FROM events GROUP BY mac");
-        let rows = query.fetch_all(&self.database.pool).await.map_err(query_error("read events from"))?;
+        let query = sqlx::query("SELECT *, max(id) FROM events WHERE phase != 'refused' GROUP BY mac");
+        let rows =
+            query.fetch_all(&self.shared.database.pool).await.map_err(query_error("read events from"))?;
         rows.iter().map(|row| event(row).map(|event| (event.mac, event))).collect()
     }
 
@@ -212,8 +336,10 @@ impl EventLog {
     pub async fn boot(&self, id: BootId) -> Result<Option<Boot>, DatabaseError> {
         let query = sqlx::query("SELECT * FROM events WHERE boot = ? AND phase = ?");
         let query = query.bind(id.to_string()).bind(Phase::Script.to_string());
-        let row =
-            query.fetch_optional(&self.database.pool).await.map_err(query_error("look up a boot in"))?;
+        let row = query
+            .fetch_optional(&self.shared.database.pool)
+            .await
+            .map_err(query_error("look up a boot in"))?;
         let event = row.as_ref().map(event).transpose()?;
         Ok(event.map(|event| Boot { mac: event.mac, image: event.image }))
     }
@@ -230,7 +356,7 @@ impl EventLog {
         );
         let query = query.bind(mac.to_string()).bind(Phase::Script.to_string());
         let row =
-            query.fetch_optional(&self.database.pool).await.map_err(query_error("look up a boot in"))?;
+            query.fetch_optional(&self.shared.database.pool).await.map_err(query_error("look up a boot in"))?;
         let event = row.as_ref().map(event).transpose()?;
         // What lies in the future is of a clock that was set back.
         let is_recent = |event: &BootEvent| event.time().elapsed().is_ok_and(|age| age < BEGUN_BOOT_LIMIT);
@@ -246,7 +372,7 @@ impl EventLog {
         );
         let phases = [Phase::Dhcp, Phase::SwitchRoot, Phase::Ready].map(|phase| phase.to_string());
         let query = phases.into_iter().fold(query.bind(mac.to_string()), |query, phase| query.bind(phase));
-        query.fetch_one(&self.database.pool).await.map_err(query_error("look up a boot in"))
+        query.fetch_one(&self.shared.database.pool).await.map_err(query_error("look up a boot in"))
     }
 
     /// How many scripts the machine was given since it was last ready: how many boots failed in a row.
@@ -257,21 +383,76 @@ impl EventLog {
         );
         let query =
             query.bind(mac.to_string()).bind(Phase::Script.to_string()).bind(Phase::Ready.to_string());
-        query.fetch_one(&self.database.pool).await.map_err(query_error("count attempts in"))
+        query.fetch_one(&self.shared.database.pool).await.map_err(query_error("count attempts in"))
     }
 }
 
+impl Shared {
+    fn courses(&self) -> MutexGuard<'_, Courses> {
+        // A course is whole even if a thread panicked while it held the lock.
+        self.courses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is what the machine was refused last, with nothing since, or something was a moment ago.
+    fn is_refused(&self, mac: MacAddr, message: &str) -> bool {
+        let courses = self.courses();
+        let Some(course) = courses.get(&mac).filter(|course| course.is_stopped) else { return false };
+        course.problem.as_ref().is_some_and(|problem| {
+            let age_ms = unix_ms(SystemTime::now()).saturating_sub(problem.time_unix_ms);
+            problem.message == message || (0..REFUSAL_PAUSE.as_millis() as i64).contains(&age_ms)
+        })
+    }
+
+    /// Tells everyone of events that are stored.
+    fn publish(&self, events: &[BootEvent]) {
+        if events.is_empty() {
+            return;
+        }
+        let mut courses = self.courses();
+        let ended: Vec<_> =
+            events.iter().map(|event| courses.entry(event.mac).or_default().add(event)).collect();
+        drop(courses);
+        ended.into_iter().for_each(|ended| self.metrics.boot_went_on(ended));
+        self.news.send_replace(());
+        log(&self.live, events);
+    }
+}
+
+/// What the stored events of each machine come to.
+pub async fn read_courses(database: &Database) -> Result<Courses, DatabaseError> {
+    let query = sqlx::query(
+        "SELECT * FROM events WHERE id IN (SELECT newest.id FROM (SELECT DISTINCT mac FROM events) AS machine \
+         JOIN events AS newest ON newest.id IN \
+         (SELECT id FROM events WHERE mac = machine.mac ORDER BY id DESC LIMIT ?)) ORDER BY id",
+    );
+    let rows = query.bind(MAX_EVENTS_READ).fetch_all(&database.pool).await;
+    let mut courses = Courses::new();
+    for row in &rows.map_err(query_error("read events from"))? {
+        let event = event(row)?;
+        courses.entry(event.mac).or_default().add(&event);
+    }
+    Ok(courses)
+}
+
+/// The events of a machine in the order of time.
+pub async fn events_of(database: &Database, mac: MacAddr) -> Result<Vec<BootEvent>, DatabaseError> {
+    let query = sqlx::query("SELECT * FROM events WHERE mac = ? ORDER BY time_unix_ms, id");
+    let rows = query.bind(mac.to_string()).fetch_all(&database.pool).await;
+    rows.map_err(query_error("read events from"))?.iter().map(event).collect()
+}
+
 /// Writes what waits together, until nobody records any more.
-async fn write_orders(mut taken: mpsc::Receiver<Order>, database: Database, live: Arc<Live>) {
+async fn write_orders(mut taken: mpsc::Receiver<Order>, shared: Shared) {
     let mut orders = Vec::new();
     while taken.recv_many(&mut orders, MAX_ORDERS).await > 0 {
         let (events, done): (Vec<_>, Vec<_>) =
             orders.drain(..).map(|order| (order.events, order.done)).unzip();
-        let written = write_together(&database, events).await.map_err(Arc::new);
+        let written = write_together(&shared.database, events).await.map_err(Arc::new);
         let answer = written.as_ref().map(|_| ()).map_err(Arc::clone);
+        // First, so that whoever recorded something finds it in the status.
+        shared.publish(&written.unwrap_or_default());
         // Who went away meanwhile does not want to know.
         done.into_iter().for_each(|done| drop(done.send(answer.clone())));
-        log(&live, &written.unwrap_or_default());
     }
 }
 
@@ -306,6 +487,9 @@ fn log(live: &Live, events: &[BootEvent]) {
         if *phase == Phase::Failed {
             let code = message.as_deref().and_then(failure_code);
             warn!(%mac, node, code, boot, image, detail = message, "boot failed");
+        } else if *phase == Phase::Refused {
+            // Whoever refused it has said so with more.
+            debug!(%mac, node, detail = message, "boot event: refused");
         } else {
             info!(%mac, node, %phase, boot, image, detail = message, "boot event");
         }
@@ -349,9 +533,18 @@ async fn align_clock(
 }
 
 /// The stable code in the message of [`Phase::Failed`]: `E-VERIFY` of `[E-VERIFY] chunk 3 ...`.
-fn failure_code(message: &str) -> Option<&str> {
+pub(crate) fn failure_code(message: &str) -> Option<&str> {
     let (code, _) = message.strip_prefix('[')?.split_once(']')?;
     Some(code)
+}
+
+/// No longer than what a node may report.
+fn shortened(text: &str) -> String {
+    let mut end = text.len().min(MAX_MESSAGE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
 }
 
 fn event(row: &SqliteRow) -> Result<BootEvent, DatabaseError> {
@@ -372,7 +565,8 @@ fn parse_phase(text: String) -> Result<Phase, DatabaseError> {
     serde_json::from_value(text.clone().into()).map_err(|_| DatabaseError::Row { what: "phase", text })
 }
 
-fn unix_ms(time: SystemTime) -> i64 {
+/// Milliseconds since the epoch.
+pub(crate) fn unix_ms(time: SystemTime) -> i64 {
     let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
@@ -384,7 +578,6 @@ mod tests {
     use crate::nbp::NbpSet;
     use bootspec::event::Event;
     use std::io::{self, Write};
-    use std::sync::Mutex;
 
     const NODE_001: MacAddr = MacAddr::new([0xfc, 0xab, 0x14, 0xe8, 0x66, 0x02]);
 
@@ -477,7 +670,7 @@ mod tests {
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let message = Some("[E-VERIFY] chunk 3 is damaged".to_owned());
         let event = BootEvent { message, ..BootEvent::now(NODE_001, Phase::Failed) };
-        tracing::subscriber::with_default(subscriber, || log.log(&[event]));
+        tracing::subscriber::with_default(subscriber, || log.publish(&[event]));
         let text = lines.text();
         for part in [
             " WARN ",

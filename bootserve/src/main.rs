@@ -16,6 +16,8 @@ use bootserve::dns::zone::SERIAL;
 use bootserve::explain::{Asks, Captured, Explanation, Question, Setting, read_capture};
 use bootserve::export::{Ethers, Genders, Hosts, Inventory, ZoneFile};
 use bootserve::serve::serve;
+use bootserve::status::show::{self, Form};
+use bootserve::status::table::Look;
 use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -77,6 +79,35 @@ enum Command {
     /// Show the nodes of the configuration and of its inventory
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Say how each node's boot goes and what holds it up; those that need somebody first
+    #[command(after_help = STATUS_HELP)]
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Names or MAC addresses [default: all nodes, and all machines that had a lease]
+        #[arg(value_name = "NODE")]
+        nodes: Vec<String>,
+        /// Go on until interrupted: on a terminal the table is drawn anew, else a line is printed for what changes
+        #[arg(long)]
+        watch: bool,
+        /// Print the status as JSON; with --watch, a line for each node that changes
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what happened in the boots of a node
+    Log {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Name or MAC address
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// Go on with what happens, until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// Print the events as JSON; with --follow, one a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Write what the configuration says of the nodes in the formats of other programs
     #[command(subcommand)]
     Export(Export),
@@ -85,6 +116,12 @@ enum Command {
     /// Print a script by which a shell completes arguments
     Completions(CompletionsArgs),
 }
+
+const STATUS_HELP: &str =
+    "The running bootserve is asked, at the address that the configuration says. If it does not answer, its \
+database is read, which says nothing of downloads that go on; not with --watch.
+
+States: stuck, failed (init gave up), booting, parked (a failsafe shell, discover mode), ready, unseen.";
 
 #[derive(Subcommand)]
 enum Export {
@@ -217,6 +254,8 @@ fn main() -> ExitCode {
         Command::Diff { config, new, json } => diff_files(config, new, json),
         Command::Explain { config, question, json } => explain_machine(config, &question, json),
         Command::Node(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Status { config, nodes, watch, json } => show_status(&config, &nodes, watch, json),
+        Command::Log { config, node, follow, json } => show_log(&config, &node, follow, json),
         Command::Export(what) => export(&what),
         Command::Manual(args) => args.write::<Cli>().map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => complete(&args),
@@ -298,6 +337,40 @@ fn export(what: &Export) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn show_status(file: &ConfigFile, nodes: &[String], watch: bool, json: bool) -> anyhow::Result<ExitCode> {
+    show::check_names(nodes)?;
+    let (config, mut out) = (read_config(file)?, std::io::stdout());
+    let is_terminal = out.is_terminal();
+    let shown = match watch {
+        true => show::watch(&config, nodes, || form(json, is_terminal), is_terminal, &mut out),
+        // Whoever does not watch can scroll.
+        false => show::status(&config, nodes, form(json, false), &mut out),
+    };
+    show::until_pipe_breaks(shown)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_log(file: &ConfigFile, node: &str, follow: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let (config, mut out) = (read_config(file)?, std::io::stdout());
+    let form = form(json, false);
+    let shown = match follow {
+        true => show::follow(&config, node, form, &mut out),
+        false => show::log(&config, node, form, &mut out),
+    };
+    show::until_pipe_breaks(shown)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How to write to the standard output; `fits_screen`: no more than there is room for.
+fn form(json: bool, fits_screen: bool) -> Form {
+    if json {
+        return Form::Json;
+    }
+    let size = terminal_size::terminal_size().filter(|_| fits_screen);
+    let (columns, lines) = size.map(|(width, height)| (width.0.into(), height.0.into())).unzip();
+    Form::Text(Look { colours: use_colours(&std::io::stdout()), columns, lines })
+}
+
 impl ExportArgs {
     fn inventory(&self, with_leases: bool) -> anyhow::Result<Inventory> {
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
@@ -330,8 +403,8 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Colours are for terminals whose user did not object (no-color.org).
-fn use_colours() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+fn use_colours(output: &impl IsTerminal) -> bool {
+    output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn init_logging(format: LogFormat) {
@@ -339,7 +412,7 @@ fn init_logging(format: LogFormat) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(use_colours());
+        .with_ansi(use_colours(&std::io::stderr()));
     match format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),

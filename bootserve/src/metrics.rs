@@ -8,17 +8,23 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::dhcp::ignored::Ignored;
 use crate::dns::answer::Outcome;
+use crate::status::State;
+use crate::status::course::{BootEnd, Ended};
 
 /// One label.
 type Label = [(&'static str, String); 1];
 
 /// What becomes of a configuration that is read again.
 const RELOAD_ENDS: [&str; 2] = ["refused", "done"];
+
+/// Upper bounds of how long phases take, in seconds: from a kernel that is sent at once to a system that takes ten minutes.
+const PHASE_SECONDS: [f64; 11] = [0.1, 0.3, 1.0, 3.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0];
 
 /// All counters.
 #[derive(Debug)]
@@ -34,7 +40,27 @@ pub struct Metrics {
     dns_queries: Family<Label, Counter>,
     reloads: Family<Label, Counter>,
     nodes: Family<Label, Gauge>,
+    states: Family<Label, Gauge>,
+    boots: Family<Label, Counter>,
+    phases: Family<Label, Histogram>,
+    downloads: Gauge,
+    event_streams: Gauge,
     leases: Gauge,
+}
+
+/// What is counted when it is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// How many nodes are in which phase; none: nothing is known of them.
+    pub phases: BTreeMap<Option<Phase>, i64>,
+    /// How many nodes do how.
+    pub states: BTreeMap<State, usize>,
+    /// How many leases there are.
+    pub leases: usize,
+    /// How many downloads go on.
+    pub downloads: usize,
+    /// How many read the stream of events.
+    pub event_streams: usize,
 }
 
 /// Who found that an address is in use by a machine that was not given it.
@@ -86,6 +112,15 @@ impl Metrics {
         let reloads = counters("reloads", "How often the configuration was read again, by what became of it");
         let (nodes, leases) = (Family::default(), Gauge::default());
         registry.register("nodes", "Nodes of the configuration, by newest phase", nodes.clone());
+        let (states, downloads, event_streams) = (Family::default(), Gauge::default(), Gauge::default());
+        registry.register("node_states", "Nodes and machines with leases, by how they do", states.clone());
+        registry.register("downloads", "Downloads of images that go on", downloads.clone());
+        registry.register("event_streams", "Who reads the stream of events", event_streams.clone());
+        let boots = Family::default();
+        registry.register("boots", "Boots, by how they ended", boots.clone());
+        let phases = Family::new_with_constructor((|| Histogram::new(PHASE_SECONDS)) as fn() -> Histogram);
+        let help = "How long phases of boots took, from their beginning to the next";
+        registry.register_with_unit("phase_duration", help, Unit::Seconds, phases.clone());
         registry.register("leases", "Leases that have not run out", leases.clone());
         let dhcp_other_servers = Counter::default();
         let help = "Other DHCP servers that clients on our wire talked to";
@@ -99,6 +134,9 @@ impl Metrics {
         }
         for end in RELOAD_ENDS {
             drop(reloads.get_or_create(&label("end", end)));
+        }
+        for end in BootEnd::ALL {
+            drop(boots.get_or_create(&label("result", end.word())));
         }
         for found_by in [FoundBy::Decline, FoundBy::Probe] {
             drop(dhcp_conflicts.get_or_create(&found_by.label()));
@@ -115,7 +153,22 @@ impl Metrics {
             dns_queries,
             reloads,
             nodes,
+            states,
+            boots,
+            phases,
+            downloads,
+            event_streams,
             leases,
+        }
+    }
+
+    /// Counts what an event of a machine has brought to an end.
+    pub fn boot_went_on(&self, ended: Ended) {
+        if let Some((phase, lasted)) = ended.phase {
+            self.phases.get_or_create(&label("phase", phase)).observe(lasted.as_secs_f64());
+        }
+        if let Some(end) = ended.boot {
+            self.boots.get_or_create(&label("result", end.word())).inc();
         }
     }
 
@@ -162,18 +215,28 @@ impl Metrics {
         self.reloads.get_or_create(&label("end", RELOAD_ENDS[usize::from(in_force)])).inc();
     }
 
-    /// The text, with how many nodes are in which phase (none: nothing is known of them) and how many leases there are.
-    pub fn text(&self, nodes: &BTreeMap<Option<Phase>, i64>, leases: i64) -> Result<String, fmt::Error> {
+    /// The text, with what there is at present.
+    pub fn text(&self, present: &Present) -> Result<String, fmt::Error> {
         self.nodes.clear();
-        for (phase, count) in nodes {
+        for (phase, count) in &present.phases {
             let phase = phase.map_or_else(|| "none".to_owned(), |phase| phase.to_string());
             self.nodes.get_or_create(&label("phase", phase)).set(*count);
         }
-        self.leases.set(leases);
+        for state in State::ALL {
+            let count = present.states.get(&state).copied().unwrap_or(0);
+            self.states.get_or_create(&label("state", state.word())).set(gauge(count));
+        }
+        self.downloads.set(gauge(present.downloads));
+        self.event_streams.set(gauge(present.event_streams));
+        self.leases.set(gauge(present.leases));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 impl Default for Metrics {
@@ -210,8 +273,17 @@ mod tests {
         metrics.tftp_ended(TftpEnd::Sent);
         metrics.http_responded(404);
         metrics.dns_answered(Outcome::NoName);
-        let nodes = BTreeMap::from([(None, 3), (Some(Phase::Ready), 2)]);
-        let text = metrics.text(&nodes, 7).unwrap();
+        let lasted = std::time::Duration::from_secs(2);
+        let boot = Some(BootEnd::Ready);
+        metrics.boot_went_on(Ended { phase: Some((Phase::Kernel, lasted)), boot });
+        let present = Present {
+            phases: BTreeMap::from([(None, 3), (Some(Phase::Ready), 2)]),
+            states: BTreeMap::from([(State::Stuck, 3)]),
+            leases: 7,
+            downloads: 4,
+            event_streams: 1,
+        };
+        let text = metrics.text(&present).unwrap();
         for line in [
             "bootserve_dhcp_packets_total{port=\"67\"} 2",
             "bootserve_dhcp_ignored_total{reason=\"off\"} 1",
@@ -226,11 +298,19 @@ mod tests {
             "bootserve_nodes{phase=\"none\"} 3",
             "bootserve_nodes{phase=\"ready\"} 2",
             "bootserve_leases 7",
+            "bootserve_node_states{state=\"stuck\"} 3",
+            "bootserve_node_states{state=\"failed\"} 0",
+            "bootserve_downloads 4",
+            "bootserve_event_streams 1",
+            "bootserve_boots_total{result=\"ready\"} 1",
+            "bootserve_boots_total{result=\"failed\"} 0",
+            "bootserve_phase_duration_seconds_bucket{le=\"1.0\",phase=\"kernel\"} 0",
+            "bootserve_phase_duration_seconds_bucket{le=\"3.0\",phase=\"kernel\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
         // A phase that no node is in any more is not told of.
-        let later = metrics.text(&BTreeMap::new(), 0).unwrap();
+        let later = metrics.text(&Present::default()).unwrap();
         assert!(!later.contains("phase=\"ready\""), "{later}");
     }
 }

@@ -89,9 +89,11 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
     let downloads = Arc::new(Downloads::new(config.max_downloads));
     let single_port = config.tftp.single_port;
     let live = Arc::new(Live::new(config, nbps));
-    let events = Arc::new(EventLog::new(database.clone(), Arc::clone(&live)));
-    hold_running_boots(&in_use, &events).await?;
     let metrics = Arc::new(Metrics::new());
+    let events = EventLog::counting(database.clone(), Arc::clone(&live), Arc::clone(&metrics));
+    let events = Arc::new(events);
+    events.read_courses().await?;
+    hold_running_boots(&in_use, &events).await?;
     let recent = Arc::new(RecentScripts::default());
 
     let dhcp_driver = |socket, pinger, answer| {
@@ -127,6 +129,8 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         metrics: Arc::clone(&metrics),
         downloads: Arc::clone(&downloads),
         recent: Arc::clone(&recent),
+        transfers: Arc::default(),
+        streams: Arc::default(),
     };
     let tls = certificate.clone().map(Certificate::acceptor).transpose().context("cannot speak TLS")?;
     let https = sockets.https.map(tcp).transpose()?.zip(tls);

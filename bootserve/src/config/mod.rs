@@ -395,6 +395,12 @@ impl Config {
         self.by_name.get(name).map(|index| &self.nodes[*index])
     }
 
+    /// The MAC address of the node with this name, if it is known yet; or what is written here, if that is a MAC address.
+    pub fn machine_called(&self, name: &str) -> Option<Option<MacAddr>> {
+        let by_name = self.node_named(name).map(|node| self.mac_of(node));
+        by_name.or_else(|| name.parse().ok().map(Some))
+    }
+
     /// Our base URL: `http://192.168.0.1`, with the port unless it is 80.
     pub fn base_url(&self) -> String {
         url("http", self.server.address, self.server.http_port, 80)

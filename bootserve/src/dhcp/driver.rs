@@ -208,7 +208,7 @@ async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseErr
     write_leases(&mut transaction, leases).await?;
     let news = EventLog::write(&mut transaction, news.collect()).await?;
     transaction.commit().await.map_err(query_error("write to"))?;
-    events.log(&news);
+    events.publish(&news);
     Ok(())
 }
 

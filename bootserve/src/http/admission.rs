@@ -57,6 +57,8 @@ pub struct Busy {
     pub before: usize,
     /// When to ask again, in whole seconds.
     pub retry_after: Duration,
+    /// Whether the machine has not asked before.
+    pub is_new: bool,
 }
 
 impl Downloads {
@@ -70,6 +72,13 @@ impl Downloads {
     /// From now on, `limit` machines; downloads that go on are not ended.
     pub fn set_limit(&self, limit: Option<NonZeroU32>) {
         lock(&self.state).limit = limit;
+    }
+
+    /// How many are let in before each of those that wait.
+    pub fn waiting(&self, now: Instant) -> HashMap<IpAddr, usize> {
+        let state = lock(&self.state);
+        let waiting = state.waiting.iter().filter(|waiting| waiting.until > now);
+        waiting.enumerate().map(|(before, waiting)| (waiting.machine, before)).collect()
     }
 
     /// Whether `machine` may begin a download now.
@@ -93,7 +102,7 @@ impl State {
                 Some(place) => self.waiting[place].until = until,
                 None => self.waiting.push_back(Waiting { machine, until }),
             }
-            return Err(Busy { downloads, before, retry_after });
+            return Err(Busy { downloads, before, retry_after, is_new: place.is_none() });
         }
         if let Some(place) = place {
             self.waiting.remove(place);
@@ -175,7 +184,10 @@ mod tests {
         let (downloads, now) = (downloads(1), Instant::now());
         let permit = downloads.admit(machine(1), now).unwrap();
         let busy = |number| downloads.admit(machine(number), now).unwrap_err();
-        assert_eq!((busy(2).before, busy(3).before, busy(2).before), (0, 1, 0));
+        let first_time = busy(2);
+        assert_eq!((first_time.before, busy(3).before, busy(2).before), (0, 1, 0));
+        assert!(first_time.is_new && !busy(2).is_new);
+        assert_eq!(downloads.waiting(now), HashMap::from([(machine(2), 0), (machine(3), 1)]));
         drop(permit);
         assert_eq!(busy(3).before, 1, "2 is first");
         let permit = downloads.admit(machine(2), now).unwrap();

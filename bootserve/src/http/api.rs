@@ -62,20 +62,20 @@ async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
 
 /// `GET /v1/nodes/NAME-OR-MAC/events`: all events of a machine in the order of time.
 pub(super) async fn events_of(State(app): State<Arc<App>>, Path(node): Path<String>) -> Response {
-    let by_name = app.served.config.node_named(&node).map(|node| app.served.config.mac_of(node));
-    let mac = match by_name.or_else(|| node.parse().ok().map(Some)) {
+    let mac = match app.served.config.machine_called(&node) {
         Some(Some(mac)) => mac,
         // It has not asked for an address yet.
         Some(None) => return Json(Vec::<BootEvent>::new()).into_response(),
-        None => {
-            let problem = format!("there is no node {node:?}, nor is that a MAC address");
-            return text(StatusCode::NOT_FOUND, problem);
-        }
+        None => return no_such_node(&node),
     };
     match app.events.events_of(mac).await {
         Ok(events) => Json(events).into_response(),
         Err(error) => internal_error(&error),
     }
+}
+
+pub(super) fn no_such_node(name: &str) -> Response {
+    text(StatusCode::NOT_FOUND, format!("there is no node {name:?}, nor is that a MAC address"))
 }
 
 /// A machine in the answer of [`nodes`].

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, IntoResponseParts, Response};
 use bytes::Bytes;
 
 use super::range::Span;
+use super::transfers::Transfer;
 
 /// What a response carries in place of a body; see [`FileBody::respond`].
 #[derive(Clone)]
@@ -20,6 +21,16 @@ pub(super) struct FileBody {
     pub pieces: Vec<Piece>,
     /// Called once all of it is handed to the connection; dropped with the body in any case.
     pub when_sent: Arc<dyn Fn() + Send + Sync>,
+    /// Told of what is sent.
+    pub transfer: Option<Arc<Transfer>>,
+}
+
+/// Has the body that `response` carries, if it does, tell `begin`'s transfer how far it is. What `begin` is given are the first
+/// byte of the file that is sent, and how many are.
+pub(super) fn follow(response: &mut Response, begin: impl FnOnce(u64, u64) -> Arc<Transfer>) {
+    if let Some(body) = response.extensions_mut().get_mut::<FileBody>() {
+        body.transfer = Some(begin(body.first(), body.length()));
+    }
 }
 
 /// Part of a body.
@@ -38,6 +49,14 @@ impl FileBody {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(self.length()));
         response.extensions_mut().insert(self);
         response
+    }
+
+    /// Of several ranges, none is the first.
+    fn first(&self) -> u64 {
+        match self.pieces[..] {
+            [Piece::Span(span)] => span.start,
+            _ => 0,
+        }
     }
 
     /// Its length in bytes.

@@ -64,6 +64,7 @@ impl ServedFile {
             file: Arc::new(file),
             pieces,
             when_sent: Arc::new(move || when_sent(reaches_end)),
+            transfer: None,
         };
         match wanted {
             Wanted::Head(StatusCode::RANGE_NOT_SATISFIABLE) => {

@@ -10,9 +10,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bootspec::diagnosis::explain;
 
+use super::status::overview_of;
 use super::{App, internal_error, text};
 use crate::database::DatabaseError;
 use crate::dhcp::store::read_leases;
+use crate::metrics::Present;
 
 /// `GET /healthz`: whether the database answers.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
@@ -53,12 +55,22 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
 async fn metrics_text(app: &App) -> Result<Result<String, std::fmt::Error>, DatabaseError> {
     let now = SystemTime::now();
     let leases = read_leases(app.events.database()).await?;
-    let latest = app.events.latest().await?;
-    let mut nodes = BTreeMap::new();
-    for node in app.served.config.nodes() {
-        let latest = app.served.config.mac_of(node).and_then(|mac| latest.get(&mac));
-        *nodes.entry(latest.map(|event| event.phase)).or_insert(0) += 1;
-    }
-    let leases = leases.iter().filter(|lease| lease.expires > now).count();
-    Ok(app.metrics.text(&nodes, i64::try_from(leases).unwrap_or(i64::MAX)))
+    let states = overview_of(app, &leases, now).summary;
+    let config = &app.served.config;
+    let phases = app.events.with_courses(|courses| {
+        let mut phases = BTreeMap::new();
+        for node in config.nodes() {
+            let course = config.mac_of(node).and_then(|mac| courses.get(&mac));
+            *phases.entry(course.and_then(|course| course.newest()).map(|step| step.phase)).or_insert(0) += 1;
+        }
+        phases
+    });
+    let present = Present {
+        phases,
+        states,
+        leases: leases.iter().filter(|lease| lease.expires > now).count(),
+        downloads: app.transfers.under_way(),
+        event_streams: app.streams.open(),
+    };
+    Ok(app.metrics.text(&present))
 }

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{self, ConnectInfo, Query, State};
@@ -14,6 +14,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bootspec::ImageRef;
+use bootspec::diagnosis::explain;
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::Artifact;
 use bootspec::store::{ArtifactName, INITRAMFS, INITRAMFS_FETCHED, MANIFEST, MANIFEST_SIGNATURE, VMLINUZ};
@@ -21,7 +22,9 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::admission::Busy;
+use super::body::follow;
 use super::file::{ServedFile, Wanted};
+use super::transfers::{self, UnderWay};
 use super::{App, compat, internal_error, on_disk, text};
 use crate::events::{BootEvent, EventLog};
 use crate::store::{StoreError, open_regular, read_manifest, read_manifest_json, read_signature};
@@ -71,32 +74,47 @@ async fn of_store(
         }
         _ => {}
     }
-    let phase = phase_of(&artifact);
-    let (opened, image) = on_disk(move || (open_artifact(&store, &image, &artifact), image)).await;
+    let boot = query.boot.and_then(|boot| boot.parse().ok());
+    let (opened, image, artifact) =
+        on_disk(move || (open_artifact(&store, &image, &artifact), image, artifact)).await;
     let file = match opened {
         Ok(file) => file,
         Err(OpenError::Store(error)) if error.is_not_found() => return not_found(),
         Err(OpenError::NotListed) => return not_found(),
-        Err(error) => return internal_error(&error),
+        Err(error) => {
+            let reason = format!("cannot send {artifact}: {}", explain(&error));
+            app.events.refuse_at(peer.ip(), boot, &reason).await;
+            return internal_error(&error);
+        }
     };
-    let download = Download {
-        boot: query.boot.and_then(|boot| boot.parse().ok()),
-        phase,
-        image,
-        events: Arc::clone(&app.events),
-    };
+    let download = Download { boot, phase: phase_of(&artifact), image, events: Arc::clone(&app.events) };
     let wanted = file.wanted(method, headers);
     if let Wanted::Head(_) = wanted {
         return file.respond(wanted, |_| ());
     }
-    match app.downloads.admit(peer.ip(), Instant::now()) {
-        Ok(permit) => file.respond(wanted, move |reaches_end| {
-            // As long as the body is, the permit is.
-            let _ = &permit;
-            download.sent(reaches_end);
-        }),
-        Err(busy) => busy_response(&busy),
-    }
+    let permit = match app.downloads.admit(peer.ip(), Instant::now()) {
+        Ok(permit) => permit,
+        Err(busy) => {
+            if busy.is_new {
+                let reason = "download refused for now: [http] max_downloads machines download already";
+                app.events.refuse_at(peer.ip(), download.boot, reason).await;
+            }
+            return busy_response(&busy);
+        }
+    };
+    let size_bytes = file.size_bytes;
+    let under_way = Arc::new(OnceLock::<UnderWay>::new());
+    let held = Arc::clone(&under_way);
+    let mut response = file.respond(wanted, move |reaches_end| {
+        // As long as the body is, the permit and what follows it are.
+        let _ = (&permit, &held);
+        download.sent(reaches_end);
+    });
+    follow(&mut response, |first, wanted_bytes| {
+        let wanted = transfers::Wanted { file: artifact.to_string(), size_bytes, boot, first, wanted_bytes };
+        under_way.get_or_init(|| app.transfers.begin(peer.ip(), wanted, Instant::now())).transfer()
+    });
+    response
 }
 
 fn small_file(content_type: &'static str, contents: Result<Vec<u8>, StoreError>) -> Response {

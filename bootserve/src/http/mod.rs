@@ -1,7 +1,8 @@
 //! The HTTP server: iPXE scripts, network boot programs, images, and the events API.
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
-//! nodes, [`api`] takes and shows boot events, [`compat`] has the routes of older boot servers, [`health`] says how the server does.
+//! nodes, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
+//! does and [`health`] how the server does. [`compat`] has the routes of older boot servers. [`transfers`] knows what is being sent.
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
 //! [`router`] finds. Files are sent by the kernel ([`body`]); [`admission`] says to how many machines at once.
@@ -13,6 +14,7 @@ mod body;
 mod compat;
 #[doc(hidden)]
 pub mod connection;
+mod event_stream;
 mod file;
 mod health;
 mod images;
@@ -22,7 +24,9 @@ mod range;
 pub mod recent;
 #[doc(hidden)]
 pub mod scripts;
+mod status;
 pub mod tls;
+pub mod transfers;
 
 use std::future::pending;
 use std::io;
@@ -45,8 +49,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::admission::Downloads;
 use self::connection::Context;
+pub use self::event_stream::EventStreams;
 use self::listener::{Listener, Slots};
 use self::recent::RecentScripts;
+use self::transfers::Transfers;
 
 use crate::compat::pixiecore;
 use crate::config::Config;
@@ -71,6 +77,10 @@ pub struct App {
     pub downloads: Arc<Downloads>,
     /// What was sent a moment ago.
     pub recent: Arc<RecentScripts>,
+    /// What is being sent.
+    pub transfers: Arc<Transfers>,
+    /// Who reads events as they happen.
+    pub streams: Arc<EventStreams>,
 }
 
 /// Gives each request what is served when it comes.
@@ -157,7 +167,8 @@ fn router(handlers: Handlers) -> Router {
         .route("/nbp/{name}", get(scripts::nbp))
         .route(&format!("{HTTP_PREFIX}/{{*path}}"), get(images::artifact))
         .route(&format!("{}/{{file}}", overlay::HTTP_PREFIX), get(overlays::overlay))
-        .route(EVENTS_PATH, post(api::report))
+        .route(EVENTS_PATH, post(api::report).get(event_stream::events))
+        .route("/v1/status", get(status::status))
         .route("/v1/nodes", get(api::nodes))
         .route("/v1/nodes/{node}/events", get(api::events_of))
         .route("/healthz", get(health::health))

@@ -5,7 +5,7 @@
 //! address proves little: a machine on the same wire can take it while the node is off.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Path, State};
@@ -21,6 +21,7 @@ use super::range::Span;
 use super::{App, internal_error, on_disk, text};
 use crate::overlay::segment::Frame;
 use crate::overlay::{self, Overlay};
+use crate::status::course::Course;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,7 @@ pub(super) async fn overlay(
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {
             warn!(%peer, node = name.as_str(), file, reason = %refusal, "overlay refused");
+            note_refusal(&app, peer, &file, &refusal).await;
             return text(StatusCode::FORBIDDEN, refusal.to_string());
         }
         Err(error) => return internal_error(&error),
@@ -76,6 +78,17 @@ pub(super) async fn overlay(
     }
 }
 
+/// Whoever asks on a node that is up gets none, which is no matter of its boot.
+async fn note_refusal(app: &App, peer: SocketAddr, file: &str, refusal: &overlay::Refusal) {
+    let is_up = |mac| app.events.with_courses(|courses| courses.get(&mac).is_some_and(Course::is_up));
+    let at = |peer| app.served.config.mac_of(app.served.config.node_at(peer)?);
+    if let IpAddr::V4(address) = peer.ip()
+        && !at(address).is_some_and(is_up)
+    {
+        app.events.refuse_at(peer.ip(), None, &format!("overlay {file} refused: {refusal}")).await;
+    }
+}
+
 fn parse(file: &str) -> Option<(NodeName, Form)> {
     if let Some(name) = file.strip_suffix(overlay::SEGMENT_SUFFIX) {
         return Some((name.parse().ok()?, Form::Segment));
@@ -93,7 +106,7 @@ fn segment(overlay: Overlay) -> io::Result<Response> {
         Piece::Span(Span { start: 0, length: overlay.tar_bytes }),
         Piece::Bytes(after.into()),
     ];
-    let body = FileBody { file: Arc::new(overlay.tar), pieces, when_sent: Arc::new(|| ()) };
+    let body = FileBody { file: Arc::new(overlay.tar), pieces, when_sent: Arc::new(|| ()), transfer: None };
     Ok(body.respond([(CONTENT_TYPE, OCTET_STREAM)]))
 }
 

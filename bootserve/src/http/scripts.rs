@@ -95,11 +95,16 @@ pub(super) async fn of_machine(
             Err(error) => internal_error(&error),
         },
         Settled::Found(found) => script_response(found.script.into()),
-        Settled::Nothing(reason) => match (mac, &config.compat) {
-            // What these servers say to machines that they do not know.
-            (None, _) | (_, Some(_)) => text(StatusCode::NOT_FOUND, reason.to_string()),
-            (Some(mac), None) => script_response(script::next_device(mac, &reason.to_string()).into()),
-        },
+        Settled::Nothing(reason) => {
+            if let Some(mac) = mac {
+                app.events.refuse(mac, &format!("no image: {reason}")).await;
+            }
+            match (mac, &config.compat) {
+                // What these servers say to machines that they do not know.
+                (None, _) | (_, Some(_)) => text(StatusCode::NOT_FOUND, reason.to_string()),
+                (Some(mac), None) => script_response(script::next_device(mac, &reason.to_string()).into()),
+            }
+        }
         Settled::Unusable => compat::not_found(),
     }
 }
@@ -129,7 +134,11 @@ async fn boot_script(
         Err(NoBoot::Database(error)) => Err(error),
         Err(NoBoot::CannotBoot(error)) => {
             log_cannot_boot(app, mac, assignment, &error);
-            Ok(script::wait(client, &explain(&error)))
+            let reason = explain(&error);
+            if method == Method::GET {
+                app.events.refuse(mac, &format!("cannot boot: {reason}")).await;
+            }
+            Ok(script::wait(client, &reason))
         }
         Ok(script) => Ok(script),
     }
@@ -204,7 +213,8 @@ impl<'a> PreparedBoot<'a> {
         self.hold(app, mac)?;
         let event = BootEvent::now(mac, Phase::Script);
         let image = Some(self.image.manifest.image.clone());
-        app.events.note(BootEvent { boot: Some(self.id), image, ..event }).await;
+        let message = Some(self.image.mode.to_string());
+        app.events.note(BootEvent { boot: Some(self.id), image, message, ..event }).await;
         Ok(())
     }
 
@@ -412,6 +422,8 @@ mod tests {
             metrics: Arc::default(),
             downloads: Arc::new(Downloads::new(None)),
             recent: Arc::default(),
+            transfers: Arc::default(),
+            streams: Arc::default(),
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [

@@ -61,14 +61,14 @@ impl Server {
     pub async fn run(self, socket: UdpSocket, shutdown: CancellationToken) -> io::Result<()> {
         // The other end sees this one closed, whatever way this function ends.
         let (stop, stopped) = UnixStream::pair()?;
-        let (sent, mut to_note) = mpsc::channel(MAX_UNNOTED);
+        let (outcomes, mut to_note) = mpsc::channel(MAX_UNNOTED);
         let driver = Driver {
             sockets: Sockets::open(socket, &stopped)?,
             files: Files::new(self.live),
             table: Table::new(MAX_TRANSFERS),
             max_blksize: self.mtu_bytes.saturating_sub(HEADER_BYTES),
             single_port: self.single_port,
-            sent,
+            outcomes,
             metrics: self.metrics,
         };
         let serving = move || {
@@ -77,8 +77,11 @@ impl Server {
         };
         let thread = thread::Builder::new().name("tftp".to_owned()).spawn(serving)?;
         let noting = async {
-            while let Some((client, file)) = to_note.recv().await {
-                self.events.note_nbp(client, file).await;
+            while let Some((client, outcome)) = to_note.recv().await {
+                match outcome {
+                    Outcome::Sent(file) => self.events.note_nbp(client, file).await,
+                    Outcome::Refused(reason) => self.events.refuse_at(client.into(), None, &reason).await,
+                }
             }
         };
         tokio::select! {
@@ -98,8 +101,16 @@ struct Driver {
     table: Table<Link>,
     max_blksize: u16,
     single_port: bool,
-    sent: mpsc::Sender<(Ipv4Addr, &'static str)>,
+    outcomes: mpsc::Sender<(Ipv4Addr, Outcome)>,
     metrics: Arc<Metrics>,
+}
+
+/// What became of a request, for the log of boots.
+enum Outcome {
+    /// This file was sent.
+    Sent(&'static str),
+    /// Nothing was, and why.
+    Refused(String),
 }
 
 /// The way to a client.
@@ -172,6 +183,7 @@ impl Driver {
             Err(Denied::Refuse(refusal)) => {
                 self.metrics.tftp_ended(TftpEnd::Refused);
                 info!(peer = %client, ?refusal, "TFTP request refused");
+                self.note(client, Outcome::Refused(refused(packet, &refusal)));
                 self.sockets.send(tids, &Link::Requests, &refusal);
             }
         }
@@ -256,13 +268,17 @@ impl Driver {
         }
     }
 
+    fn note(&self, client: SocketAddrV4, outcome: Outcome) {
+        if self.outcomes.try_send((*client.ip(), outcome)).is_err() {
+            warn!(peer = %client, "cannot note a TFTP transfer: the database is behind");
+        }
+    }
+
     fn note_end(&self, Tids { client, .. }: Tids, file: &'static str, result: Result<(), SendError>) {
         let peer = client;
         let end = match result {
             Ok(()) => {
-                if self.sent.try_send((*client.ip(), file)).is_err() {
-                    warn!(%peer, file, "cannot note a TFTP transfer: the database is behind");
-                }
+                self.note(client, Outcome::Sent(file));
                 TftpEnd::Sent
             }
             // OVMF asks for the size first and refuses the OACK once it knows it; then it begins again.
@@ -276,10 +292,23 @@ impl Driver {
             }
             Err(error) => {
                 info!(%peer, file, %error, "TFTP transfer failed");
+                self.note(client, Outcome::Refused(format!("TFTP transfer of {file} given up: {error}")));
                 TftpEnd::Failed
             }
         };
         self.metrics.tftp_ended(end);
+    }
+}
+
+/// What was asked for, as far as it can be read, and what the client was told.
+fn refused(request: &[u8], answer: &Packet) -> String {
+    let file = match Packet::parse(request) {
+        Ok(Packet::Read(request) | Packet::Write(request)) => format!("{:?}", request.filename),
+        _ => "a file".to_owned(),
+    };
+    match answer {
+        Packet::Error { message, .. } => format!("TFTP request for {file} refused: {message}"),
+        _ => format!("TFTP request for {file} refused"),
     }
 }
 

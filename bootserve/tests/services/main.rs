@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod compat;
+mod event_stream;
 mod http;
 mod reload;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -131,14 +131,24 @@ impl Daemon {
 
     /// Notes that the firmware of a machine was given an address, as the DHCP server does.
     pub fn begin_boot(&self, mac: &str) {
+        self.record(vec![BootEvent::now(mac.parse().unwrap(), Phase::Dhcp)]);
+    }
+
+    /// Writes events into the database. A server that runs already does not hear of them but by looking there.
+    pub fn record(&self, news: Vec<BootEvent>) {
         let config = Config::read(&config_file(self.dir.path())).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let database = Database::open(&config.server.state).await.unwrap();
             let events = EventLog::new(database.clone(), Arc::new(Live::new(config, NbpSet::default())));
-            events.record(vec![BootEvent::now(mac.parse().unwrap(), Phase::Dhcp)]).await.unwrap();
+            events.record(news).await.unwrap();
             database.close().await;
         });
+    }
+
+    /// Stops the server, and leaves its files.
+    pub fn halt(&mut self) {
+        self.join();
     }
 
     /// A connection to the HTTP server.

@@ -24,6 +24,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::body::FileBody;
+use super::event_stream::StreamBody;
 use super::listener::Slot;
 use super::recent::RecentScripts;
 use super::scripts::repeated;
@@ -244,13 +245,12 @@ impl<'a> Connection<'a> {
                 response
             }
         };
-        let keep_alive = keep_alive && !self.slot.is_evicted();
+        let keep_alive = keep_alive && !self.slot.is_evicted() && !StreamBody::is_of(&response);
         match self.parts_of(Answer { response, is_head, version, keep_alive }).await? {
             (head, response::Body::File(body)) if body.length() >= LONG_BYTES => {
                 return Ok(Answered::Download(Download { head, body, keep_alive }));
             }
-            (head, response::Body::File(body)) => self.send_file(head, body).await?,
-            (head, response::Body::Bytes(body)) => self.send_bytes(head, body).await?,
+            (head, body) => self.send_parts(head, body).await?,
         }
         Ok(if keep_alive { Answered::Open } else { Answered::Last })
     }
@@ -265,15 +265,24 @@ impl<'a> Connection<'a> {
         debug!(peer = %self.peer, %error, "HTTP request refused");
         let response = text(status, error.to_string());
         let answer = Answer { response, is_head: false, version: Default::default(), keep_alive: false };
-        match self.parts_of(answer).await? {
-            (head, response::Body::Bytes(body)) => self.send_bytes(head, body).await,
-            (head, response::Body::File(body)) => self.send_file(head, body).await,
-        }
+        let (head, body) = self.parts_of(answer).await?;
+        self.send_parts(head, body).await
     }
 
     async fn parts_of(&self, answer: Answer) -> io::Result<(Vec<u8>, response::Body)> {
         self.context.metrics.http_responded(answer.response.status().as_u16());
         answer.into_parts().await
+    }
+
+    async fn send_parts(&mut self, head: Vec<u8>, body: response::Body) -> io::Result<()> {
+        match body {
+            response::Body::Bytes(body) => self.send_bytes(head, body).await,
+            response::Body::File(body) => self.send_file(head, body).await,
+            response::Body::Stream(body) => {
+                self.stream.write(&head, false).await?;
+                body.send(&mut self.stream, self.slot).await
+            }
+        }
     }
 
     /// The body is dropped when it is sent, and with it what lets its machine download.

@@ -11,6 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use crate::http::body::FileBody;
+use crate::http::event_stream::StreamBody;
 
 /// A response and what its form depends on.
 pub struct Answer {
@@ -27,6 +28,7 @@ pub struct Answer {
 pub enum Body {
     Bytes(Bytes),
     File(FileBody),
+    Stream(StreamBody),
 }
 
 impl Answer {
@@ -34,11 +36,15 @@ impl Answer {
     pub async fn into_parts(self) -> io::Result<(Vec<u8>, Body)> {
         let (mut parts, body) = self.response.into_parts();
         let file = parts.extensions.remove::<FileBody>().filter(|_| !self.is_head);
+        let stream = parts.extensions.remove::<StreamBody>();
         // All other bodies are in memory already.
         let bytes = to_bytes(body, usize::MAX).await.map_err(io::Error::other)?;
         // RFC 9110 section 8.6: neither has a body, and 304 would tell the length of another.
         let has_length = !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        if has_length && !parts.headers.contains_key(CONTENT_LENGTH) {
+        if stream.is_some() {
+            // It ends with the connection, and the length is that of the body which it is in place of.
+            parts.headers.remove(CONTENT_LENGTH);
+        } else if has_length && !parts.headers.contains_key(CONTENT_LENGTH) {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         let mut head = String::with_capacity(512);
@@ -60,7 +66,8 @@ impl Answer {
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(b"\r\n");
-        Ok((head, file.map_or(Body::Bytes(bytes), Body::File)))
+        let stream = stream.filter(|_| !self.is_head).map(Body::Stream);
+        Ok((head, stream.or(file.map(Body::File)).unwrap_or(Body::Bytes(bytes))))
     }
 }
 
@@ -122,8 +129,8 @@ mod tests {
         let pieces =
             vec![Piece::Bytes(Bytes::from("ab")), Piece::Span(Span { start: 0, length: 5_000_000_000 })];
         for is_head in [false, true] {
-            let body =
-                FileBody { file: Arc::clone(&file), pieces: pieces.clone(), when_sent: Arc::new(|| ()) };
+            let (file, pieces) = (Arc::clone(&file), pieces.clone());
+            let body = FileBody { file, pieces, when_sent: Arc::new(|| ()), transfer: None };
             let response = body.respond([("x-a", "1")]);
             let (head, body) = sent(response, is_head, Version::HTTP_11, true).await;
             assert!(head.contains("\r\nContent-Length: 5000000002\r\n"), "{head}");

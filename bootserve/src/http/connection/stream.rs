@@ -85,8 +85,14 @@ impl Stream {
         }
         for piece in &body.pieces {
             match piece {
-                Piece::Bytes(bytes) => self.write(bytes, true).await?,
-                Piece::Span(span) => self.write_span(&body.file, *span).await?,
+                Piece::Bytes(bytes) => {
+                    self.write(bytes, true).await?;
+                    body.transfer.iter().for_each(|transfer| transfer.sent(bytes.len() as u64));
+                }
+                Piece::Span(span) => {
+                    let sent = |bytes| body.transfer.iter().for_each(|transfer| transfer.sent(bytes));
+                    self.write_span(&body.file, *span, sent).await?;
+                }
             }
         }
         match self {
@@ -96,13 +102,15 @@ impl Stream {
         }
     }
 
-    async fn write_span(&mut self, file: &Arc<File>, span: Span) -> io::Result<()> {
+    /// Sends a part of a file; `sent` is told of each piece of it that has left.
+    async fn write_span(&mut self, file: &Arc<File>, span: Span, sent: impl Fn(u64)) -> io::Result<()> {
         match self {
-            Self::Plain(stream) => send_span(stream, file, span).await,
+            Self::Plain(stream) => send_span(stream, file, span, sent).await,
             Self::Tls(stream) => {
                 for piece in span.pieces(PIECE_BYTES) {
                     let piece = read_piece(Arc::clone(file), piece).await?;
                     in_time(stream.write_all(&piece)).await?;
+                    sent(piece.len() as u64);
                 }
                 Ok(())
             }
@@ -128,7 +136,7 @@ impl Stream {
 }
 
 /// Has the kernel send a part of a file.
-async fn send_span(stream: &TcpStream, file: &Arc<File>, span: Span) -> io::Result<()> {
+async fn send_span(stream: &TcpStream, file: &Arc<File>, span: Span, sent: impl Fn(u64)) -> io::Result<()> {
     for chunk in span.pieces(CHUNK_BYTES) {
         read_ahead(file, chunk).await?;
         // The kernel moves it on.
@@ -136,8 +144,9 @@ async fn send_span(stream: &TcpStream, file: &Arc<File>, span: Span) -> io::Resu
         while offset < chunk.end() {
             let length = (chunk.end() - offset) as usize;
             let send = || Ok(sendfile(stream.as_fd(), file.as_fd(), Some(&mut offset), length)?);
-            if when_writable(stream, send).await? == 0 {
-                return Err(became_shorter());
+            match when_writable(stream, send).await? {
+                0 => return Err(became_shorter()),
+                bytes => sent(bytes as u64),
             }
         }
     }
