@@ -284,3 +284,33 @@ fn explain_reads_captures_of_real_firmware() {
     let text = text.to_str().unwrap();
     check_status(&["explain", "--config", &config, "--pcap", text], 1, &["no capture", "hint: tcpdump"]);
 }
+
+#[test]
+fn a_data_directory_of_an_older_server_is_checked_and_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = |kind: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(kind);
+    let config = |kind: &str, path: &Path| {
+        write_config(dir.path(), &format!("[compat]\n{kind} = '{}'\n", path.display()))
+    };
+    let matchbox = config("matchbox", &site("matchbox"));
+    let expected =
+        ["warning: cannot use", "groups/broken.json", "warning: group rack names the profile \"nosuch\""];
+    check_status(&["check", "--config", &matchbox], 0, &expected);
+    let explain = |config: &str, mac: &str, expected: &[&str]| {
+        check_status(&["explain", "--config", config, "--mac", mac, "--ipxe"], 0, expected);
+    };
+    let expected = [
+        "its script, http://192.168.0.1/boot.ipxe",
+        "script   /assets/coreos/1967.3.0/coreos_production_pxe.vmlinuz; rule: matchbox group node1, profile controller",
+    ];
+    explain(&matchbox, "52:54:00:a1:9c:ae", &expected);
+    let bootcfg = config("bootcfg", &site("bootcfg"));
+    explain(&bootcfg, "02:00:00:00:00:09", &["script   /images/default/vmlinuz; rule: bootcfg boot/default"]);
+    explain(&bootcfg, "52:54:00:00:00:0b", &["rule: bootcfg", "problem  cannot use", "52:54:00:00:00:0b"]);
+    let missing = config("bootcfg", &dir.path().join("gone"));
+    check_status(&["check", "--config", &missing], 0, &["warning: cannot read", "gone"]);
+    let nothing = dir.path().join("nothing");
+    std::fs::create_dir(&nothing).unwrap();
+    let nothing = config("bootcfg", &nothing);
+    explain(&nothing, "02:00:00:00:00:09", &["rule: none", "the data directory says nothing of it"]);
+}

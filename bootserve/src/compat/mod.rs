@@ -135,3 +135,60 @@ fn read_json<T: DeserializeOwned>(dir: &DataDir, name: &Path) -> Result<Option<T
     let parsed = serde_json::from_slice(&bytes);
     parsed.map(Some).map_err(|source| CompatError::Json { path: dir.path().join(name), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(kind: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(kind)
+    }
+
+    fn check_problems(site: &Site, expected: &[&str]) {
+        let problems = site.problems().unwrap();
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for part in expected {
+            assert!(problems.iter().any(|problem| problem.contains(part)), "{part} in {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn what_no_machine_could_use_is_named_with_its_file() {
+        check_problems(&Site::Bootcfg(site("bootcfg")), &["boot/mac/52:54:00:00:00:0b"]);
+        let expected = [
+            "groups/broken.json",
+            "group rack names the profile \"nosuch\"",
+            "profiles/worker.json names cloud/../profiles/worker.json, which is not there",
+            "profiles/worker.json names generic/nosuch, which is not there",
+        ];
+        check_problems(&Site::Matchbox(site("matchbox")), &expected);
+    }
+
+    #[test]
+    fn files_that_no_request_finds_are_problems() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("boot/mac/52-54-00-A1-9C-AE", r#"{"kernel": "/k"}"#),
+            ("boot/uuid/x", "{}"),
+            ("cloud/mac/node1", ""),
+            ("profiles/lonely.json", r#"{"id": "other", "ignition_id": "a.ign", "generic_id": "t"}"#),
+            ("ignition/a.ign", "storage:"),
+            ("generic/t", "{{.a"),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("boot/default")).unwrap();
+        let expected = [
+            "looked for as 52:54:00:a1:9c:ae",
+            "boot/uuid/x names no kernel",
+            "boot/default is no regular file",
+            "cloud/mac/node1 is found by no machine: expected a MAC address",
+        ];
+        check_problems(&Site::Bootcfg(dir.path().to_owned()), &expected);
+        let expected = ["no group names", "has the id \"other\"", "ignition/a.ign", "generic/t"];
+        check_problems(&Site::Matchbox(dir.path().to_owned()), &expected);
+        assert!(Site::Matchbox(dir.path().join("nosuch")).problems().is_err());
+    }
+}

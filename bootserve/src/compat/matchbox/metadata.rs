@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn the_environment_has_metadata_then_labels_then_the_request() {
         let query = "mac=52-54-00-a1-9c-ae&Region=west&foo=bar&gate=true";
-        let expected = "BIG=1e+06\nETCD_NAME=node1\nFOO=own\nMETA=data\nSOME_N=3\nSOME_NESTED_DATA=some-value\nYES=true\n\
+        let expected = "BIG=1000000\nETCD_NAME=node1\nFOO=own\nMETA=data\nSOME_N=3\nSOME_NESTED_DATA=some-value\nYES=true\n\
                         GATE=true\nMAC=52:54:00:a1:9c:ae\nREGION=west\n\
                         REQUEST_QUERY_REGION=west\nREQUEST_QUERY_FOO=bar\nREQUEST_QUERY_GATE=true\n\
                         REQUEST_QUERY_MAC=52:54:00:a1:9c:ae\n\

