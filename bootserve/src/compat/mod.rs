@@ -160,6 +160,7 @@ mod tests {
             "group rack names the profile \"nosuch\"",
             "profiles/worker.json names cloud/../profiles/worker.json, which is not there",
             "profiles/worker.json names generic/nosuch, which is not there",
+            "ignition/worker.yaml renders to no JSON",
         ];
         check_problems(&Site::Matchbox(site("matchbox")), &expected);
     }

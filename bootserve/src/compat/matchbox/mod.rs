@@ -264,6 +264,13 @@ fn config_problem(
         let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(&source);
         return Ok(parsed.err().map(|source| explain(&CompatError::Json { path, source })));
     }
+    // What becomes JSON begins with a brace, be it that of an action.
+    if kind == "ignition" && !source.trim_ascii_start().starts_with(b"{") {
+        return Ok(Some(format!(
+            "{} renders to no JSON\nhint: Container Linux Configs are not translated to Ignition here; do it beforehand, with butane",
+            path.display()
+        )));
+    }
     let checked = std::str::from_utf8(&source).map_err(|error| error.to_string()).and_then(template::check);
     Ok(checked.err().map(|reason| explain(&CompatError::Template { path, reason })))
 }
