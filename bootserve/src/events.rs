@@ -355,8 +355,10 @@ impl EventLog {
              AND NOT EXISTS (SELECT 1 FROM events WHERE mac = ?1 AND boot = script.boot AND phase != ?2)",
         );
         let query = query.bind(mac.to_string()).bind(Phase::Script.to_string());
-        let row =
-            query.fetch_optional(&self.shared.database.pool).await.map_err(query_error("look up a boot in"))?;
+        let row = query
+            .fetch_optional(&self.shared.database.pool)
+            .await
+            .map_err(query_error("look up a boot in"))?;
         let event = row.as_ref().map(event).transpose()?;
         // What lies in the future is of a clock that was set back.
         let is_recent = |event: &BootEvent| event.time().elapsed().is_ok_and(|age| age < BEGUN_BOOT_LIMIT);

@@ -269,7 +269,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: InventoryError,
+        source: Box<InventoryError>,
     },
     /// A node is given nothing to boot.
     #[error(
@@ -419,7 +419,8 @@ impl Sources {
     fn parse(&self) -> Result<(wire::Config, Inventory), ConfigError> {
         let wire: wire::Config = toml::from_str(&self.config)?;
         let Some(text) = &self.inventory else { return Ok((wire, Inventory::default())) };
-        let error = |source| {
+        let error = |source: InventoryError| {
+            let source = Box::new(source);
             let path = wire.inventory().unwrap_or(Path::new("")).to_owned();
             ConfigError::Inventory { path, source }
         };
