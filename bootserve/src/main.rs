@@ -84,8 +84,8 @@ enum Command {
     Status {
         #[command(flatten)]
         config: ConfigFile,
-        /// Names or MAC addresses [default: all nodes, and all machines that had a lease]
-        #[arg(value_name = "NODE")]
+        /// Names, sets as @gpu or node-[000-099], or MAC addresses [default: all nodes, and all machines that had a lease]
+        #[arg(value_name = "NODES")]
         nodes: Vec<String>,
         /// Go on until interrupted: on a terminal the table is drawn anew, else a line is printed for what changes
         #[arg(long)]

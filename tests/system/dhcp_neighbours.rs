@@ -165,7 +165,21 @@ fn another_server_on_the_wire_is_told_once() -> Result<()> {
     for part in ["192.168.0.3", "02:00:00:00:00:01", "hint="] {
         ensure!(wire.log().contains(part), "{part} in {}", wire.log());
     }
-    wire.counts("bootserve_dhcp_other_servers_total 1")
+    wire.counts("bootserve_dhcp_other_servers_total 1")?;
+    // And what it keeps from booting is said of the node.
+    let (server, address) = other_offer(&wire)?;
+    wire.send(
+        NODE,
+        vec![
+            DhcpOption::MessageType(MessageType::Request),
+            DhcpOption::ServerIdentifier(server),
+            DhcpOption::RequestedIpAddress(address),
+        ],
+    )?;
+    let status = || get(&wire.server, "/v1/status?node=node");
+    let cause = format!("DHCP: it talks to another server, {server}");
+    ensure!(wait_until(LIMIT, || status().is_ok_and(|status| status.contains(&cause))), "{:?}", status());
+    Ok(())
 }
 
 /// Who else makes an offer, and of which address.

@@ -30,6 +30,7 @@ use super::store::write_leases;
 use crate::database::{DatabaseError, query_error};
 use crate::events::{BootEvent, EventLog};
 use crate::metrics::{FoundBy, Metrics};
+use crate::status::course::Course;
 
 /// Answers that are committed together.
 const MAX_GROUP: usize = 512;
@@ -74,8 +75,8 @@ pub async fn run(
     let socket = Arc::new(socket);
     let (promises, waiting) = mpsc::channel(MAX_WAITING);
     let outbox = Outbox::new(Arc::clone(&socket), port, Arc::clone(&metrics));
-    let keeper = AbortOnDropHandle::new(tokio::spawn(keep(waiting, events, outbox.clone())));
-    let mut hands = Hands { promises, outbox, metrics: Arc::clone(&metrics) };
+    let keeper = AbortOnDropHandle::new(tokio::spawn(keep(waiting, Arc::clone(&events), outbox.clone())));
+    let mut hands = Hands { promises, outbox, events, metrics: Arc::clone(&metrics) };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -108,6 +109,7 @@ pub async fn run(
 struct Hands {
     promises: mpsc::Sender<Vec<Action>>,
     outbox: Outbox,
+    events: Arc<EventLog>,
     metrics: Arc<Metrics>,
 }
 
@@ -124,6 +126,9 @@ impl Hands {
             Err(ignored) => {
                 self.metrics.dhcp_ignored(&ignored);
                 ignored.log();
+                if peer.is_some_and(is_firmware) {
+                    self.note_held_up(&ignored);
+                }
                 return Ok(());
             }
         };
@@ -144,6 +149,16 @@ impl Hands {
         }
         self.promises.send(actions).await.map_err(io::Error::other)
     }
+
+    /// Notes why a machine that boots does not go on. Nobody waits for it; the system of one that is up may ask whom it likes.
+    fn note_held_up(&self, ignored: &Ignored) {
+        let Some(mac) = ignored.holds_up() else { return };
+        if self.events.with_courses(|courses| courses.get(&mac).is_some_and(Course::is_up)) {
+            return;
+        }
+        let (events, reason) = (Arc::clone(&self.events), format!("DHCP: {ignored}"));
+        tokio::spawn(async move { events.refuse(mac, &reason).await });
+    }
 }
 
 /// A packet that is there.
@@ -163,7 +178,11 @@ fn receive<'a>(socket: &UdpSocket, buffer: &'a mut [u8]) -> Option<(&'a [u8], So
 /// Firmware sends from a port that no user of a running node can send from. That a node boots has consequences (see
 /// [`crate::overlay::may_have`]), so it is believed of no one else.
 fn is_believed(action: &Action, peer: SocketAddrV4) -> bool {
-    !matches!(action, Action::Booting(_)) || SENDERS.contains(&peer.port())
+    !matches!(action, Action::Booting(_)) || is_firmware(peer)
+}
+
+fn is_firmware(peer: SocketAddrV4) -> bool {
+    SENDERS.contains(&peer.port())
 }
 
 /// Stores what each answer promises, in the order of the decisions, and sends it then. Ends when no more can come.

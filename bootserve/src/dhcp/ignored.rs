@@ -94,6 +94,19 @@ impl Ignored {
         Self::REASONS[index]
     }
 
+    /// The machine that cannot go on for a reason that somebody has to mend.
+    pub fn holds_up(&self) -> Option<MacAddr> {
+        match self {
+            Self::Network { mac, .. }
+            | Self::NoAddress { mac, .. }
+            | Self::OtherServer { mac, .. }
+            | Self::Bootp { mac } => Some(*mac),
+            Self::Malformed(_) | Self::Kind(_) | Self::NoLease(_) | Self::Off | Self::NothingToBoot(_) => {
+                None
+            }
+        }
+    }
+
     /// Tells the log, as loudly as it concerns an admin.
     pub fn log(&self) {
         match self {

@@ -1,17 +1,19 @@
-//! `GET /v1/status`: how all nodes do. `?node=A,B` asks for some of them.
+//! `GET /v1/status`: how all nodes do. `?node=A,B` or `?node=@gpu` asks for some of them.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::api::no_such_node;
-use super::{App, internal_error};
+use super::{App, internal_error, text};
 use crate::dhcp::leases::Lease;
 use crate::dhcp::store::read_leases;
+use crate::inventory::listing::names_of;
 use crate::status::{Overview, Seen, overview};
 
 #[derive(Deserialize)]
@@ -25,7 +27,11 @@ pub(super) async fn status(State(app): State<Arc<App>>, Query(query): Query<Stat
         Err(error) => return internal_error(&error),
     };
     let overview = overview_of(&app, &leases, SystemTime::now());
-    let names: Vec<_> = query.node.iter().flat_map(|names| names.split(',')).map(str::trim).collect();
+    let names = match query.node.map(|text| names_of(&app.served.config, &text)).transpose() {
+        Ok(None) => return Json(overview).into_response(),
+        Ok(Some(names)) => names,
+        Err(error) => return text(StatusCode::NOT_FOUND, error.to_string()),
+    };
     match overview.of(&names) {
         Ok(overview) => Json(overview).into_response(),
         Err(unknown) => no_such_node(&unknown),

@@ -73,6 +73,15 @@ pub fn nodes_of<'a>(config: &'a Config, set: &str) -> Result<Vec<&'a Node>, List
     names.into_iter().map(find).collect()
 }
 
+/// What is asked for by names and MAC addresses, with commas between them, or by a set of nodes.
+pub fn names_of(config: &Config, text: &str) -> Result<Vec<String>, ListingError> {
+    let is_set = text.contains(['[', '@', '!', '&', '^']);
+    Ok(match is_set {
+        true => nodes_of(config, text)?.into_iter().map(|node| node.name.to_string()).collect(),
+        false => text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+    })
+}
+
 impl Row {
     fn of(node: &Node) -> Self {
         Self {
@@ -218,6 +227,15 @@ mod tests {
             own.contains("mac = \"fc:ab:14:01:00:01\"\n      [[nodes]] names = \"login-[1-2]\""),
             "{own}"
         );
+    }
+
+    #[test]
+    fn names_and_macs_are_taken_as_they_are_and_sets_are_spelled_out() {
+        let config = config();
+        let names = |text| names_of(&config, text).unwrap().join(" ");
+        assert_eq!(names("login-1, fc:ab:14:01:00:02,nosuch,"), "login-1 fc:ab:14:01:00:02 nosuch");
+        assert_eq!(names("@gpu&node-[000-011],login-1"), "node-010 node-011 login-1");
+        assert!(names_of(&config, "@nosuch").is_err());
     }
 
     #[test]

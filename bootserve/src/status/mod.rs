@@ -309,13 +309,10 @@ impl Overview {
 }
 
 impl Overview {
-    /// Of the nodes with these names or MAC addresses alone; of all, if there are none. An error is a name that no node has.
-    pub fn of(mut self, names: &[&str]) -> Result<Self, String> {
-        if names.is_empty() {
-            return Ok(self);
-        }
+    /// Of the nodes with these names or MAC addresses alone. An error is a name that no node has.
+    pub fn of(mut self, names: &[String]) -> Result<Self, String> {
         if let Some(unknown) = names.iter().find(|name| !self.nodes.iter().any(|node| node.is_called(name))) {
-            return Err((*unknown).to_owned());
+            return Err(unknown.clone());
         }
         self.nodes.retain(|node| names.iter().any(|name| node.is_called(name)));
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.time_unix_ms.try_into().unwrap_or(0));

@@ -13,6 +13,7 @@ use super::table::{BootLog, Look, node_line, summary, table};
 use super::{NodeStatus, Overview};
 use crate::config::Config;
 use crate::events::BootEvent;
+use crate::inventory::listing::names_of;
 
 /// How often a status that is watched is asked for anew.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -35,8 +36,10 @@ pub fn status(config: &Config, nodes: &[String], form: Form, out: &mut impl Writ
         Err(error @ RemoteError::Unreachable { .. }) => {
             let stored = block_on(stored_overview(config, SystemTime::now()))?;
             let overview = told_from_database(config, stored, error)?;
-            let names: Vec<_> = nodes.iter().map(String::as_str).collect();
-            overview.of(&names).map_err(|name| no_such_node(&name))?
+            match nodes {
+                [] => overview,
+                _ => overview.of(&names_of(config, &nodes.join(","))?).map_err(|name| no_such_node(&name))?,
+            }
         }
         Err(error) => return Err(error.into()),
     };
@@ -200,10 +203,10 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Nodes as arguments: not empty, and no lists.
+/// Nodes as arguments are not empty: without any, all are meant.
 pub fn check_names(nodes: &[String]) -> anyhow::Result<()> {
-    match nodes.iter().find(|node| node.is_empty() || node.contains(',')) {
-        Some(node) => bail!("{node:?} is not the name of a node\nhint: names stand beside each other: n1 n2"),
-        None => Ok(()),
+    match nodes.iter().any(|node| node.trim().is_empty()) {
+        true => bail!("\"\" is not the name of a node\nhint: leave it out for all nodes"),
+        false => Ok(()),
     }
 }
