@@ -58,7 +58,7 @@ enum What {
     /// It was just accepted.
     New { stream: std::net::TcpStream, tls: Option<TlsAcceptor> },
     /// The worker that was asked for this file has more to send than another.
-    Download { stream: std::net::TcpStream, received: BytesMut, download: Download },
+    Download { stream: std::net::TcpStream, received: BytesMut, download: Download, sending: Sending },
 }
 
 impl Listener {
@@ -112,8 +112,8 @@ struct Crew {
 /// each time that its client has room, and the threads would spend their time waking each other.
 struct Worker {
     assigned: mpsc::UnboundedSender<Assigned>,
-    /// How many files it is sending.
-    downloads: AtomicUsize,
+    /// How many files it is sending, or is to send.
+    downloads: Arc<AtomicUsize>,
 }
 
 impl Crew {
@@ -122,7 +122,7 @@ impl Crew {
         let (workers, assigned) = (0..size)
             .map(|_| {
                 let (assigned, taken) = mpsc::unbounded_channel();
-                (Worker { assigned, downloads: AtomicUsize::new(0) }, taken)
+                (Worker { assigned, downloads: Arc::default() }, taken)
             })
             .unzip();
         (Arc::new(Self { context, workers, next: AtomicUsize::new(0) }), assigned)
@@ -205,44 +205,44 @@ impl Crew {
                 let stream = open(stream, tls, peer, &slot).await.inspect_err(broke).ok()??;
                 (stream, BytesMut::new(), None)
             }
-            What::Download { stream, received, download } => {
+            What::Download { stream, received, download, sending } => {
                 let stream = TcpStream::from_std(stream).inspect_err(broke).ok()?;
-                (Stream::Plain(stream), received, Some(download))
+                (Stream::Plain(stream), received, Some((download, sending)))
             }
         };
         let mut connection = Connection::new(stream, peer, &self.context, &slot).go_on(received);
         loop {
-            if let Some(download) = download {
-                let _sending = Sending::begin(&self.workers[worker]);
-                if !connection.send(download).await {
-                    return None;
-                }
+            if let Some((download, _sending)) = download
+                && !connection.send(download).await
+            {
+                return None;
             }
             let next = connection.serve().await?;
-            let other = self.least_busy();
-            if other != worker && connection.is_plain() {
+            let sender = if connection.is_plain() { self.least_busy() } else { worker };
+            let sending = Sending::begin(&self.workers[sender]);
+            if sender != worker {
                 let (stream, received) = connection.into_parts().inspect_err(broke).ok()?;
-                let what = What::Download { stream, received, download: next };
-                return Some((other, Assigned { peer, slot, what }));
+                let what = What::Download { stream, received, download: next, sending };
+                return Some((sender, Assigned { peer, slot, what }));
             }
-            download = Some(next);
+            download = Some((next, sending));
         }
     }
 }
 
-/// A file that a worker is sending.
-struct Sending<'a>(&'a Worker);
+/// A file that a worker is sending. It counts from the moment that it is the worker's, or a hall that asks at once would all be given to one.
+struct Sending(Arc<AtomicUsize>);
 
-impl<'a> Sending<'a> {
-    fn begin(worker: &'a Worker) -> Self {
+impl Sending {
+    fn begin(worker: &Worker) -> Self {
         worker.downloads.fetch_add(1, Ordering::Relaxed);
-        Self(worker)
+        Self(Arc::clone(&worker.downloads))
     }
 }
 
-impl Drop for Sending<'_> {
+impl Drop for Sending {
     fn drop(&mut self) {
-        self.0.downloads.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -478,6 +478,25 @@ mod tests {
         assert_eq!(evicted(&[&fourth, &fifth, &sixth, &seventh]), [false, true, false, false]);
         drop((fourth, fifth, sixth, seventh));
         assert!(slots.open().connections.is_empty());
+    }
+
+    #[test]
+    fn downloads_that_begin_at_once_are_shared_out() {
+        let context =
+            Context { router: axum::Router::new(), recent: Arc::default(), metrics: Arc::default() };
+        let (crew, _assigned) = Crew::new(context, 3);
+        let begin = || {
+            let worker = crew.least_busy();
+            (worker, Sending::begin(&crew.workers[worker]))
+        };
+        let (workers, sending): (Vec<_>, Vec<_>) = [(); 6].map(|()| begin()).into_iter().unzip();
+        // The first gives short answers as well.
+        assert_eq!(workers, [2, 1, 0, 2, 1, 0]);
+        let mut sending = sending.into_iter();
+        drop(sending.nth(1));
+        assert_eq!(crew.least_busy(), 2, "two have ended: one of the last worker and one of the second");
+        drop(begin());
+        assert_eq!([crew.least_busy(), crew.workers[0].downloads.load(Ordering::Relaxed)], [2, 2]);
     }
 
     #[tokio::test]
