@@ -778,6 +778,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_what_was_refused_the_newest_is_kept_and_pushes_out_nothing_else() {
+        let (_dir, log) = log().await;
+        log.note(BootEvent::now(NODE_001, Phase::Dhcp)).await;
+        let many = MAX_REFUSALS_PER_NODE + 20;
+        log.record((0..many).map(|_| BootEvent::now(NODE_001, Phase::Refused)).collect()).await.unwrap();
+        let kept = log.events_of(NODE_001).await.unwrap();
+        let refused = kept.iter().filter(|event| event.phase == Phase::Refused).count();
+        assert_eq!((refused as u32, kept.len() - refused), (MAX_REFUSALS_PER_NODE, 1));
+    }
+
+    #[tokio::test]
     async fn only_the_newest_events_are_kept() {
         let (_dir, log) = log().await;
         let many = MAX_EVENTS_PER_NODE + 20;
