@@ -5,7 +5,7 @@
 //! running bootserve for it ([`remote`]) and print it ([`table`]).
 
 pub mod course;
-mod inventory;
+mod overview;
 pub mod remote;
 pub mod show;
 pub mod table;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::transfers::{Progress, TransferEnd};
 use course::{Course, Problem, Step};
-pub use inventory::{Seen, overview};
+pub use overview::{Seen, overview};
 
 /// Firmware begins to load within a second and has a boot program within ten; old ROMs take twenty.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
