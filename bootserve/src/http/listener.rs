@@ -210,7 +210,7 @@ impl Crew {
                 (Stream::Plain(stream), received, Some((download, sending)))
             }
         };
-        let mut connection = Connection::new(stream, peer, &self.context, &slot).go_on(received);
+        let mut connection = Connection::new(stream, received, peer, &self.context, &slot);
         loop {
             if let Some((download, _sending)) = download
                 && !connection.send(download).await

@@ -97,13 +97,15 @@ struct Incoming {
 }
 
 impl<'a> Connection<'a> {
-    pub fn new(stream: Stream, peer: SocketAddr, context: &'a Context, slot: &'a Slot) -> Self {
-        Self { stream, peer, received: BytesMut::new(), context, slot }
-    }
-
-    /// A connection that has come from another thread, with what was received on it.
-    pub fn go_on(self, received: BytesMut) -> Self {
-        Self { received, ..self }
+    /// `received` is what has come already, to the thread that had it before.
+    pub fn new(
+        stream: Stream,
+        received: BytesMut,
+        peer: SocketAddr,
+        context: &'a Context,
+        slot: &'a Slot,
+    ) -> Self {
+        Self { stream, peer, received, context, slot }
     }
 
     /// Whether it can go to another thread.
