@@ -309,7 +309,8 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let config = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let inventory = match toml::from_str::<wire::Config>(&config)?.inventory() {
+        let wire: wire::Config = toml::from_str(&config)?;
+        let inventory = match wire.inventory() {
             Some(file) => {
                 let path = inventory_path(path, file);
                 let text = std::fs::read_to_string(&path);
@@ -317,22 +318,24 @@ impl Config {
             }
             None => None,
         };
-        Self::of(Sources { config, inventory })
+        Self::of(wire, Sources { config, inventory })
     }
 
     /// Checks the text of a configuration file. The inventory that it may name is not read.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        Self::of(Sources { config: text.to_owned(), inventory: None })
+        Self::of(toml::from_str(text)?, Sources { config: text.to_owned(), inventory: None })
     }
 
-    fn of(sources: Sources) -> Result<Self, ConfigError> {
-        let (wire, inventory) = sources.parse()?;
+    fn of(wire: wire::Config, sources: Sources) -> Result<Self, ConfigError> {
+        let (wire, inventory) = sources.complete(wire)?;
         wire.check(inventory, sources)
     }
 
     /// All of this as it stands in the files.
     pub fn settings(&self) -> Settings {
-        let (file, _) = self.sources.parse().expect("it was read from this");
+        const WAS_READ: &str = "it was read from this";
+        let file = toml::from_str(&self.sources.config).expect(WAS_READ);
+        let (file, _) = self.sources.complete(file).expect(WAS_READ);
         Settings::of(&file)
     }
 
@@ -416,8 +419,8 @@ impl Config {
 }
 
 impl Sources {
-    fn parse(&self) -> Result<(wire::Config, Inventory), ConfigError> {
-        let wire: wire::Config = toml::from_str(&self.config)?;
+    /// The configuration that its file holds, with the nodes of the inventory.
+    fn complete(&self, wire: wire::Config) -> Result<(wire::Config, Inventory), ConfigError> {
         let Some(text) = &self.inventory else { return Ok((wire, Inventory::default())) };
         let error = |source: InventoryError| {
             let source = Box::new(source);
