@@ -102,23 +102,21 @@ impl Explained {
         let settings = config.settings();
         let explained = nodes_of(config, set)?.into_iter().map(|node| {
             let name = node.name.to_string();
-            let layered =
-                config.inventory.layers(&node.name).map(|layers| explained(layers)).unwrap_or_default();
-            let identity = config.inventory.layers(&node.name).and_then(|layers| {
-                layers.iter().rev().find(|layer| matches!(layer.origin, Origin::Nodes(_)))
-            });
+            let layers = config.inventory.layers(&node.name).map_or(&[][..], Vec::as_slice);
+            let mut all = explained(layers);
             // What no layer says stands with the node itself.
-            let origin = identity.map_or(Origin::Configuration, |layer| layer.origin.clone());
+            let origin = config.inventory.origin(&node.name).unwrap_or(&Origin::Configuration);
             let own = settings.table("node", &name).into_iter().filter(|(key, value)| {
-                key != "name" && !is_empty(value) && !layered.iter().any(|setting| setting.key == *key)
+                key != "name" && !is_empty(value) && !all.iter().any(|setting| setting.key == *key)
             });
             let own = own.map(|(key, value)| {
                 let said = Said { origin: origin.clone(), value: value.clone(), overruled: false };
                 Setting { key, value, from: vec![said] }
             });
-            let mut settings: Vec<_> = own.chain(layered.clone()).collect();
-            settings.sort_by(|one, other| one.key.cmp(&other.key));
-            Self { name, settings }
+            let own: Vec<_> = own.collect();
+            all.extend(own);
+            all.sort_by(|one, other| one.key.cmp(&other.key));
+            Self { name, settings: all }
         });
         Ok(explained.collect())
     }

@@ -119,7 +119,7 @@ impl Inventory {
         let file: wire::File = toml::from_str(text)?;
         let tables = Tables(text.parse()?);
         let mut inventory = Self { groups: file.groups.clone(), ..Self::default() };
-        let mut profiles = Profiles { file: &file, tables: &tables, known: BTreeMap::new() };
+        let mut profiles = Profiles::new(&file, &tables);
         for (index, nodes) in file.nodes.iter().enumerate() {
             inventory.add(nodes, tables.array("nodes", index), &mut profiles)?;
         }
@@ -135,7 +135,7 @@ impl Inventory {
             .set(&nodes.names)
             .map_err(|source| InventoryError::Set { place: origin.to_string(), source })?;
         let identities = identities(nodes, names.0.len(), &origin)?;
-        let mut layers = vec![profiles.defaults()];
+        let mut layers = vec![Arc::clone(&profiles.defaults)];
         if let Some(profile) = &nodes.profile {
             layers.extend(profiles.layers(profile, &origin.to_string(), &mut Vec::new())?);
         }
@@ -197,6 +197,11 @@ impl Inventory {
     /// What the node is made of, if it is in the inventory.
     pub fn layers(&self, name: &NodeName) -> Option<&Layers> {
         self.by_name.get(name).map(|index| &self.nodes[*index].layers)
+    }
+
+    /// Where the node stands, if it is in the inventory.
+    pub fn origin(&self, name: &NodeName) -> Option<&Origin> {
+        self.by_name.get(name).map(|index| self.nodes[*index].origin())
     }
 
     /// The nodes as the configuration would have them.
@@ -292,15 +297,14 @@ fn identities(nodes: &Nodes, count: usize, origin: &Origin) -> Result<Vec<Table>
 struct Profiles<'a> {
     file: &'a wire::File,
     tables: &'a Tables,
+    defaults: Arc<Layer>,
     known: BTreeMap<String, Arc<Layer>>,
 }
 
-impl Profiles<'_> {
-    fn defaults(&mut self) -> Arc<Layer> {
-        let settings = || self.tables.table(&["defaults"]);
-        let layer = || Arc::new(Layer { origin: Origin::Defaults, settings: settings() });
-        // No profile has an empty name, but for one that is written as "", which is refused below.
-        Arc::clone(self.known.entry(String::new()).or_insert_with(layer))
+impl<'a> Profiles<'a> {
+    fn new(file: &'a wire::File, tables: &'a Tables) -> Self {
+        let defaults = Layer { origin: Origin::Defaults, settings: tables.table(&["defaults"]) };
+        Self { file, tables, defaults: Arc::new(defaults), known: BTreeMap::new() }
     }
 
     /// The layers of the profile: those that it inherits, in their order, and its own. `inside` are the profiles that have led here.
@@ -310,9 +314,8 @@ impl Profiles<'_> {
         place: &str,
         inside: &mut Vec<String>,
     ) -> Result<Layers, InventoryError> {
-        let found = self.file.profiles.get(name).filter(|_| !name.is_empty());
         let missing = || InventoryError::NoProfile { place: place.to_owned(), profile: name.to_owned() };
-        let profile = found.ok_or_else(missing)?;
+        let profile = self.file.profiles.get(name).filter(|_| !name.is_empty()).ok_or_else(missing)?;
         if inside.iter().any(|outer| outer == name) {
             return Err(InventoryError::Cycle(name.to_owned()));
         }
