@@ -1,13 +1,15 @@
-//! DHCP servers under perfdhcp, which is a relay with as many machines behind it as are wanted. None of them is known to the
-//! server before: all get addresses of one large range. Each run begins with a server that has no leases.
+//! DHCP servers and a relay with as many machines behind it as are wanted: perfdhcp, or a quicker client. None of them is
+//! known to the server before: all get addresses of one large range. Each run begins with a server that has no leases.
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bootlab::netns::{BRIDGE, SERVER_ADDRESS};
 use serde_json::json;
 
+use crate::dhcp_machines;
 use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall};
 use crate::serving::{CLIENT_ADDRESS, CLIENT_INTERFACE, Running, Wire};
 
@@ -24,7 +26,7 @@ const AVALANCHE_LIMIT_SECONDS: &str = "60";
 
 /// How long a rate must be sustained, and how long its last answers may take.
 const RATE_SECONDS: u32 = 5;
-const LAST_ANSWERS_MICROSECONDS: &str = "1000000";
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// More than are served in any run.
 const RATE_CLIENTS: &str = "1000000";
 const FIRST_RATE: u32 = 1000;
@@ -61,18 +63,29 @@ pub fn avalanche(rounds: Rounds) -> Result<Vec<Measurement>> {
     ])
 }
 
+/// What the servers can do.
 pub fn rate(rounds: Rounds) -> Result<Vec<Measurement>> {
-    let wire = relayed("bench-dhcp-rate")?;
+    compare_rates("dhcp-rate", completed_by_machines, rounds)
+}
+
+/// What perfdhcp can do with them.
+pub fn rate_by_perfdhcp(rounds: Rounds) -> Result<Vec<Measurement>> {
+    compare_rates("dhcp-rate-perfdhcp", completed_by_perfdhcp, rounds)
+}
+
+fn compare_rates(name: &'static str, completed: Completed, rounds: Rounds) -> Result<Vec<Measurement>> {
+    let wire = relayed(&format!("bench-{name}"))?;
     let [ours, kea] = rounds.in_turn(
-        "dhcp-rate",
-        [&mut || highest_rate(&wire, Server::Bootserve), &mut || highest_rate(&wire, Server::Kea)],
+        name,
+        [&mut || highest_rate(&wire, Server::Bootserve, completed), &mut || {
+            highest_rate(&wire, Server::Kea, completed)
+        }],
     )?;
     let most = |rates: &[u32]| f64::from(rates.iter().copied().max().unwrap_or(0));
     let details = json!({"ours": ours, "kea": kea});
     let goal = Goal::AtLeast(3.0);
     Ok(vec![
-        Measurement::new("dhcp-rate", most(&ours), most(&kea), "exchanges-a-second", goal)
-            .with_details(details),
+        Measurement::new(name, most(&ours), most(&kea), "exchanges-a-second", goal).with_details(details),
     ])
 }
 
@@ -103,7 +116,7 @@ fn avalanche_cost(wire: &Wire, server: Server) -> Result<Cost> {
 }
 
 /// The highest rate of whole exchanges that `server` sustains: doubled until it fails, then halved in between.
-fn highest_rate(wire: &Wire, server: Server) -> Result<u32> {
+fn highest_rate(wire: &Wire, server: Server, completed: Completed) -> Result<u32> {
     let (mut good, mut bad) = (0, None);
     loop {
         let rate = match bad {
@@ -112,8 +125,9 @@ fn highest_rate(wire: &Wire, server: Server) -> Result<u32> {
             Some(bad) if f64::from(bad) > f64::from(good) * RESOLUTION => good.midpoint(bad),
             Some(_) => break,
         };
-        let sustained =
-            (0..TRIES).map(|_| sustains(wire, server, rate)).find(|held| !matches!(held, Ok(false)));
+        let sustained = (0..TRIES)
+            .map(|_| sustains(wire, server, rate, completed))
+            .find(|held| !matches!(held, Ok(false)));
         match sustained.transpose()? {
             Some(_) => good = rate,
             None => bad = Some(rate),
@@ -123,18 +137,31 @@ fn highest_rate(wire: &Wire, server: Server) -> Result<u32> {
     Ok(good)
 }
 
-/// Whether nearly all exchanges that begin at `rate` are completed. perfdhcp itself must reach it.
-fn sustains(wire: &Wire, server: Server, rate: u32) -> Result<bool> {
+/// Whether nearly all exchanges that begin at `rate` are completed. The client itself must reach it.
+fn sustains(wire: &Wire, server: Server, rate: u32, completed: Completed) -> Result<bool> {
     let _running = server.start(wire)?;
+    let completed = f64::from(completed(wire, rate)?) / f64::from(rate * RATE_SECONDS);
+    eprintln!("  {server:?}: {:.2} % of {rate} exchanges a second", completed * 100.0);
+    Ok(completed >= 1.0 - MAX_DROP)
+}
+
+/// Begins exchanges at a rate, for [`RATE_SECONDS`], and tells how many were completed.
+type Completed = fn(&Wire, u32) -> Result<u32>;
+
+fn completed_by_machines(wire: &Wire, rate: u32) -> Result<u32> {
+    let (relay, server) = (RELAY.parse()?, SERVER_ADDRESS.parse()?);
+    let time = Duration::from_secs(RATE_SECONDS.into());
+    Ok(wire.client.inside(|| dhcp_machines::exchange(relay, server, rate, time, LAST_ANSWERS))??)
+}
+
+fn completed_by_perfdhcp(wire: &Wire, rate: u32) -> Result<u32> {
     let mut command = wire.client.command("perfdhcp");
-    command.args(["-4", "-R", RATE_CLIENTS, "-W", LAST_ANSWERS_MICROSECONDS]);
+    // One thread: with two, perfdhcp loses packets in its own socket long before it has used up its core.
+    command.args(["-g", "single", "-4", "-R", RATE_CLIENTS, "-W", &LAST_ANSWERS.as_micros().to_string()]);
     command.args(["-r", &rate.to_string(), "-p", &RATE_SECONDS.to_string()]);
     let report = perfdhcp(&mut command)?;
     let acknowledged = report.lines().filter_map(|line| line.strip_prefix("received packets: ")).next_back();
-    let acknowledged: f64 = acknowledged.with_context(|| format!("no statistics:\n{report}"))?.parse()?;
-    let completed = acknowledged / f64::from(rate * RATE_SECONDS);
-    eprintln!("  {server:?}: {:.2} % of {rate} exchanges a second", completed * 100.0);
-    Ok(completed >= 1.0 - MAX_DROP)
+    Ok(acknowledged.with_context(|| format!("no statistics:\n{report}"))?.parse()?)
 }
 
 /// What it reports. Its exit status says as well that packets were lost, which is no error here.

@@ -6,6 +6,7 @@
 mod classic;
 mod create;
 mod dhcp;
+mod dhcp_machines;
 mod http;
 mod image;
 mod inventory;
@@ -75,6 +76,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "boot-livenet", run: livenet::boot },
     Bench { name: "dhcp-avalanche", run: dhcp::avalanche },
     Bench { name: "dhcp-rate", run: dhcp::rate },
+    Bench { name: "dhcp-rate-perfdhcp", run: dhcp::rate_by_perfdhcp },
     Bench { name: "inventory", run: inventory::inventory },
     Bench { name: "tftp", run: tftp::lockstep },
     Bench { name: "tftp-apart", run: tftp::lockstep_apart },

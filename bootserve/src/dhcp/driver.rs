@@ -42,6 +42,8 @@ const BURST_TIME: Duration = Duration::from_millis(2);
 const MAX_DRAIN: usize = 128;
 /// Where packets come close together, what comes within this is handled together: waking up for each costs more than handling it.
 const GATHER: Duration = Duration::from_millis(1);
+/// The same for what is committed together.
+const GATHER_ANSWERS: Duration = Duration::from_millis(4);
 /// Answers that wait for the disk. If there are more, packets wait in the socket.
 const MAX_WAITING: usize = 8192;
 /// An Ethernet frame's worth; longer packets are cut, and their options end early.
@@ -97,7 +99,7 @@ pub async fn run(
             metrics.dhcp_received(port);
             hands.act(answer(Input::Packet(packet, peer)), Some(peer), &mut pinger).await?;
         }
-        if handled > 1 {
+        if (2..MAX_DRAIN).contains(&handled) {
             tokio::time::sleep(GATHER).await;
         }
     }
@@ -191,6 +193,7 @@ async fn keep(mut waiting: mpsc::Receiver<Vec<Action>>, events: Arc<EventLog>, m
     // How many replies were not sent since commits fail.
     let mut failing: Option<usize> = None;
     while waiting.recv_many(&mut group, MAX_GROUP).await > 0 {
+        let several = group.len() > 1;
         let actions: Vec<Action> = group.drain(..).flatten().collect();
         match commit(&events, &actions).await {
             Ok(()) => {
@@ -198,6 +201,9 @@ async fn keep(mut waiting: mpsc::Receiver<Vec<Action>>, events: Arc<EventLog>, m
                     info!(unsent, "DHCP leases are stored again");
                 }
                 outbox.send(actions).await;
+                if several {
+                    tokio::time::sleep(GATHER_ANSWERS).await;
+                }
             }
             Err(error) => {
                 // Once is enough: it fails for each packet until it is put right.
@@ -269,14 +275,17 @@ impl Outbox {
         }
     }
 
-    /// Waits for the end of a burst that is full.
+    /// Waits for the end of a burst that is full. Timers are late by up to a millisecond, so the end counts from when the burst
+    /// was to begin; but what is later than a whole burst is not made up for.
     async fn pace(&mut self) {
         if self.burst == MAX_BURST {
-            tokio::time::sleep_until(self.burst_began + BURST_TIME).await;
+            let end = self.burst_began + BURST_TIME;
+            tokio::time::sleep_until(end).await;
+            self.burst_began = end;
             self.burst = 0;
         }
         if self.burst == 0 {
-            self.burst_began = Instant::now();
+            self.burst_began = self.burst_began.max(Instant::now() - BURST_TIME);
         }
         self.burst += 1;
     }
