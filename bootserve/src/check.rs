@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::arch::Platform;
 use crate::compat::Site;
 use crate::config::Config;
+use crate::edits::store::stored_edits;
 use crate::http::tls::Certificate;
 use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::overlay;
@@ -58,6 +59,7 @@ pub async fn check(path: &Path) -> Findings {
     let mut findings = Findings::default();
     match Config::read(path) {
         Ok(config) => {
+            let config = findings.with_edits(config).await;
             findings.check_interface(&config);
             findings.check_user(&config);
             findings.check_tls(&config);
@@ -73,6 +75,33 @@ pub async fn check(path: &Path) -> Findings {
 }
 
 impl Findings {
+    /// The configuration with what `bootserve node` has changed, as far as that can be used.
+    async fn with_edits(&mut self, config: Config) -> Config {
+        let edits = match stored_edits(&config.server.state).await {
+            Ok(edits) => edits,
+            Err(error) => {
+                self.add(Severity::Warning, &error);
+                return config;
+            }
+        };
+        match config.with_edits(edits) {
+            Ok(edited) => {
+                for node in edited.inventory.gone() {
+                    let message = format!(
+                        "node {node} was changed by bootserve node and stands in no file any more\n\
+                         hint: it is left out until a file has it again"
+                    );
+                    self.findings.push(Finding { severity: Severity::Warning, message });
+                }
+                edited
+            }
+            Err(error) => {
+                self.add(Severity::Error, &error);
+                config
+            }
+        }
+    }
+
     /// The configuration may be checked on another machine than the one that serves.
     fn check_interface(&mut self, config: &Config) {
         if let Err(error) = mtu_bytes(&config.server.interface) {

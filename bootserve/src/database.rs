@@ -1,10 +1,11 @@
-//! What must survive a restart: leases and boot events, in one SQLite file below the state directory.
+//! What must survive a restart: leases, boot events and changes of nodes, in one SQLite file below the state directory.
 //!
 //! Write-ahead logging, and every commit is synced: an acknowledged lease is on the disk. The tables' queries stand
-//! with their owners, [`crate::dhcp::store`] and [`crate::events`].
+//! with their owners, [`crate::dhcp::store`], [`crate::events`] and [`crate::edits::store`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -15,6 +16,8 @@ const FILE: &str = "state.sqlite";
 /// The files that SQLite makes there, with its log and its shared memory.
 pub(crate) const FILES: [&str; 3] = [FILE, "state.sqlite-wal", "state.sqlite-shm"];
 const MAX_CONNECTIONS: u32 = 4;
+/// How long a writer waits for those before it, of this process or of another.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS leases (
@@ -46,6 +49,32 @@ END;
 CREATE TRIGGER IF NOT EXISTS refusals_of_mac_are_bounded AFTER INSERT ON events WHEN new.phase = 'refused' BEGIN
     DELETE FROM events WHERE mac = new.mac AND phase = 'refused' AND id <=
         (SELECT id FROM events WHERE mac = new.mac AND phase = 'refused' ORDER BY id DESC LIMIT 1 OFFSET 100);
+END;
+-- What was changed of nodes, as TOML.
+CREATE TABLE IF NOT EXISTS node_edits (
+    node         TEXT PRIMARY KEY,
+    added        INTEGER NOT NULL,
+    revision     INTEGER NOT NULL,
+    settings     TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS node_changes (
+    revision     INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_unix_ms INTEGER NOT NULL,
+    author       TEXT NOT NULL,
+    operation    TEXT NOT NULL
+) STRICT;
+-- What each change made of each node, as TOML.
+CREATE TABLE IF NOT EXISTS node_change_rows (
+    revision     INTEGER NOT NULL,
+    node         TEXT NOT NULL,
+    before       TEXT,
+    after        TEXT,
+    PRIMARY KEY (revision, node)
+) STRICT, WITHOUT ROWID;
+-- The newest 10 000 changes are kept.
+CREATE TRIGGER IF NOT EXISTS node_changes_are_bounded AFTER INSERT ON node_changes BEGIN
+    DELETE FROM node_change_rows WHERE revision <= new.revision - 10000;
+    DELETE FROM node_changes WHERE revision <= new.revision - 10000;
 END;
 ";
 
@@ -100,7 +129,8 @@ impl Database {
             .filename(&path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
         let open_error = |source| DatabaseError::Open { path: path.clone(), source };
         let pool = SqlitePoolOptions::new().max_connections(MAX_CONNECTIONS);
         let pool = pool.connect_with(options).await.map_err(open_error)?;

@@ -13,6 +13,7 @@ pub mod config;
 pub mod database;
 pub mod dhcp;
 pub mod dns;
+pub mod edits;
 pub mod events;
 pub mod explain;
 pub mod export;

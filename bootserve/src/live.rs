@@ -31,6 +31,12 @@ impl Live {
         self.0.load_full()
     }
 
+    /// Serves this from now on, with the boot programs of before.
+    pub fn replace_config(&self, config: Config) {
+        let nbps = Arc::clone(&self.0.load().nbps);
+        self.0.store(Arc::new(Served { config: Arc::new(config), nbps }));
+    }
+
     /// Serves this from now on. What was learned of nodes is not forgotten.
     pub fn replace(&self, mut config: Config, nbps: NbpSet) {
         config.learned = Arc::clone(&self.0.load().config.learned);

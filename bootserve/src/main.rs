@@ -13,6 +13,8 @@ use anyhow::Context;
 use bootserve::check::check;
 use bootserve::config::{Config, OptionBytes};
 use bootserve::dns::zone::SERIAL;
+use bootserve::edits::Edits;
+use bootserve::edits::store::stored_edits;
 use bootserve::explain::{Asks, Captured, Explanation, Question, Setting, read_capture};
 use bootserve::export::{Ethers, Genders, Hosts, Inventory, ZoneFile};
 use bootserve::serve::serve;
@@ -76,7 +78,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show the nodes of the configuration and of its inventory
+    /// Show and change nodes: those of the configuration, those of its inventory, and those that were added here
     #[command(subcommand)]
     Node(NodeCommand),
     /// Say how each node's boot goes and what holds it up; those that need somebody first
@@ -296,7 +298,27 @@ fn explain_machine(file: ConfigFile, question: &QuestionArgs, json: bool) -> any
     Ok(ExitCode::SUCCESS)
 }
 
+/// Reads the configuration, with what `bootserve node` has changed. Where that may not be read, the files are better than nothing.
 fn read_config(file: &ConfigFile) -> anyhow::Result<Config> {
+    let config = read_files(file)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    match runtime.block_on(stored_edits(&config.server.state)) {
+        Ok(Edits(edits)) if edits.is_empty() => Ok(config),
+        Ok(edits) => {
+            config.with_edits(edits).with_context(|| format!("cannot use {}", file.config.display()))
+        }
+        Err(error) => {
+            eprintln!(
+                "bootserve: what bootserve node has changed is left out, as it cannot be read: {}",
+                explain(&error)
+            );
+            Ok(config)
+        }
+    }
+}
+
+/// Reads the configuration as it stands in its files.
+fn read_files(file: &ConfigFile) -> anyhow::Result<Config> {
     Config::read(&file.config).with_context(|| format!("cannot use {}", file.config.display()))
 }
 

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::{Changes, Config, ConfigError, inventory_path};
+use crate::database::{Database, DatabaseError};
+use crate::edits::Edits;
+use crate::edits::store::{self, newest_revision};
 use crate::http::admission::Downloads;
 use crate::http::recent::RecentScripts;
 use crate::http::tls::{Certificate, TlsError};
@@ -30,6 +33,8 @@ const MAX_LOGGED: usize = 50;
 pub struct Reload {
     /// The files.
     pub file: WatchedFiles,
+    /// What `bootserve node` has changed.
+    pub edits: StoredEdits,
     /// What is served.
     pub live: Arc<Live>,
     /// Whose pinned versions change.
@@ -50,6 +55,9 @@ pub enum ReloadError {
     /// It cannot be read, or is wrong in itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What `bootserve node` has changed cannot be read.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// A part of it is read at the start alone.
     #[error("{0}\nhint: restart bootserve, or take this back")]
     NeedsRestart(Changes),
@@ -61,23 +69,34 @@ pub enum ReloadError {
     Tls(#[from] TlsError),
 }
 
+/// What is to be put in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// The files.
+    Files,
+    /// What `bootserve node` has changed.
+    Edits,
+}
+
 impl Reload {
-    /// Reads the file again on SIGHUP, and when it has changed, unless the configuration says otherwise. It does not end.
+    /// Reads the files again on SIGHUP, and when they have changed, unless the configuration says otherwise; and what `bootserve node`
+    /// changes. It does not end.
     pub async fn run(mut self, notifier: &Notifier) -> io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut interval = tokio::time::interval(WATCH_INTERVAL);
         loop {
-            let changed = tokio::select! {
+            let news = tokio::select! {
                 _ = hangup.recv() => {
                     info!("reading the configuration again on SIGHUP");
-                    true
+                    Some(News::Files)
                 }
-                _ = interval.tick() => self.file.has_changed() && self.live.now().config.server.watch,
+                _ = interval.tick() => self.news().await,
             };
-            if changed {
+            if let Some(news) = news {
                 notifier.reloading();
+                let edits = self.edits.read().await;
                 self = tokio::task::spawn_blocking(move || {
-                    self.reload();
+                    self.reload(news, edits);
                     self
                 })
                 .await?;
@@ -86,8 +105,18 @@ impl Reload {
         }
     }
 
-    fn reload(&mut self) {
-        let applied = self.apply();
+    async fn news(&mut self) -> Option<News> {
+        if self.file.has_changed() && self.live.now().config.server.watch {
+            return Some(News::Files);
+        }
+        self.edits.have_changed().await.then_some(News::Edits)
+    }
+
+    fn reload(&mut self, news: News, edits: Result<Edits, DatabaseError>) {
+        let applied = edits.map_err(ReloadError::from).and_then(|edits| match news {
+            News::Files => self.apply_files(edits),
+            News::Edits => self.apply_edits(edits),
+        });
         self.metrics.reloaded(applied.is_ok());
         match applied {
             Ok(changes) => {
@@ -103,8 +132,22 @@ impl Reload {
         }
     }
 
-    fn apply(&mut self) -> Result<Changes, ReloadError> {
-        let config = self.file.read()?;
+    /// The files stay as they were read.
+    fn apply_edits(&mut self, edits: Edits) -> Result<Changes, ReloadError> {
+        let before = self.live.now();
+        let config = before.config.with_edits(edits)?;
+        let changes = before.config.settings().changes(&config.settings());
+        self.in_use.pin(config.pinned_images());
+        self.live.replace_config(config);
+        self.recent.clear();
+        Ok(changes)
+    }
+
+    fn apply_files(&mut self, edits: Edits) -> Result<Changes, ReloadError> {
+        let mut config = self.file.read()?;
+        if !edits.0.is_empty() {
+            config = config.with_edits(edits)?;
+        }
         let changes = self.live.now().config.settings().changes(&config.settings());
         let restart = changes.needing_restart();
         if !restart.is_empty() {
@@ -127,6 +170,34 @@ impl Reload {
         self.live.replace(config, nbps);
         self.recent.clear();
         Ok(changes)
+    }
+}
+
+/// Edits of the database, and the number of the newest change when they were last read.
+#[derive(Debug)]
+pub struct StoredEdits {
+    /// Where they are.
+    pub database: Database,
+    /// Of the newest change that was read.
+    pub revision: i64,
+}
+
+impl StoredEdits {
+    async fn have_changed(&self) -> bool {
+        match newest_revision(&self.database).await {
+            Ok(revision) => revision != self.revision,
+            // The watchdog says so louder.
+            Err(error) => {
+                debug!(error = &error as &dyn std::error::Error, "cannot look for changes of nodes");
+                false
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Edits, DatabaseError> {
+        // What comes in between is read twice.
+        self.revision = newest_revision(&self.database).await?;
+        store::read(&self.database).await
     }
 }
 

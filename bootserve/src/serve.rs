@@ -19,6 +19,8 @@ use crate::dhcp::leases::Lease;
 use crate::dhcp::ping::Pinger;
 use crate::dhcp::proxy::Proxy;
 use crate::dhcp::server::Server;
+use crate::edits::Edits;
+use crate::edits::store::newest_revision;
 use crate::events::EventLog;
 use crate::http::admission::Downloads;
 use crate::http::recent::RecentScripts;
@@ -28,9 +30,9 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::notify::Notifier;
-use crate::reload::{Reload, WatchedFiles};
+use crate::reload::{Reload, StoredEdits, WatchedFiles};
 use crate::sockets::Sockets;
-use crate::{dhcp, dns, http, privileges, radv, tftp};
+use crate::{dhcp, dns, edits, http, privileges, radv, tftp};
 
 /// How long downloads may go on after the order to stop. Nodes resume or retry them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -83,6 +85,11 @@ pub fn serve(path: &Path) -> anyhow::Result<()> {
 pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Loaded { file, config, nbps, certificate } = loaded;
     let database = Database::open(&config.server.state).await?;
+    let revision = newest_revision(&database).await?;
+    let config = match edits::store::read(&database).await? {
+        Edits(edits) if edits.is_empty() => config,
+        edits => config.with_edits(edits)?,
+    };
     let leases = dhcp::store::read_leases(&database).await?;
     announce(&config, &nbps, leases.len());
     let in_use = Arc::new(InUse::new(config.server.store.clone(), config.pinned_images()));
@@ -135,7 +142,8 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
     let tls = certificate.clone().map(Certificate::acceptor).transpose().context("cannot speak TLS")?;
     let https = sockets.https.map(tcp).transpose()?.zip(tls);
     let http = http::run(tcp(sockets.http)?, https, Arc::clone(&live), app, shutdown.clone());
-    let reload = Reload { file, live, in_use, downloads, recent, certificate, metrics };
+    let edits = StoredEdits { database: database.clone(), revision };
+    let reload = Reload { file, edits, live, in_use, downloads, recent, certificate, metrics };
 
     // Where one of them fails, all end: a service manager restarts the whole.
     let services = async {

@@ -1,3 +1,4 @@
 //! Commands that are more than a few lines.
 
 pub mod node;
+mod node_edit;

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use super::node_edit::EditCommand;
+use bootserve::inventory::export::Exported;
 use bootserve::inventory::import::{Format, Import};
 use bootserve::inventory::listing::{Explained, Listing};
 use clap::{Args, Subcommand, ValueEnum};
@@ -30,6 +32,17 @@ pub enum NodeCommand {
         #[arg(value_name = "NODES")]
         nodes: String,
     },
+    /// Write nodes as an inventory that has them as they are now, with what was set and added
+    #[command(after_help = SETS)]
+    Export {
+        #[command(flatten)]
+        args: NodeArgs,
+        /// Which of them [default: all]
+        #[arg(value_name = "NODES")]
+        nodes: Option<String>,
+    },
+    #[command(flatten)]
+    Edit(EditCommand),
     /// Write the nodes of another program's file as a part of an inventory; nothing is changed
     Import {
         /// Whose file it is
@@ -46,7 +59,7 @@ pub enum NodeCommand {
     },
 }
 
-const SETS: &str = "NODES is a set in ClusterShell's syntax: node-[000-099], @group, @* for all; , adds, ! takes away, & keeps what is in \
+pub const SETS: &str = "NODES is a set in ClusterShell's syntax: node-[000-099], @group, @* for all; , adds, ! takes away, & keeps what is in \
                     both, ^ what is in one alone.";
 
 #[derive(Args)]
@@ -94,6 +107,11 @@ impl NodeCommand {
                 let text = || explained.iter().map(Explained::to_string).collect::<Vec<_>>().join("\n");
                 print(if args.json { as_json(&explained)? } else { text() }.trim_end())
             }
+            Self::Export { args, nodes } => {
+                let exported = Exported::of(&read_config(&args.config)?, nodes.as_deref())?;
+                print(if args.json { as_json(&exported)? } else { exported.to_string() }.trim_end())
+            }
+            Self::Edit(command) => command.run(),
             Self::Import { format, file, hosts, json } => {
                 let read = |path: &Path| {
                     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))

@@ -30,6 +30,7 @@ use crate::dns::zone::{Zone, ZoneError};
 
 use crate::arch::Arch;
 use crate::compat::Site;
+use crate::edits::Edits;
 use crate::inventory::{Inventory, InventoryError};
 
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
@@ -91,6 +92,8 @@ struct Sources {
     config: String,
     /// The text of the file that `server.inventory` names.
     inventory: Option<String>,
+    /// What `bootserve node` has changed.
+    edits: Arc<Edits>,
 }
 
 /// Where we listen and where our files are.
@@ -271,6 +274,11 @@ pub enum ConfigError {
         #[source]
         source: Box<InventoryError>,
     },
+    /// What `bootserve node` has stored does not fit the files.
+    #[error(
+        "cannot use what bootserve node has changed\nhint: bootserve node history, and node undo or node rm"
+    )]
+    Edits(#[source] Box<InventoryError>),
     /// A node is given nothing to boot.
     #[error(
         "node {node} has no image\nhint: image = \"NAME\" in its table, in a profile of its, or in [defaults] of the inventory"
@@ -318,12 +326,24 @@ impl Config {
             }
             None => None,
         };
-        Self::of(wire, Sources { config, inventory })
+        Self::of(wire, Sources { config, inventory, edits: Arc::default() })
+    }
+
+    /// The same files with these changes of nodes laid over them, and no others.
+    pub fn with_edits(&self, edits: Edits) -> Result<Self, ConfigError> {
+        let sources = Sources { edits: Arc::new(edits), ..self.sources.clone() };
+        let config = Self::of(toml::from_str(&sources.config)?, sources)?;
+        Ok(Self { learned: Arc::clone(&self.learned), ..config })
+    }
+
+    /// What `bootserve node` has changed.
+    pub fn edits(&self) -> &Edits {
+        &self.sources.edits
     }
 
     /// Checks the text of a configuration file. The inventory that it may name is not read.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        Self::of(toml::from_str(text)?, Sources { config: text.to_owned(), inventory: None })
+        Self::of(toml::from_str(text)?, Sources { config: text.to_owned(), ..Sources::default() })
     }
 
     fn of(wire: wire::Config, sources: Sources) -> Result<Self, ConfigError> {
@@ -419,17 +439,37 @@ impl Config {
 }
 
 impl Sources {
-    /// The configuration that its file holds, with the nodes of the inventory.
+    /// The configuration that its file holds, with the nodes of the inventory and what was changed of any of them.
     fn complete(&self, wire: wire::Config) -> Result<(wire::Config, Inventory), ConfigError> {
-        let Some(text) = &self.inventory else { return Ok((wire, Inventory::default())) };
         let error = |source: InventoryError| {
             let source = Box::new(source);
             let path = wire.inventory().unwrap_or(Path::new("")).to_owned();
             ConfigError::Inventory { path, source }
         };
-        let inventory = Inventory::parse(text).map_err(error)?;
-        let nodes = inventory.wire_nodes().map_err(error)?;
-        Ok((wire.with_nodes(nodes), inventory))
+        let mut inventory = match &self.inventory {
+            Some(text) => Inventory::parse(text).map_err(error)?,
+            None => Inventory::default(),
+        };
+        let edits = |source| ConfigError::Edits(Box::new(source));
+        inventory.edit(&self.edits, self.changed_tables(&wire)?).map_err(edits)?;
+        let nodes = inventory.wire_nodes().map_err(|source| match self.edits.0.is_empty() {
+            true => error(source),
+            false => edits(source),
+        })?;
+        let changed = inventory.configured().map_err(edits)?;
+        Ok((wire.with_nodes(changed, nodes), inventory))
+    }
+
+    /// The `[[node]]` tables of the configuration itself that were changed.
+    fn changed_tables(&self, wire: &wire::Config) -> Result<HashMap<NodeName, toml::Table>, ConfigError> {
+        if !wire.names().any(|name| self.edits.0.contains_key(name)) {
+            return Ok(HashMap::new());
+        }
+        let config: toml::Table = self.config.parse()?;
+        let tables = config.get("node").and_then(toml::Value::as_array).into_iter().flatten();
+        let tables = tables.filter_map(toml::Value::as_table).cloned();
+        let named = wire.names().cloned().zip(tables);
+        Ok(named.filter(|(name, _)| self.edits.0.contains_key(name)).collect())
     }
 }
 

@@ -262,9 +262,19 @@ impl Config {
         self.server.inventory.as_deref()
     }
 
-    /// With these nodes besides those of the file.
-    pub(super) fn with_nodes(mut self, nodes: Vec<Node>) -> Self {
-        self.nodes.extend(nodes);
+    /// The names of its nodes.
+    pub(super) fn names(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.iter().map(|node| &node.name)
+    }
+
+    /// With `changed` in place of its own nodes of these names, and `more` besides.
+    pub(super) fn with_nodes(mut self, mut changed: HashMap<NodeName, Node>, more: Vec<Node>) -> Self {
+        for node in &mut self.nodes {
+            if let Some(changed) = changed.remove(&node.name) {
+                *node = changed;
+            }
+        }
+        self.nodes.extend(more);
         self
     }
 

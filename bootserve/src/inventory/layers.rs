@@ -21,6 +21,8 @@ pub enum Origin {
     Set(String),
     /// `[[node]]` of the configuration itself.
     Configuration,
+    /// `bootserve node`, by this change.
+    Edit(i64),
 }
 
 impl fmt::Display for Origin {
@@ -31,6 +33,7 @@ impl fmt::Display for Origin {
             Self::Nodes(names) => write!(f, "[[nodes]] names = \"{names}\""),
             Self::Set(nodes) => write!(f, "[[set]] nodes = \"{nodes}\""),
             Self::Configuration => f.write_str("[[node]] of the configuration"),
+            Self::Edit(revision) => write!(f, "bootserve node, change {revision}"),
         }
     }
 }

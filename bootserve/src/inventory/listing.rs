@@ -104,6 +104,7 @@ impl Explained {
             let name = node.name.to_string();
             let layers = config.inventory.layers(&node.name).map_or(&[][..], Vec::as_slice);
             let mut all = explained(layers);
+            all.retain(|setting| setting.key != "name");
             // What no layer says stands with the node itself.
             let origin = config.inventory.origin(&node.name).unwrap_or(&Origin::Configuration);
             let own = settings.table("node", &name).into_iter().filter(|(key, value)| {
@@ -170,22 +171,7 @@ impl fmt::Display for Explained {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const NODE: &str = "[[node]]\nname = 'head'\nuuid = '00112233-4455-6677-8899-aabbccddeeff'\n\
-                        address = '192.168.0.9'\nimage = 'failsafe'\n";
-
-    fn config() -> Config {
-        let dir = tempfile::tempdir().unwrap();
-        let nodes = include_str!("../../nodes.example.toml");
-        let (text, _) = include_str!("../../bootserve.example.toml").split_once("[[node]]").unwrap();
-        let text = text
-            .replace("\n[network]\n", "inventory = 'nodes.toml'\n[[network]]\n")
-            .replace("\n[boot]\n", "\n[[network]]\nsubnet = '10.1.0.0/16'\n[boot]\n");
-        let text = format!("{text}\n{NODE}");
-        std::fs::write(dir.path().join("nodes.toml"), nodes).unwrap();
-        std::fs::write(dir.path().join("bootserve.toml"), text).unwrap();
-        Config::read(&dir.path().join("bootserve.toml")).unwrap()
-    }
+    use crate::inventory::tests::example as config;
 
     #[test]
     fn a_set_is_listed_in_its_order_and_all_nodes_without_one() {

@@ -3,12 +3,13 @@
 //! [`Inventory::parse`] reads the file, [`layers`] says what a node is made of, [`node_set`] is how nodes are named by the hundred. What
 //! comes out are `[[node]]` tables like those of the configuration, and [`crate::config`] checks them all together.
 
+pub mod export;
 pub mod import;
 pub mod layers;
 pub mod listing;
 pub mod node_set;
 pub mod pattern;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use bootspec::store::NodeName;
 use toml::{Table, Value};
 
 use crate::config::node::Node;
+use crate::edits::{Edits, KEYS};
 use layers::{Layer, Layers, Origin, merged};
 use node_set::{NodeSet, NodeSetError};
 use pattern::{PatternError, Radix, expand};
@@ -29,6 +31,13 @@ pub struct Inventory {
     nodes: Vec<Entry>,
     by_name: HashMap<NodeName, usize>,
     groups: BTreeMap<String, String>,
+    profiles: BTreeMap<String, Layers>,
+    /// `[defaults]`, if there is a file.
+    defaults: Option<Arc<Layer>>,
+    /// Nodes of the configuration itself that were changed.
+    configured: HashMap<NodeName, Layers>,
+    /// Nodes that were changed and that are not there any more.
+    gone: Vec<NodeName>,
 }
 
 /// A node of the inventory.
@@ -102,6 +111,9 @@ pub enum InventoryError {
         /// Where again.
         second: Origin,
     },
+    /// What was added is not a node.
+    #[error("node {0} was added by bootserve node without an address\nhint: bootserve node rm {0}")]
+    NoAddress(NodeName),
     /// What the layers make of a node cannot be.
     #[error("node {name} cannot be made of its layers\nhint: bootserve node explain {name}")]
     Node {
@@ -118,10 +130,15 @@ impl Inventory {
     pub fn parse(text: &str) -> Result<Self, InventoryError> {
         let file: wire::File = toml::from_str(text)?;
         let tables = Tables(text.parse()?);
-        let mut inventory = Self { groups: file.groups.clone(), ..Self::default() };
         let mut profiles = Profiles::new(&file, &tables);
+        let mut inventory = Self {
+            groups: file.groups.clone(),
+            defaults: Some(Arc::clone(&profiles.defaults)),
+            profiles: profiles.all()?,
+            ..Self::default()
+        };
         for (index, nodes) in file.nodes.iter().enumerate() {
-            inventory.add(nodes, tables.array("nodes", index), &mut profiles)?;
+            inventory.add(nodes, tables.array("nodes", index))?;
         }
         for (index, set) in file.set.iter().enumerate() {
             inventory.change(&set.nodes, tables.array("set", index))?;
@@ -129,16 +146,13 @@ impl Inventory {
         Ok(inventory)
     }
 
-    fn add(&mut self, nodes: &Nodes, table: Table, profiles: &mut Profiles) -> Result<(), InventoryError> {
+    fn add(&mut self, nodes: &Nodes, table: Table) -> Result<(), InventoryError> {
         let origin = Origin::Nodes(nodes.names.clone());
         let names = self
             .set(&nodes.names)
             .map_err(|source| InventoryError::Set { place: origin.to_string(), source })?;
         let identities = identities(nodes, names.0.len(), &origin)?;
-        let mut layers = vec![Arc::clone(&profiles.defaults)];
-        if let Some(profile) = &nodes.profile {
-            layers.extend(profiles.layers(profile, &origin.to_string(), &mut Vec::new())?);
-        }
+        let mut layers = self.below(nodes.profile.as_deref(), &origin)?;
         layers.push(Arc::new(Layer { origin: origin.clone(), settings: settings(table) }));
         for (name, identity) in names.0.into_iter().zip(identities) {
             if let Some(index) = self.by_name.insert(name.clone(), self.nodes.len()) {
@@ -148,6 +162,72 @@ impl Inventory {
             self.nodes.push(Entry { name, identity, layers: layers.clone() });
         }
         Ok(())
+    }
+
+    /// What lies below the settings of nodes with this profile, which stand at `origin`.
+    fn below(&self, profile: Option<&str>, origin: &Origin) -> Result<Layers, InventoryError> {
+        let mut layers: Layers = self.defaults.iter().map(Arc::clone).collect();
+        if let Some(profile) = profile {
+            let missing =
+                || InventoryError::NoProfile { place: origin.to_string(), profile: profile.to_owned() };
+            layers.extend(self.profiles.get(profile).ok_or_else(missing)?.iter().map(Arc::clone));
+        }
+        Ok(layers)
+    }
+
+    /// Lays what was changed over what the files say. `configured` are the `[[node]]` tables of the configuration that were changed.
+    pub(crate) fn edit(
+        &mut self,
+        edits: &Edits,
+        mut configured: HashMap<NodeName, Table>,
+    ) -> Result<(), InventoryError> {
+        for (name, edit) in &edits.0 {
+            let origin = Origin::Edit(edit.revision);
+            let layer = Arc::new(Layer { origin: origin.clone(), settings: edit.settings() });
+            if let Some(index) = self.by_name.get(name) {
+                let entry = &mut self.nodes[*index];
+                entry.identity = edit.over(std::mem::take(&mut entry.identity));
+                entry.layers.push(layer);
+            } else if let Some(table) = configured.remove(name) {
+                let own = Arc::new(Layer { origin: Origin::Configuration, settings: table });
+                let identity = Layer { origin, settings: edit.identity() };
+                self.configured.insert(name.clone(), vec![own, Arc::new(identity), layer]);
+            } else if edit.added {
+                let identity = edit.identity();
+                if !identity.contains_key("address") {
+                    return Err(InventoryError::NoAddress(name.clone()));
+                }
+                let mut layers = self.below(edit.profile(), &origin)?;
+                layers.push(layer);
+                self.by_name.insert(name.clone(), self.nodes.len());
+                self.nodes.push(Entry { name: name.clone(), identity, layers });
+            } else {
+                self.gone.push(name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Nodes that were changed by `bootserve node` and that no file has any more.
+    pub fn gone(&self) -> &[NodeName] {
+        &self.gone
+    }
+
+    /// The nodes of the configuration itself that were changed, as it would have them.
+    pub(crate) fn configured(&self) -> Result<HashMap<NodeName, Node>, InventoryError> {
+        let nodes = self.configured.iter().map(|(name, layers)| {
+            let [own, identity, _] = &layers[..] else { unreachable!("it is made of three") };
+            let mut table = merged(layers);
+            if KEYS.iter().any(|key| identity.settings.contains_key(*key)) {
+                let left = KEYS.iter().chain(&["relay"]).filter(|key| !identity.settings.contains_key(**key));
+                left.for_each(|key| drop(table.remove(*key)));
+            }
+            debug_assert!(own.settings.contains_key("name"));
+            let node = table.try_into();
+            let error = |source| InventoryError::Node { name: name.clone(), source };
+            Ok((name.clone(), node.map_err(error)?))
+        });
+        nodes.collect()
     }
 
     fn change(&mut self, nodes: &str, table: Table) -> Result<(), InventoryError> {
@@ -196,7 +276,8 @@ impl Inventory {
 
     /// What the node is made of, if it is in the inventory.
     pub fn layers(&self, name: &NodeName) -> Option<&Layers> {
-        self.by_name.get(name).map(|index| &self.nodes[*index].layers)
+        let of_inventory = self.by_name.get(name).map(|index| &self.nodes[*index].layers);
+        of_inventory.or_else(|| self.configured.get(name))
     }
 
     /// Where the node stands, if it is in the inventory.
@@ -213,8 +294,10 @@ impl Inventory {
 impl Entry {
     /// Where it stands.
     fn origin(&self) -> &Origin {
-        let origins = self.layers.iter().map(|layer| &layer.origin);
-        origins.rev().find(|origin| matches!(origin, Origin::Nodes(_))).unwrap_or(&Origin::Defaults)
+        let mut origins = self.layers.iter().map(|layer| &layer.origin);
+        let of_file = origins.clone().rev().find(|origin| matches!(origin, Origin::Nodes(_)));
+        // Those that were added stand in no file.
+        of_file.or_else(|| origins.next_back()).unwrap_or(&Origin::Defaults)
     }
 
     fn wire(&self) -> Result<Node, InventoryError> {
@@ -223,6 +306,18 @@ impl Entry {
         table.insert("name".to_owned(), self.name.to_string().into());
         table.try_into().map_err(|source| InventoryError::Node { name: self.name.clone(), source })
     }
+}
+
+/// The nodes that `names` and `table`, a `[[nodes]]` without them, describe: what each is known by, its address, and their settings.
+pub(crate) fn described(
+    names: &NodeSet,
+    mut table: Table,
+    origin: &Origin,
+) -> Result<(Vec<Table>, Table), InventoryError> {
+    table.insert("names".to_owned(), names.to_string().into());
+    let nodes: Nodes = table.clone().try_into()?;
+    let identities = identities(&nodes, names.0.len(), origin)?;
+    Ok((identities, settings(table)))
 }
 
 /// The file as plain tables; what they hold has been checked.
@@ -307,6 +402,12 @@ impl<'a> Profiles<'a> {
         Self { file, tables, defaults: Arc::new(defaults), known: BTreeMap::new() }
     }
 
+    /// The layers of each.
+    fn all(&mut self) -> Result<BTreeMap<String, Layers>, InventoryError> {
+        let names = self.file.profiles.keys();
+        names.map(|name| Ok((name.clone(), self.layers(name, "", &mut Vec::new())?))).collect()
+    }
+
     /// The layers of the profile: those that it inherits, in their order, and its own. `inside` are the profiles that have led here.
     fn layers(
         &mut self,
@@ -315,7 +416,7 @@ impl<'a> Profiles<'a> {
         inside: &mut Vec<String>,
     ) -> Result<Layers, InventoryError> {
         let missing = || InventoryError::NoProfile { place: place.to_owned(), profile: name.to_owned() };
-        let profile = self.file.profiles.get(name).filter(|_| !name.is_empty()).ok_or_else(missing)?;
+        let profile = self.file.profiles.get(name).ok_or_else(missing)?;
         if inside.iter().any(|outer| outer == name) {
             return Err(InventoryError::Cycle(name.to_owned()));
         }
@@ -338,4 +439,4 @@ impl<'a> Profiles<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,9 +1,26 @@
 use super::*;
+use crate::config::Config;
 use bootspec::diagnosis::explain;
 use proptest::prelude::*;
 
 /// Four hundred nodes.
 const EXAMPLE: &str = include_str!("../../nodes.example.toml");
+
+/// A node of the configuration's own file.
+const NODE: &str = "[[node]]\nname = 'head'\nuuid = '00112233-4455-6677-8899-aabbccddeeff'\n\
+                    address = '192.168.0.9'\nimage = 'failsafe'\n";
+
+/// The example as the inventory of a configuration that has a node of its own.
+pub(crate) fn example() -> Config {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, _) = include_str!("../../bootserve.example.toml").split_once("[[node]]").unwrap();
+    let text = text
+        .replace("\n[network]\n", "inventory = 'nodes.toml'\n[[network]]\n")
+        .replace("\n[boot]\n", "\n[[network]]\nsubnet = '10.1.0.0/16'\n[boot]\n");
+    std::fs::write(dir.path().join("nodes.toml"), EXAMPLE).unwrap();
+    std::fs::write(dir.path().join("bootserve.toml"), format!("{text}\n{NODE}")).unwrap();
+    Config::read(&dir.path().join("bootserve.toml")).unwrap()
+}
 
 fn names(set: &NodeSet) -> Vec<&str> {
     set.0.iter().map(NodeName::as_str).collect()

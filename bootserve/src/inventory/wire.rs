@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
+use bootspec::MacAddr;
 use bootspec::cmdline::{ByteSize, InitPath, KernelArg, Mpol, OnFailure, RootSize};
 use bootspec::manifest::BootMode;
 use serde::Deserialize;
+use toml::Table;
+use uuid::Uuid;
 
 use crate::config::node::with_settings;
-use crate::config::{ImageSelector, text};
+use crate::config::{ImageSelector, OptionBytes, text};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,6 +72,36 @@ with_settings! {
     pub(super) struct Set {
         pub(super) nodes: String,
     }
+}
+
+with_settings! {
+    /// What `bootserve node set` may change of a node.
+    #[expect(dead_code, reason = "the settings are read to be checked")]
+    struct Edited {
+        mac: Option<MacAddr>,
+        #[serde(default, with = "text::option")]
+        client_id: Option<OptionBytes>,
+        uuid: Option<Uuid>,
+        #[serde(default, with = "text::option")]
+        circuit_id: Option<OptionBytes>,
+        relay: Option<Ipv4Addr>,
+        address: Option<Ipv4Addr>,
+    }
+}
+
+/// Whether `table` holds what may be changed of a node, and nothing else.
+pub(crate) fn check_edited(table: Table) -> Result<(), toml::de::Error> {
+    table.try_into::<Edited>().map(drop)
+}
+
+/// Whether `table` holds what may stand in a `[[nodes]]`, and nothing else.
+pub(crate) fn check_nodes(table: Table) -> Result<(), toml::de::Error> {
+    let mut whole: Table = [("names", "n"), ("addresses", "0.0.0.0")]
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .into_iter()
+        .collect();
+    whole.extend(table);
+    whole.try_into::<Nodes>().map(drop)
 }
 
 /// One pattern, or several.

@@ -1,0 +1,184 @@
+//! `bootserve node set`, `unset`, `add`, `rm`, `undo` and `history`: changes of nodes that stand in no file.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use anyhow::Context;
+use bootserve::config::Config;
+use bootserve::database::Database;
+use bootserve::edits::Operation;
+use bootserve::edits::store::{self, Outcome, Revision};
+use bootserve::privileges::{find_user, prepare_state};
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use nix::unistd::{Uid, User};
+
+use crate::cli::node::SETS;
+use crate::{ConfigFile, as_json, print, read_files};
+
+#[derive(Subcommand)]
+pub enum EditCommand {
+    /// Set something of nodes, over what the files say; a running bootserve takes it up within a second or two
+    #[command(after_help = SETS)]
+    Set {
+        #[command(flatten)]
+        args: EditArgs,
+        /// Which of them
+        nodes: String,
+        /// Keys of a [[node]], and their values: image=rocky-9, kernel_args=["a", "b"], metadata.rack=1, mac=fc:ab:14:00:00:01
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        assignments: Vec<String>,
+    },
+    /// Take back what was set of nodes, so that the files say it again
+    #[command(after_help = SETS)]
+    Unset {
+        #[command(flatten)]
+        args: EditArgs,
+        /// Which of them
+        nodes: String,
+        /// What: image, metadata.rack
+        #[arg(value_name = "KEY", required_unless_present = "all")]
+        keys: Vec<String>,
+        /// All that was set
+        #[arg(long, conflicts_with = "keys")]
+        all: bool,
+    },
+    /// Add nodes that stand in no file
+    #[command(after_help = SETS)]
+    Add {
+        #[command(flatten)]
+        args: EditArgs,
+        /// Their names
+        #[arg(value_name = "NAMES")]
+        names: String,
+        /// Keys of a [[node]] or [[nodes]]: address=10.1.5.1 mac=fc:ab:14:00:02:01, or patterns with one for each: address=10.1.5.[1-9]
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        assignments: Vec<String>,
+    },
+    /// Remove nodes that were added
+    #[command(after_help = SETS)]
+    Rm {
+        #[command(flatten)]
+        args: EditArgs,
+        /// Which of them
+        nodes: String,
+    },
+    /// Take back a change; that is a change as well, and can be taken back
+    Undo {
+        #[command(flatten)]
+        args: EditArgs,
+        /// Its number, as history has it [default: the newest]
+        #[arg(value_name = "CHANGE")]
+        revision: Option<i64>,
+    },
+    /// List the changes that were made, the newest first
+    #[command(after_help = SETS)]
+    History {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Those of these nodes [default: all]
+        nodes: Option<String>,
+        /// At most so many are looked at
+        #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+        limit: u32,
+        /// Print the same as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct EditArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print what changes as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl EditCommand {
+    pub fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Set { args, nodes, assignments } => args.run(&Operation::set(nodes, assignments)?),
+            Self::Unset { args, nodes, keys, .. } => {
+                args.run(&Operation::Unset { nodes: nodes.clone(), keys: keys.clone() })
+            }
+            Self::Add { args, names, assignments } => args.run(&Operation::add(names, assignments)?),
+            Self::Rm { args, nodes } => args.run(&Operation::Remove { nodes: nodes.clone() }),
+            Self::Undo { args, revision } => args.run(&Operation::Undo { revision: *revision }),
+            Self::History { config, nodes, limit, json } => {
+                let history = history(config, nodes.as_deref(), *limit)?;
+                let lines = || history.iter().map(line).collect::<Vec<_>>().join("\n");
+                match json {
+                    true => print(&as_json(&history)?),
+                    false if history.is_empty() => print("nothing was changed"),
+                    false => print(&lines()),
+                }
+            }
+        }
+    }
+}
+
+impl EditArgs {
+    fn run(&self, operation: &Operation) -> anyhow::Result<()> {
+        let config = Arc::new(read_files(&self.config)?);
+        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+        let outcome = runtime.block_on(async {
+            let database = open(&config).await?;
+            let outcome = store::change(&database, &config, &author(), operation, self.dry_run).await;
+            database.close().await;
+            anyhow::Ok(outcome?)
+        })?;
+        print(&match self.json {
+            true => as_json(&outcome)?,
+            false => text(&outcome, operation, self.dry_run),
+        })
+    }
+}
+
+/// Opens the database, and makes it where bootserve has never run; it is bootserve's user that goes on with it.
+async fn open(config: &Config) -> anyhow::Result<Database> {
+    let state = &config.server.state;
+    let user = config.server.user.as_deref().filter(|_| Uid::effective().is_root());
+    let user = user.map(find_user).transpose()?;
+    prepare_state(state, None)?;
+    let database = Database::open(state).await?;
+    prepare_state(state, user.as_ref())?;
+    Ok(database)
+}
+
+/// Who asks for a change: whoever became root, or whom we run as.
+fn author() -> String {
+    let name = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    let user = || User::from_uid(Uid::current()).ok().flatten().map(|user| user.name);
+    name.or_else(user).unwrap_or_else(|| Uid::current().to_string())
+}
+
+fn text(outcome: &Outcome, operation: &Operation, dry_run: bool) -> String {
+    let head = match outcome.revision {
+        Some(revision) => format!("change {revision}: {operation}"),
+        None if dry_run && !outcome.changes.is_empty() => format!("would change by {operation}:"),
+        None => return "nothing changes".to_owned(),
+    };
+    format!("{head}\n{}", outcome.changes).trim_end().to_owned()
+}
+
+fn history(file: &ConfigFile, nodes: Option<&str>, limit: u32) -> anyhow::Result<Vec<Revision>> {
+    let config = read_files(file)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let all = runtime.block_on(store::stored_history(&config.server.state, limit))?;
+    let Some(nodes) = nodes else { return Ok(all) };
+    // They need not be there any more.
+    let nodes: HashSet<_> = config.inventory.set(nodes)?.0.into_iter().collect();
+    Ok(all.into_iter().filter(|change| change.nodes.iter().any(|node| nodes.contains(node))).collect())
+}
+
+/// As `12  2026-11-27T21:04:05Z  root  set node-[000-003] image="rocky-9"`.
+fn line(change: &Revision) -> String {
+    let Revision { revision, author, operation, time_unix_ms, .. } = change;
+    let time = Timestamp::from_millisecond(*time_unix_ms).unwrap_or_default();
+    format!("{revision:>5}  {}  {author}  {operation}", time.strftime("%Y-%m-%dT%H:%M:%SZ"))
+}

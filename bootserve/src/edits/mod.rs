@@ -1,0 +1,74 @@
+//! What was changed of nodes by `bootserve node`, which stands in the database and not in a file: settings that are laid over those of the
+//! files, and nodes that stand in no file.
+//!
+//! [`Operation`] is a change that is asked for, [`store`] makes it and keeps what was changed when and by whom, and [`assignment`] reads
+//! `KEY=VALUE`. The configuration is checked with the change before it is stored.
+
+pub mod assignment;
+mod operation;
+pub mod store;
+
+use std::collections::BTreeMap;
+
+use bootspec::store::NodeName;
+use toml::Table;
+
+pub(crate) use operation::PLURALS;
+pub use operation::{Operation, OperationError};
+
+/// What was changed of each node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edits(pub BTreeMap<NodeName, Edit>);
+
+/// What was changed of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edit {
+    /// Whether the node stands in no file.
+    pub added: bool,
+    /// The change that made this so.
+    pub revision: i64,
+    /// Settings, and what the node is known by, as a `[[node]]` has them; of an added node also its profile.
+    pub table: Table,
+}
+
+/// What a node is known by; where one of them is changed, it takes the place of whichever the node had.
+pub(crate) const KEYS: [&str; 4] = ["mac", "client_id", "uuid", "circuit_id"];
+/// Keys of a node that are not its settings, besides its name.
+pub(crate) const IDENTITY: [&str; 6] = ["mac", "client_id", "uuid", "circuit_id", "relay", "address"];
+/// Of an added node.
+pub(crate) const PROFILE: &str = "profile";
+
+impl Edit {
+    /// What the node is known by, and its address.
+    pub(crate) fn identity(&self) -> Table {
+        self.only(|key| IDENTITY.contains(&key))
+    }
+
+    /// Its settings.
+    pub(crate) fn settings(&self) -> Table {
+        self.only(|key| !IDENTITY.contains(&key) && key != PROFILE)
+    }
+
+    /// Its profile.
+    pub(crate) fn profile(&self) -> Option<&str> {
+        self.table.get(PROFILE)?.as_str()
+    }
+
+    fn only(&self, keep: impl Fn(&str) -> bool) -> Table {
+        let kept = self.table.iter().filter(|(key, _)| keep(key));
+        kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// `identity` with what was changed of it.
+    pub(crate) fn over(&self, mut identity: Table) -> Table {
+        let own = self.identity();
+        if KEYS.iter().any(|key| own.contains_key(*key)) {
+            KEYS.iter().chain(&["relay"]).for_each(|key| drop(identity.remove(*key)));
+        }
+        identity.extend(own);
+        identity
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! Changes of nodes that can be asked for, and what they make of those before them.
+
+use std::fmt;
+
+use bootspec::store::NodeName;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::assignment::{self, AssignmentError};
+use super::{Edit, Edits, PROFILE};
+use crate::config::Config;
+use crate::inventory::layers::Origin;
+use crate::inventory::listing::{ListingError, nodes_of};
+use crate::inventory::node_set::NodeSetError;
+use crate::inventory::wire::{check_edited, check_nodes};
+use crate::inventory::{InventoryError, described};
+
+/// A change of nodes. Sets of nodes are in ClusterShell's syntax.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    /// Lays settings over those of the files.
+    Set {
+        /// Which nodes.
+        nodes: String,
+        /// Keys of a `[[node]]` but for its name.
+        settings: Table,
+    },
+    /// Takes back what was set, so that the files say it again.
+    Unset {
+        /// Which nodes.
+        nodes: String,
+        /// Which settings, with a dot for one of a table; none for all.
+        #[serde(default)]
+        keys: Vec<String>,
+    },
+    /// Adds nodes that stand in no file.
+    Add {
+        /// Their names.
+        names: String,
+        /// A `[[nodes]]` of the inventory without its names.
+        nodes: Table,
+    },
+    /// Removes nodes that were added.
+    Remove {
+        /// Which nodes.
+        nodes: String,
+    },
+    /// Takes back one of the changes before.
+    Undo {
+        /// Which; none for the newest.
+        #[serde(default)]
+        revision: Option<i64>,
+    },
+}
+
+/// A change that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    /// Its nodes are not there.
+    #[error(transparent)]
+    Nodes(#[from] ListingError),
+    /// Its names cannot be read.
+    #[error(transparent)]
+    Names(#[from] NodeSetError),
+    /// Its settings are none.
+    #[error("cannot set this of a node: {0}")]
+    Settings(#[from] toml::de::Error),
+    /// The nodes that are to be added are not described.
+    #[error("cannot add nodes")]
+    Described(#[from] InventoryError),
+    /// The node is there.
+    #[error("there is a node {name} already, {origin}\nhint: bootserve node set {name}")]
+    Exists {
+        /// Which.
+        name: NodeName,
+        /// Where.
+        origin: Origin,
+    },
+    /// Nothing was set that could be taken back.
+    #[error(
+        "nothing was set of node {name}\nhint: bootserve node explain {name} says what its settings come from"
+    )]
+    NothingSet {
+        /// Which node.
+        name: NodeName,
+    },
+    /// This was not set.
+    #[error(
+        "{key} was not set of node {name}\nhint: bootserve node explain {name} says which file it comes from"
+    )]
+    NotSet {
+        /// Which node.
+        name: NodeName,
+        /// Which setting.
+        key: String,
+    },
+    /// The node stands in a file.
+    #[error("node {name} cannot be removed here: it stands in {origin}\nhint: take it out of the file")]
+    InFile {
+        /// Which.
+        name: NodeName,
+        /// Where.
+        origin: Origin,
+    },
+    /// There is nothing to take back.
+    #[error("there is no change{}\nhint: bootserve node history", .0.map(|revision| format!(" {revision}")).unwrap_or_default())]
+    NoChange(Option<i64>),
+    /// A later change has changed the same.
+    #[error(
+        "node {name} was changed again after change {revision}\nhint: bootserve node history {name}; undo the later one before it"
+    )]
+    ChangedSince {
+        /// Which node.
+        name: NodeName,
+        /// What was to be taken back.
+        revision: i64,
+    },
+}
+
+/// What a change made of one node.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Changed {
+    pub name: NodeName,
+    pub before: Option<Edit>,
+    pub after: Option<Edit>,
+}
+
+/// A change that was made: its number, and what it made of each node.
+pub(super) type Made = (i64, Vec<Changed>);
+
+/// What stands for one node where there may be a set of them, and what it stands for.
+pub(crate) const PLURALS: [(&str, &str); 5] = [
+    ("address", "addresses"),
+    ("mac", "macs"),
+    ("uuid", "uuids"),
+    ("client_id", "client_ids"),
+    ("circuit_id", "circuit_ids"),
+];
+
+impl Operation {
+    /// Sets what `assignments`, each a `KEY=VALUE`, say.
+    pub fn set<S: AsRef<str>>(nodes: &str, assignments: &[S]) -> Result<Self, AssignmentError> {
+        Ok(Self::Set { nodes: nodes.to_owned(), settings: assignment::table(assignments, check_edited)? })
+    }
+
+    /// Adds nodes with what `assignments` say: keys of a `[[nodes]]`, or `address`, `mac` and so on in place of `addresses`, `macs`.
+    pub fn add<S: AsRef<str>>(names: &str, assignments: &[S]) -> Result<Self, AssignmentError> {
+        let nodes = assignment::table(assignments, |table| check_nodes(plural(table)))?;
+        Ok(Self::Add { names: names.to_owned(), nodes })
+    }
+
+    /// What was changed of all nodes once this is done to `config`, as change number `revision`. `undone` is the change that it undoes.
+    pub(super) fn apply(
+        &self,
+        config: &Config,
+        revision: i64,
+        undone: Option<Made>,
+    ) -> Result<Edits, OperationError> {
+        let mut edits = config.edits().clone();
+        match self {
+            Self::Set { nodes, settings } => {
+                check_edited(settings.clone())?;
+                for node in nodes_of(config, nodes)? {
+                    let new = Edit { added: false, revision, table: Table::new() };
+                    let edit = edits.0.entry(node.name.clone()).or_insert(new);
+                    edit.revision = revision;
+                    lay(&mut edit.table, settings);
+                }
+            }
+            Self::Unset { nodes, keys } => {
+                for node in nodes_of(config, nodes)? {
+                    unset(&mut edits, &node.name, keys, revision)?;
+                }
+            }
+            Self::Add { names, nodes } => add(config, &mut edits, names, nodes, revision)?,
+            Self::Remove { nodes } => {
+                for node in nodes_of(config, nodes)? {
+                    let name = node.name.clone();
+                    let origin = config.inventory.origin(&name).unwrap_or(&Origin::Configuration).clone();
+                    if !matches!(origin, Origin::Edit(_)) {
+                        return Err(OperationError::InFile { name, origin });
+                    }
+                    edits.0.remove(&name);
+                }
+            }
+            Self::Undo { revision: which } => {
+                let (undone, nodes) = undone.ok_or(OperationError::NoChange(*which))?;
+                for Changed { name, before, after } in nodes {
+                    let now = edits.0.remove(&name);
+                    if now.as_ref().map(content) != after.as_ref().map(content) {
+                        return Err(OperationError::ChangedSince { name, revision: undone });
+                    }
+                    edits.0.extend(before.map(|before| (name, Edit { revision, ..before })));
+                }
+            }
+        }
+        Ok(edits)
+    }
+}
+
+/// What an edit says, whenever that was.
+fn content(edit: &Edit) -> (bool, &Table) {
+    (edit.added, &edit.table)
+}
+
+/// What is different in `after`.
+pub(super) fn changed(before: &Edits, after: &Edits) -> Vec<Changed> {
+    let names: std::collections::BTreeSet<_> = before.0.keys().chain(after.0.keys()).collect();
+    let all = names.into_iter().map(|name| Changed {
+        name: name.clone(),
+        before: before.0.get(name).cloned(),
+        after: after.0.get(name).cloned(),
+    });
+    all.filter(|node| node.before.as_ref().map(content) != node.after.as_ref().map(content)).collect()
+}
+
+/// Tables are merged key by key; all else is replaced.
+fn lay(table: &mut Table, over: &Table) {
+    for (key, value) in over {
+        match (table.get_mut(key), value) {
+            (Some(Value::Table(inner)), Value::Table(over)) => lay(inner, over),
+            _ => drop(table.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+fn unset(edits: &mut Edits, name: &NodeName, keys: &[String], revision: i64) -> Result<(), OperationError> {
+    let nothing = || OperationError::NothingSet { name: name.clone() };
+    let edit = edits.0.get_mut(name).ok_or_else(nothing)?;
+    edit.revision = revision;
+    if keys.is_empty() {
+        let kept = if edit.added { edit.identity() } else { Table::new() };
+        edit.table = kept;
+    }
+    for key in keys {
+        let path: Vec<&str> = key.split('.').collect();
+        if !take(&mut edit.table, &path) {
+            return Err(OperationError::NotSet { name: name.clone(), key: key.clone() });
+        }
+    }
+    if edit.table.is_empty() {
+        edits.0.remove(name);
+    }
+    Ok(())
+}
+
+/// Removes what stands at `path`, and the tables that it leaves empty; says whether there was something.
+fn take(table: &mut Table, path: &[&str]) -> bool {
+    match path {
+        [] => false,
+        [key] => table.remove(*key).is_some(),
+        [key, rest @ ..] => {
+            let Some(inner) = table.get_mut(*key).and_then(Value::as_table_mut) else { return false };
+            let taken = take(inner, rest);
+            if inner.is_empty() {
+                table.remove(*key);
+            }
+            taken
+        }
+    }
+}
+
+fn add(
+    config: &Config,
+    edits: &mut Edits,
+    names: &str,
+    nodes: &Table,
+    revision: i64,
+) -> Result<(), OperationError> {
+    let names = config.inventory.set(names)?;
+    if let Some(name) = names.0.iter().find(|name| config.node_named(name.as_str()).is_some()) {
+        let origin = config.inventory.origin(name).unwrap_or(&Origin::Configuration).clone();
+        return Err(OperationError::Exists { name: name.clone(), origin });
+    }
+    let (identities, mut settings) = described(&names, plural(nodes.clone()), &Origin::Edit(revision))?;
+    settings.extend(nodes.get(PROFILE).map(|profile| (PROFILE.to_owned(), profile.clone())));
+    for (name, mut table) in names.0.into_iter().zip(identities) {
+        table.extend(settings.clone());
+        edits.0.insert(name, Edit { added: true, revision, table });
+    }
+    Ok(())
+}
+
+/// With the keys of a `[[nodes]]` in place of those of one node.
+fn plural(mut table: Table) -> Table {
+    for (one, several) in PLURALS {
+        if let Some(value) = table.remove(one) {
+            table.insert(several.to_owned(), value);
+        }
+    }
+    table
+}
+
+impl fmt::Display for Operation {
+    /// As `bootserve node` would be told.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = |f: &mut fmt::Formatter<'_>, table: &Table| {
+            table.iter().try_for_each(|(key, value)| write!(f, " {key}={value}"))
+        };
+        match self {
+            Self::Set { nodes, settings } => {
+                write!(f, "set {nodes}")?;
+                all(f, settings)
+            }
+            Self::Unset { nodes, keys } => {
+                write!(f, "unset {nodes}")?;
+                keys.iter().try_for_each(|key| write!(f, " {key}"))
+            }
+            Self::Add { names, nodes } => {
+                write!(f, "add {names}")?;
+                all(f, nodes)
+            }
+            Self::Remove { nodes } => write!(f, "rm {nodes}"),
+            Self::Undo { revision } => {
+                f.write_str("undo")?;
+                revision.iter().try_for_each(|revision| write!(f, " {revision}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Edits in the database. Each change is one transaction, which reads what is there, checks the whole configuration with the change,
+//! and stores it with what it changed: of any number of writers, none loses what another has written,
+//! and a killed one has changed all or nothing.
+
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bootspec::store::NodeName;
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
+use tokio::task::spawn_blocking;
+use toml::Table;
+
+use super::operation::{Changed, Made, Operation, OperationError, changed};
+use super::{Edit, Edits};
+use crate::config::{Changes, Config, ConfigError};
+use crate::database::{Database, DatabaseError, parse_column, query_error};
+
+/// How often a change is prepared while others may write.
+const QUICK_TRIES: usize = 3;
+
+/// A change that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It cannot be made.
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+    /// With it, the configuration would not be consistent with itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It cannot be stored.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+/// A change that was made, or would be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Its number; none if nothing was stored.
+    pub revision: Option<i64>,
+    /// What it changes of the nodes.
+    pub changes: Changes,
+}
+
+/// A change that was made before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Revision {
+    /// Its number.
+    pub revision: i64,
+    /// When, in milliseconds since 1970.
+    pub time_unix_ms: i64,
+    /// By whom.
+    pub author: String,
+    /// What was asked for.
+    pub operation: String,
+    /// The nodes that it changed.
+    pub nodes: Vec<NodeName>,
+}
+
+/// What is stored below the state directory of a bootserve, which may run or not. Nothing is written there.
+pub async fn stored_edits(state: &Path) -> Result<Edits, DatabaseError> {
+    let Some(database) = Database::open_to_read(state).await? else { return Ok(Edits::default()) };
+    let edits = match has_tables(&database).await? {
+        true => read(&database).await,
+        // It was made before there were any.
+        false => Ok(Edits::default()),
+    };
+    database.close().await;
+    edits
+}
+
+/// The newest changes that are stored below the state directory of a bootserve, which may run or not.
+pub async fn stored_history(state: &Path, limit: u32) -> Result<Vec<Revision>, DatabaseError> {
+    let Some(database) = Database::open_to_read(state).await? else { return Ok(Vec::new()) };
+    let changes = match has_tables(&database).await? {
+        true => history(&database, limit).await,
+        false => Ok(Vec::new()),
+    };
+    database.close().await;
+    changes
+}
+
+async fn has_tables(database: &Database) -> Result<bool, DatabaseError> {
+    let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'node_edits')");
+    query.fetch_one(&database.pool).await.map_err(query_error("read the tables of"))
+}
+
+/// All edits.
+pub async fn read(database: &Database) -> Result<Edits, DatabaseError> {
+    let mut connection = database.pool.acquire().await.map_err(query_error("read nodes from"))?;
+    read_edits(&mut connection).await
+}
+
+/// The number of the newest change; 0 if there is none.
+pub async fn newest_revision(database: &Database) -> Result<i64, DatabaseError> {
+    let query = sqlx::query_scalar("SELECT ifnull(max(revision), 0) FROM node_changes");
+    query.fetch_one(&database.pool).await.map_err(query_error("read changes of nodes from"))
+}
+
+/// The newest changes, at most `limit`, the newest first.
+pub async fn history(database: &Database, limit: u32) -> Result<Vec<Revision>, DatabaseError> {
+    let query = sqlx::query(
+        "SELECT revision, time_unix_ms, author, operation, \
+         (SELECT json_group_array(node) FROM node_change_rows AS rows WHERE rows.revision = node_changes.revision) AS nodes \
+         FROM node_changes ORDER BY revision DESC LIMIT ?",
+    );
+    let rows = query.bind(limit).fetch_all(&database.pool).await;
+    let rows = rows.map_err(query_error("read changes of nodes from"))?;
+    rows.iter().map(revision_of_row).collect()
+}
+
+fn revision_of_row(row: &SqliteRow) -> Result<Revision, DatabaseError> {
+    let nodes: String = row.get("nodes");
+    let nodes = serde_json::from_str(&nodes).map_err(|_| DatabaseError::Row { what: "nodes", text: nodes });
+    Ok(Revision {
+        revision: row.get("revision"),
+        time_unix_ms: row.get("time_unix_ms"),
+        author: row.get("author"),
+        operation: row.get("operation"),
+        nodes: nodes?,
+    })
+}
+
+/// Makes a change of `config`'s nodes, or says what it would change. Whatever edits `config` has, those of the database count.
+///
+/// It is checked without holding up other writers of the database, those of leases among them, unless others are quicker each time.
+pub async fn change(
+    database: &Database,
+    config: &Arc<Config>,
+    author: &str,
+    operation: &Operation,
+    dry_run: bool,
+) -> Result<Outcome, ChangeError> {
+    for _ in 0..QUICK_TRIES {
+        let mut reading = database.pool.begin().await.map_err(failed())?;
+        let before = Before::read(&mut reading, operation).await?;
+        reading.rollback().await.map_err(failed())?;
+        let plan = Plan::make(config, operation, before).await?;
+        if dry_run || plan.nodes.is_empty() {
+            return Ok(Outcome { revision: None, changes: plan.changes });
+        }
+        let mut writing = database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
+        if next_revision(&mut writing).await? == plan.revision {
+            return plan.store(writing, author, operation).await;
+        }
+    }
+    let mut writing = database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
+    let before = Before::read(&mut writing, operation).await?;
+    let plan = Plan::make(config, operation, before).await?;
+    plan.store(writing, author, operation).await
+}
+
+/// What a change is made of.
+struct Before {
+    edits: Edits,
+    next_revision: i64,
+    /// The change that is undone, if one is.
+    undone: Option<Made>,
+}
+
+impl Before {
+    async fn read(connection: &mut SqliteConnection, operation: &Operation) -> Result<Self, DatabaseError> {
+        let undone = match operation {
+            Operation::Undo { revision } => made(connection, *revision).await?,
+            _ => None,
+        };
+        let (edits, next_revision) = (read_edits(connection).await?, next_revision(connection).await?);
+        Ok(Self { edits, next_revision, undone })
+    }
+}
+
+/// What a change will be, if no other is made before.
+struct Plan {
+    revision: i64,
+    nodes: Vec<Changed>,
+    changes: Changes,
+}
+
+impl Plan {
+    /// With thousands of nodes it takes long enough to do it on another thread.
+    async fn make(config: &Arc<Config>, operation: &Operation, before: Before) -> Result<Self, ChangeError> {
+        let (config, operation) = (Arc::clone(config), operation.clone());
+        let made = spawn_blocking(move || {
+            let Before { edits, next_revision: revision, undone } = before;
+            let before = config.with_edits(edits)?;
+            let edits = operation.apply(&before, revision, undone)?;
+            let nodes = changed(before.edits(), &edits);
+            let after = config.with_edits(edits)?;
+            Ok(Self { revision, nodes, changes: before.settings().changes(&after.settings()) })
+        });
+        made.await.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))
+    }
+
+    async fn store(
+        self,
+        mut transaction: Transaction<'_, Sqlite>,
+        author: &str,
+        operation: &Operation,
+    ) -> Result<Outcome, ChangeError> {
+        let Self { revision, nodes, changes } = self;
+        if nodes.is_empty() {
+            return Ok(Outcome { revision: None, changes });
+        }
+        write(&mut transaction, revision, author, operation, &nodes).await?;
+        transaction.commit().await.map_err(failed())?;
+        Ok(Outcome { revision: Some(revision), changes })
+    }
+}
+
+fn failed() -> impl Fn(sqlx::Error) -> DatabaseError {
+    query_error("change nodes in")
+}
+
+async fn next_revision(connection: &mut SqliteConnection) -> Result<i64, DatabaseError> {
+    // Numbers of changes that were forgotten are not used again.
+    let query = sqlx::query_scalar(
+        "SELECT 1 + max(ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'node_changes'), 0), \
+         ifnull((SELECT max(revision) FROM node_changes), 0))",
+    );
+    query.fetch_one(connection).await.map_err(query_error("read changes of nodes from"))
+}
+
+async fn read_edits(connection: &mut SqliteConnection) -> Result<Edits, DatabaseError> {
+    let query = sqlx::query("SELECT node, added, revision, settings FROM node_edits");
+    let rows = query.fetch_all(connection).await.map_err(query_error("read nodes from"))?;
+    let edits = rows.iter().map(|row| {
+        let edit = Edit {
+            added: row.get("added"),
+            revision: row.get("revision"),
+            table: parse_column("settings of a node", row.get("settings"))?,
+        };
+        Ok((parse_column("the name of a node", row.get("node"))?, edit))
+    });
+    edits.collect::<Result<_, DatabaseError>>().map(Edits)
+}
+
+/// What change number `revision` made, or the newest one, if it is there.
+async fn made(
+    connection: &mut SqliteConnection,
+    revision: Option<i64>,
+) -> Result<Option<Made>, DatabaseError> {
+    let query = sqlx::query(
+        "SELECT * FROM node_change_rows \
+         WHERE revision = ifnull(?, (SELECT max(revision) FROM node_changes))",
+    );
+    let rows = query.bind(revision).fetch_all(connection).await;
+    let rows = rows.map_err(query_error("read changes of nodes from"))?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let edit = |row: &SqliteRow, which: &str| match row.get::<Option<String>, _>(which) {
+        Some(text) => toml::from_str::<StoredEdit>(&text)
+            .map(|stored| Some(stored.into()))
+            .map_err(|_| DatabaseError::Row { what: "a change of a node", text }),
+        None => Ok(None),
+    };
+    let nodes = rows.iter().map(|row| {
+        let name = parse_column("the name of a node", row.get("node"))?;
+        Ok(Changed { name, before: edit(row, "before")?, after: edit(row, "after")? })
+    });
+    Ok(Some((first.get("revision"), nodes.collect::<Result<_, DatabaseError>>()?)))
+}
+
+/// An edit as history keeps it.
+#[derive(Serialize, serde::Deserialize)]
+struct StoredEdit {
+    added: bool,
+    revision: i64,
+    table: Table,
+}
+
+impl From<StoredEdit> for Edit {
+    fn from(StoredEdit { added, revision, table }: StoredEdit) -> Self {
+        Self { added, revision, table }
+    }
+}
+
+impl From<&Edit> for StoredEdit {
+    fn from(Edit { added, revision, table }: &Edit) -> Self {
+        Self { added: *added, revision: *revision, table: table.clone() }
+    }
+}
+
+async fn write(
+    connection: &mut SqliteConnection,
+    revision: i64,
+    author: &str,
+    operation: &Operation,
+    nodes: &[Changed],
+) -> Result<(), DatabaseError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    sqlx::query("INSERT INTO node_changes (revision, time_unix_ms, author, operation) VALUES (?, ?, ?, ?)")
+        .bind(revision)
+        .bind(i64::try_from(now).unwrap_or(i64::MAX))
+        .bind(author)
+        .bind(operation.to_string())
+        .execute(&mut *connection)
+        .await
+        .map_err(failed())?;
+    let stored = |edit: &Option<Edit>| {
+        edit.as_ref().map(|edit| toml::to_string(&StoredEdit::from(edit)).expect("it holds a table of TOML"))
+    };
+    for Changed { name, before, after } in nodes {
+        sqlx::query("INSERT INTO node_change_rows (revision, node, before, after) VALUES (?, ?, ?, ?)")
+            .bind(revision)
+            .bind(name.as_str())
+            .bind(stored(before))
+            .bind(stored(after))
+            .execute(&mut *connection)
+            .await
+            .map_err(failed())?;
+        let query = match after {
+            Some(edit) => sqlx::query(
+                "INSERT OR REPLACE INTO node_edits (node, added, revision, settings) VALUES (?, ?, ?, ?)",
+            )
+            .bind(name.as_str())
+            .bind(edit.added)
+            .bind(edit.revision)
+            .bind(edit.table.to_string()),
+            None => sqlx::query("DELETE FROM node_edits WHERE node = ?").bind(name.as_str()),
+        };
+        query.execute(&mut *connection).await.map_err(failed())?;
+    }
+    Ok(())
+}
