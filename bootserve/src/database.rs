@@ -1,7 +1,8 @@
 //! What must survive a restart: leases, boot events and changes of nodes, in one SQLite file below the state directory.
 //!
 //! Write-ahead logging, and every commit is synced: an acknowledged lease is on the disk. The tables' queries stand
-//! with their owners, [`crate::dhcp::store`], [`crate::events`] and [`crate::edits::store`].
+//! with their owners, [`crate::dhcp::store`], [`crate::events`], [`crate::edits::store`] and
+//! [`crate::tokens`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +77,12 @@ CREATE TRIGGER IF NOT EXISTS node_changes_are_bounded AFTER INSERT ON node_chang
     DELETE FROM node_change_rows WHERE revision <= new.revision - 10000;
     DELETE FROM node_changes WHERE revision <= new.revision - 10000;
 END;
+CREATE TABLE IF NOT EXISTS tokens (
+    name            TEXT PRIMARY KEY,
+    role            TEXT NOT NULL,
+    sha256          TEXT NOT NULL UNIQUE,
+    created_unix_ms INTEGER NOT NULL
+) STRICT;
 ";
 
 /// The open database.

@@ -37,3 +37,4 @@ pub mod sources;
 pub mod status;
 pub mod store;
 pub mod tftp;
+pub mod tokens;

@@ -24,6 +24,7 @@ use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cli::node::NodeCommand;
+use cli::token::TokenCommand;
 use manual::{CompletionsArgs, ManualArgs};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -81,6 +82,9 @@ enum Command {
     /// Show and change nodes: those of the configuration, those of its inventory, and those that were added here
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Say who may use the API that changes nodes
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Say how each node's boot goes and what holds it up; those that need somebody first
     #[command(after_help = STATUS_HELP)]
     Status {
@@ -256,6 +260,7 @@ fn main() -> ExitCode {
         Command::Diff { config, new, json } => diff_files(config, new, json),
         Command::Explain { config, question, json } => explain_machine(config, &question, json),
         Command::Node(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Token(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Status { config, nodes, watch, json } => show_status(&config, &nodes, watch, json),
         Command::Log { config, node, follow, json } => show_log(&config, &node, follow, json),
         Command::Export(what) => export(&what),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Changes, Config, ConfigError, inventory_path};
@@ -47,6 +48,25 @@ pub struct Reload {
     pub certificate: Option<Arc<Certificate>>,
     /// Told of each attempt.
     pub metrics: Arc<Metrics>,
+    /// Told of changes of nodes.
+    pub in_force: Arc<InForce>,
+}
+
+/// Which changes of nodes were put in force.
+#[derive(Debug, Default)]
+pub struct InForce {
+    asked: Notify,
+    reached: watch::Sender<i64>,
+}
+
+impl InForce {
+    /// Has the changes up to this one put in force at once, and waits for it.
+    pub async fn wait_for(&self, revision: i64) {
+        self.asked.notify_one();
+        let mut reached = self.reached.subscribe();
+        // It fails only where the sender is gone, which is ours.
+        let _ = reached.wait_for(|reached| *reached >= revision).await;
+    }
 }
 
 /// Why a configuration is not put in force.
@@ -90,16 +110,22 @@ impl Reload {
                     info!("reading the configuration again on SIGHUP");
                     Some(News::Files)
                 }
+                () = self.in_force.asked.notified() => Some(News::Edits),
                 _ = interval.tick() => self.news().await,
             };
             if let Some(news) = news {
                 notifier.reloading();
                 let edits = self.edits.read().await;
-                self = tokio::task::spawn_blocking(move || {
-                    self.reload(news, edits);
-                    self
+                let revision = self.edits.revision;
+                let is_in_force;
+                (self, is_in_force) = tokio::task::spawn_blocking(move || {
+                    let is_in_force = self.reload(news, edits);
+                    (self, is_in_force)
                 })
                 .await?;
+                if is_in_force {
+                    self.in_force.reached.send_replace(revision);
+                }
                 notifier.ready();
             }
         }
@@ -112,12 +138,14 @@ impl Reload {
         self.edits.have_changed().await.then_some(News::Edits)
     }
 
-    fn reload(&mut self, news: News, edits: Result<Edits, DatabaseError>) {
+    /// Whether it is in force.
+    fn reload(&mut self, news: News, edits: Result<Edits, DatabaseError>) -> bool {
         let applied = edits.map_err(ReloadError::from).and_then(|edits| match news {
             News::Files => self.apply_files(edits),
             News::Edits => self.apply_edits(edits),
         });
-        self.metrics.reloaded(applied.is_ok());
+        let is_in_force = applied.is_ok();
+        self.metrics.reloaded(is_in_force);
         match applied {
             Ok(changes) => {
                 for change in changes.0.iter().take(MAX_LOGGED) {
@@ -130,6 +158,7 @@ impl Reload {
                 error!(error, "the configuration is not in force, the one before goes on");
             }
         }
+        is_in_force
     }
 
     /// The files stay as they were read.

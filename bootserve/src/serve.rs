@@ -30,7 +30,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::notify::Notifier;
-use crate::reload::{Reload, StoredEdits, WatchedFiles};
+use crate::reload::{InForce, Reload, StoredEdits, WatchedFiles};
 use crate::sockets::Sockets;
 use crate::{dhcp, dns, edits, http, privileges, radv, tftp};
 
@@ -102,6 +102,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
     events.read_courses().await?;
     hold_running_boots(&in_use, &events).await?;
     let recent = Arc::new(RecentScripts::default());
+    let in_force = Arc::new(InForce::default());
 
     let dhcp_driver = |socket, pinger, answer| {
         dhcp::driver::run(socket, pinger, answer, Arc::clone(&events), Arc::clone(&metrics), shutdown.clone())
@@ -138,12 +139,13 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         recent: Arc::clone(&recent),
         transfers: Arc::default(),
         streams: Arc::default(),
+        in_force: Arc::clone(&in_force),
     };
     let tls = certificate.clone().map(Certificate::acceptor).transpose().context("cannot speak TLS")?;
     let https = sockets.https.map(tcp).transpose()?.zip(tls);
     let http = http::run(tcp(sockets.http)?, https, Arc::clone(&live), app, shutdown.clone());
     let edits = StoredEdits { database: database.clone(), revision };
-    let reload = Reload { file, edits, live, in_use, downloads, recent, certificate, metrics };
+    let reload = Reload { file, edits, live, in_use, downloads, recent, certificate, metrics, in_force };
 
     // Where one of them fails, all end: a service manager restarts the whole.
     let services = async {

@@ -314,3 +314,79 @@ fn a_data_directory_of_an_older_server_is_checked_and_explained() {
     let nothing = config("bootcfg", &nothing);
     explain(&nothing, "02:00:00:00:00:09", &["rule: none", "the data directory says nothing of it"]);
 }
+
+#[test]
+fn nodes_are_changed_shown_and_changed_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = "[[node]]\nname = 'n1'\nmac = '02:00:00:00:00:01'\naddress = '192.168.0.11'\nimage = 'a'\n";
+    let config = write_config(dir.path(), node);
+    let run = |args: &[&str], expected: &[&str]| {
+        check_status(&[&["node"], args, &["--config", &config]].concat(), 0, expected);
+    };
+    let change = "node n1 image: \"a\" -> \"b\"";
+    run(&["set", "n1", "image=b", "--dry-run"], &["would change by set n1 image=\"b\":\n", change]);
+    run(&["history"], &["nothing was changed"]);
+    assert!(!dir.path().join("state").exists(), "a trial writes nothing");
+    run(&["set", "n1", "image=b"], &["change 1: set n1 image=\"b\"\n", change]);
+    run(&["set", "n1", "image=b"], &["nothing changes"]);
+    run(&["list"], &["n1", "  b"]);
+    run(
+        &["explain", "n1"],
+        &["bootserve node, change 1: \"b\"", "[[node]] of the configuration: \"a\", overruled"],
+    );
+    run(
+        &["add", "n[2-3]", "address=192.168.0.[12-13]", "mac=02:00:00:00:00:[02-03]", "image=c"],
+        &["change 2"],
+    );
+    run(
+        &["export"],
+        &["[[nodes]]\nnames = \"n[2-3]\"\n", "addresses = [\"192.168.0.12\", \"192.168.0.13\"]"],
+    );
+    run(&["rm", "n3"], &["change 3", "node n3 address: \"192.168.0.13\" -> nothing"]);
+    run(&["undo"], &["change 4", "node n3 address: nothing -> \"192.168.0.13\""]);
+    run(&["history", "n3"], &["  add n[2-3] ", "  rm n3", "  undo"].as_slice());
+    run(&["unset", "n1", "image", "--json"], &["\"revision\": 5", "\"after\": \"a\""]);
+
+    let refused = |args: &[&str], status, expected: &[&str]| {
+        check_status(&[&["node"], args, &["--config", &config]].concat(), status, expected);
+    };
+    refused(&["set", "n1", "imagee=b"], 1, &["cannot use \"imagee=b\": unknown field `imagee`"]);
+    refused(&["set", "n1", "image"], 1, &["\"image\" is no assignment", "hint: KEY=VALUE"]);
+    refused(
+        &["set", "n1", "address=192.168.0.12"],
+        1,
+        &["nodes n1 and n2 have the same address 192.168.0.12"],
+    );
+    refused(&["set", "n9", "image=b"], 1, &["there is no node n9", "hint: bootserve node list"]);
+    refused(&["rm", "n1"], 1, &["node n1 cannot be removed here: it stands in [[node]]", "hint:"]);
+    refused(&["unset", "n1"], 2, &["Usage"]);
+}
+
+#[test]
+fn a_changed_node_that_no_file_has_any_more_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = "[[node]]\nname = 'n1'\nmac = '02:00:00:00:00:01'\naddress = '192.168.0.11'\nimage = 'a'\n";
+    let config = write_config(dir.path(), node);
+    check_status(&["node", "set", "n1", "image=b", "--config", &config], 0, &[]);
+    let config = write_config(dir.path(), "");
+    check_status(&["check", "--config", &config], 0, &["warning: node n1 was changed by bootserve node"]);
+    let clash = "[[node]]\nname = 'n2'\nmac = '02:00:00:00:00:02'\naddress = '192.168.0.12'\nimage = 'a'\n";
+    let config = write_config(dir.path(), clash);
+    check_status(
+        &[
+            "node",
+            "add",
+            "n3",
+            "address=192.168.0.13",
+            "mac=02:00:00:00:00:03",
+            "image=a",
+            "--config",
+            &config,
+        ],
+        0,
+        &[],
+    );
+    let config = write_config(dir.path(), &clash.replace("0.12", "0.13"));
+    let expected = ["error: nodes n2 and n3 have the same address 192.168.0.13"];
+    check_status(&["check", "--config", &config], 1, &expected);
+}

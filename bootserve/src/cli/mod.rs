@@ -2,3 +2,5 @@
 
 pub mod node;
 mod node_edit;
+mod state;
+pub mod token;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use super::node_edit::EditCommand;
+use anyhow::Context;
 use bootserve::inventory::export::Exported;
 use bootserve::inventory::import::{Format, Import};
 use bootserve::inventory::listing::{Explained, Listing};

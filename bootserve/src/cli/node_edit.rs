@@ -4,16 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bootserve::config::Config;
-use bootserve::database::Database;
 use bootserve::edits::Operation;
 use bootserve::edits::store::{self, Outcome, Revision};
-use bootserve::privileges::{find_user, prepare_state};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use nix::unistd::{Uid, User};
 
-use crate::cli::node::SETS;
+use super::node::SETS;
+use super::state::with_database;
 use crate::{ConfigFile, as_json, print, read_files};
 
 #[derive(Subcommand)]
@@ -125,29 +123,20 @@ impl EditCommand {
 impl EditArgs {
     fn run(&self, operation: &Operation) -> anyhow::Result<()> {
         let config = Arc::new(read_files(&self.config)?);
-        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let outcome = runtime.block_on(async {
-            let database = open(&config).await?;
-            let outcome = store::change(&database, &config, &author(), operation, self.dry_run).await;
-            database.close().await;
-            anyhow::Ok(outcome?)
-        })?;
+        let outcome = match self.dry_run {
+            true => {
+                let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+                runtime.block_on(store::stored_trial(&config, operation))?
+            }
+            false => with_database(&config, async |database| {
+                store::change(database, &config, &author(), operation).await
+            })?,
+        };
         print(&match self.json {
             true => as_json(&outcome)?,
             false => text(&outcome, operation, self.dry_run),
         })
     }
-}
-
-/// Opens the database, and makes it where bootserve has never run; it is bootserve's user that goes on with it.
-async fn open(config: &Config) -> anyhow::Result<Database> {
-    let state = &config.server.state;
-    let user = config.server.user.as_deref().filter(|_| Uid::effective().is_root());
-    let user = user.map(find_user).transpose()?;
-    prepare_state(state, None)?;
-    let database = Database::open(state).await?;
-    prepare_state(state, user.as_ref())?;
-    Ok(database)
 }
 
 /// Who asks for a change: whoever became root, or whom we run as.

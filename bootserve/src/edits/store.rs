@@ -124,7 +124,7 @@ fn revision_of_row(row: &SqliteRow) -> Result<Revision, DatabaseError> {
     })
 }
 
-/// Makes a change of `config`'s nodes, or says what it would change. Whatever edits `config` has, those of the database count.
+/// Makes a change of `config`'s nodes. Whatever edits `config` has, those of the database count.
 ///
 /// It is checked without holding up other writers of the database, those of leases among them, unless others are quicker each time.
 pub async fn change(
@@ -132,14 +132,13 @@ pub async fn change(
     config: &Arc<Config>,
     author: &str,
     operation: &Operation,
-    dry_run: bool,
 ) -> Result<Outcome, ChangeError> {
     for _ in 0..QUICK_TRIES {
         let mut reading = database.pool.begin().await.map_err(failed())?;
         let before = Before::read(&mut reading, operation).await?;
         reading.rollback().await.map_err(failed())?;
         let plan = Plan::make(config, operation, before).await?;
-        if dry_run || plan.nodes.is_empty() {
+        if plan.nodes.is_empty() {
             return Ok(Outcome { revision: None, changes: plan.changes });
         }
         let mut writing = database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
@@ -151,6 +150,30 @@ pub async fn change(
     let before = Before::read(&mut writing, operation).await?;
     let plan = Plan::make(config, operation, before).await?;
     plan.store(writing, author, operation).await
+}
+
+/// What a change would be, if it were made now. Nothing is written.
+pub async fn trial(
+    database: &Database,
+    config: &Arc<Config>,
+    operation: &Operation,
+) -> Result<Outcome, ChangeError> {
+    let mut reading = database.pool.begin().await.map_err(query_error("read nodes from"))?;
+    let before = Before::read(&mut reading, operation).await?;
+    let Plan { changes, .. } = Plan::make(config, operation, before).await?;
+    Ok(Outcome { revision: None, changes })
+}
+
+/// The same for a bootserve with this state directory, which may run or not.
+pub async fn stored_trial(config: &Arc<Config>, operation: &Operation) -> Result<Outcome, ChangeError> {
+    if let Some(database) = Database::open_to_read(&config.server.state).await?
+        && has_tables(&database).await?
+    {
+        return trial(&database, config, operation).await;
+    }
+    let before = Before { edits: Edits::default(), next_revision: 1, undone: None };
+    let Plan { changes, .. } = Plan::make(config, operation, before).await?;
+    Ok(Outcome { revision: None, changes })
 }
 
 /// What a change is made of.

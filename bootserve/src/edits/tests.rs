@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::store::{ChangeError, Outcome, change, history, newest_revision, read, stored_edits};
+use super::store::{ChangeError, Outcome, change, history, newest_revision, read, stored_edits, trial};
 use super::*;
 use crate::config::Config;
 use crate::database::Database;
@@ -23,7 +23,7 @@ impl Site {
     }
 
     async fn change(&self, operation: Operation) -> Result<Outcome, ChangeError> {
-        change(&self.database, &self.files, "admin", &operation, false).await
+        change(&self.database, &self.files, "admin", &operation).await
     }
 
     async fn set(&self, nodes: &str, assignments: &[&str]) -> Result<Outcome, ChangeError> {
@@ -93,7 +93,10 @@ async fn a_setting_is_explained_by_the_change_that_made_it() {
     let config = site.config().await;
     let text = |node| Explained::of(&config, node).unwrap()[0].to_string();
     let node = text("node-000");
-    assert!(node.contains("image = \"new\"\n      bootserve node, change 1: \"new\"\n      [[set]]"), "{node}");
+    assert!(
+        node.contains("image = \"new\"\n      bootserve node, change 1: \"new\"\n      [[set]]"),
+        "{node}"
+    );
     let head = text("head");
     let expected = "image = \"new\"\n      bootserve node, change 1: \"new\"\n      \
                     [[node]] of the configuration: \"failsafe\", overruled";
@@ -119,7 +122,10 @@ async fn nodes_are_added_and_removed() {
     site.add("node-[400-402]", &more).await.unwrap();
     let config = site.config().await;
     let node = config.node_named("node-402").unwrap();
-    assert_eq!((node.address.to_string(), node.key.to_string()), ("10.1.5.2".into(), "fc:ab:14:00:02:02".into()));
+    assert_eq!(
+        (node.address.to_string(), node.key.to_string()),
+        ("10.1.5.2".into(), "fc:ab:14:00:02:02".into())
+    );
     assert_eq!(node.kernel_args.len(), 2, "of the defaults and of the profile");
     site.set("node-402", &["image=new"]).await.unwrap();
     site.unset("node-402", &[]).await.unwrap();
@@ -184,7 +190,7 @@ async fn a_change_is_undone_unless_a_later_one_stands_in_its_way() {
 async fn what_changes_nothing_is_no_change_and_neither_is_a_trial() {
     let site = Site::new().await;
     let operation = Operation::set("node-001", &["image=a"]).unwrap();
-    let trial = change(&site.database, &site.files, "admin", &operation, true).await.unwrap();
+    let trial = trial(&site.database, &site.files, &operation).await.unwrap();
     assert_eq!((trial.revision, trial.changes.0.len()), (None, 1));
     assert_eq!(read(&site.database).await.unwrap(), Edits::default());
     site.set("node-001", &["image=a"]).await.unwrap();

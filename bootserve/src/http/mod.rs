@@ -6,12 +6,15 @@
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
 //! [`router`] finds. Files are sent by the kernel ([`body`]); [`admission`] says to how many machines at once.
-//! There is no authentication: the network is the nodes' own.
+//! What nodes need is open to all: the network is their own. How they are configured is shown and changed by [`configured`], and
+//! [`access`] says to whom.
 
+mod access;
 pub mod admission;
 mod api;
 mod body;
 mod compat;
+mod configured;
 #[doc(hidden)]
 pub mod connection;
 mod event_stream;
@@ -61,6 +64,7 @@ use crate::in_use::InUse;
 use crate::live::{Live, Served};
 use crate::metrics::Metrics;
 use crate::overlay;
+use crate::reload::InForce;
 
 /// What a handler has.
 #[derive(Clone, Debug)]
@@ -81,6 +85,8 @@ pub struct App {
     pub transfers: Arc<Transfers>,
     /// Who reads events as they happen.
     pub streams: Arc<EventStreams>,
+    /// Which changes of nodes are in force.
+    pub in_force: Arc<InForce>,
 }
 
 /// Gives each request what is served when it comes.
@@ -170,6 +176,10 @@ fn router(handlers: Handlers) -> Router {
         .route(EVENTS_PATH, post(api::report).get(event_stream::events))
         .route("/v1/status", get(status::status))
         .route("/v1/nodes", get(api::nodes))
+        .route("/v1/nodes/{node}", get(configured::explained))
+        .route("/v1/inventory", get(configured::inventory))
+        .route("/v1/changes", get(configured::changes).post(configured::make_change))
+        .route("/v1/openapi.json", get(configured::openapi))
         .route("/v1/nodes/{node}/events", get(api::events_of))
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))

@@ -424,6 +424,7 @@ mod tests {
             recent: Arc::default(),
             transfers: Arc::default(),
             streams: Arc::default(),
+            in_force: Arc::default(),
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod compat;
+mod configured;
 mod event_stream;
 mod http;
+mod nodes;
 mod reload;
 mod status;
 #[path = "../support/mod.rs"]

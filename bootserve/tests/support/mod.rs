@@ -195,8 +195,15 @@ impl Daemon {
     }
 
     pub fn post(&self, path: &str, body: &[u8]) -> Response {
-        let request = ureq::http::Request::post(format!("{}{path}", self.url())).body(body).unwrap();
-        read(agent().run(request).unwrap())
+        self.post_with(path, &[], body)
+    }
+
+    pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let mut request = ureq::http::Request::post(format!("{}{path}", self.url()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        read(agent().run(request.body(body).unwrap()).unwrap())
     }
 
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
