@@ -56,7 +56,9 @@ CREATE TABLE IF NOT EXISTS node_edits (
     node         TEXT PRIMARY KEY,
     added        INTEGER NOT NULL,
     revision     INTEGER NOT NULL,
-    settings     TEXT NOT NULL
+    settings     TEXT NOT NULL,
+    -- For the next boot alone.
+    once         TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS node_changes (
     revision     INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -56,6 +56,9 @@ pub struct BootEvent {
     pub message: Option<String>,
 }
 
+/// The message of a script that sends a machine to its disk, in place of the mode.
+pub const LOCAL_DISK: &str = "local-disk";
+
 /// The boot that a script began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {

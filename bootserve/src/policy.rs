@@ -66,6 +66,8 @@ pub enum BootDecision<'a> {
     FetchFirstScript,
     /// Boot this image.
     Boot(Assignment<'a>),
+    /// Boot from its own disk.
+    LocalDisk,
     /// Boot what the data directory says.
     LookUp(LookUp<'a>),
     /// Nothing that we know of: go on to the next boot device.
@@ -142,6 +144,7 @@ pub fn script(config: &Config, mac: Option<MacAddr>) -> BootDecision<'_> {
     let node = mac.and_then(|mac| config.node(mac));
     let default_image = config.boot.default_image.as_ref();
     match (node, &config.compat, default_image) {
+        (Some(node), _, _) if node.local_disk => BootDecision::LocalDisk,
         (Some(node), _, _) => BootDecision::Boot(Assignment { image: &node.image, node: Some(node) }),
         (None, Some(site), _) => BootDecision::LookUp(LookUp { site, default_image }),
         (None, None, Some(image)) => BootDecision::Boot(Assignment { image, node: None }),

@@ -60,9 +60,14 @@ pub struct InForce {
 }
 
 impl InForce {
+    /// Has changes put in force without waiting for the moment when they are looked for.
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
+
     /// Has the changes up to this one put in force at once, and waits for it.
     pub async fn wait_for(&self, revision: i64) {
-        self.asked.notify_one();
+        self.ask();
         let mut reached = self.reached.subscribe();
         // It fails only where the sender is gone, which is ours.
         let _ = reached.wait_for(|reached| *reached >= revision).await;

@@ -114,6 +114,16 @@ pub fn wait(client: Client, reason: &str) -> String {
     script.retry(client)
 }
 
+/// The script of a machine that boots from its own disk. BIOS is told which; where that fails, and on UEFI, the firmware goes on to its
+/// next boot device.
+pub fn local_disk(mac: MacAddr) -> String {
+    let mut script = Script::new();
+    script.line(format_args!("echo bootnode: {mac} boots from its disk"));
+    script.line(format_args!("iseq ${{platform}} pcbios && sanboot --no-describe --drive 0x80 ||"));
+    script.line(format_args!("exit"));
+    script.0
+}
+
 /// The script of a machine that has nothing to boot here.
 pub fn next_device(mac: MacAddr, reason: &str) -> String {
     let mut script = Script::new();

@@ -347,6 +347,12 @@ fn nodes_are_changed_shown_and_changed_back() {
     run(&["history", "n3"], &["  add n[2-3] ", "  rm n3", "  undo"].as_slice());
     run(&["unset", "n1", "image", "--json"], &["\"revision\": 5", "\"after\": \"a\""]);
 
+    run(&["set", "n1", "image=new/v2"], &["change 6"]);
+    run(
+        &["promote", "n1", "n[2-3]", "--dry-run"],
+        &["node n2 image: \"c\" -> \"new/v2\"", "node n3 image: "],
+    );
+
     let refused = |args: &[&str], status, expected: &[&str]| {
         check_status(&[&["node"], args, &["--config", &config]].concat(), status, expected);
     };
@@ -360,6 +366,12 @@ fn nodes_are_changed_shown_and_changed_back() {
     refused(&["set", "n9", "image=b"], 1, &["there is no node n9", "hint: bootserve node list"]);
     refused(&["rm", "n1"], 1, &["node n1 cannot be removed here: it stands in [[node]]", "hint:"]);
     refused(&["unset", "n1"], 2, &["Usage"]);
+    refused(
+        &["promote", "n[1-2]", "n3"],
+        1,
+        &["cannot promote an image: n1 boots new/v2, and n2 boots c", "hint:"],
+    );
+    refused(&["set", "--once", "n1", "mac=02:00:00:00:00:09"], 1, &["unknown field `mac`"]);
 }
 
 #[test]

@@ -3,16 +3,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use bootserve::config::{Config, ImageSelector};
 use bootserve::edits::Operation;
 use bootserve::edits::store::{self, Outcome, Revision};
+use bootserve::inventory::listing::nodes_of;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use nix::unistd::{Uid, User};
 
 use super::node::SETS;
 use super::state::with_database;
-use crate::{ConfigFile, as_json, print, read_files};
+use crate::{ConfigFile, as_json, print, read_config, read_files};
 
 #[derive(Subcommand)]
 pub enum EditCommand {
@@ -23,6 +25,9 @@ pub enum EditCommand {
         args: EditArgs,
         /// Which of them
         nodes: String,
+        /// For the next boot alone; it counts from when the node is given its script
+        #[arg(long)]
+        once: bool,
         /// Keys of a [[node]], and their values: image=rocky-9, kernel_args=["a", "b"], metadata.rack=1, mac=fc:ab:14:00:00:01
         #[arg(value_name = "KEY=VALUE", required = true)]
         assignments: Vec<String>,
@@ -40,6 +45,16 @@ pub enum EditCommand {
         /// All that was set
         #[arg(long, conflicts_with = "keys")]
         all: bool,
+    },
+    /// Give nodes the image of others, on which it has been tried
+    #[command(after_help = SETS)]
+    Promote {
+        #[command(flatten)]
+        args: EditArgs,
+        /// Those that have it; all of them must boot the same
+        from: String,
+        /// Those that are to have it
+        nodes: String,
     },
     /// Add nodes that stand in no file
     #[command(after_help = SETS)]
@@ -62,6 +77,7 @@ pub enum EditCommand {
         nodes: String,
     },
     /// Take back a change; that is a change as well, and can be taken back
+    #[command(visible_alias = "rollback")]
     Undo {
         #[command(flatten)]
         args: EditArgs,
@@ -100,7 +116,13 @@ pub struct EditArgs {
 impl EditCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
-            Self::Set { args, nodes, assignments } => args.run(&Operation::set(nodes, assignments)?),
+            Self::Set { args, nodes, assignments, once } => {
+                args.run(&Operation::set(nodes, assignments, *once)?)
+            }
+            Self::Promote { args, from, nodes } => {
+                let image = common_image(&read_config(&args.config)?, from)?;
+                args.run(&Operation::set(nodes, &[format!("image={image}")], false)?)
+            }
             Self::Unset { args, nodes, keys, .. } => {
                 args.run(&Operation::Unset { nodes: nodes.clone(), keys: keys.clone() })
             }
@@ -137,6 +159,22 @@ impl EditArgs {
             false => text(&outcome, operation, self.dry_run),
         })
     }
+}
+
+/// What all of these nodes boot.
+fn common_image(config: &Config, nodes: &str) -> anyhow::Result<ImageSelector> {
+    let nodes = nodes_of(config, nodes)?;
+    let first = nodes.first().context("there is no node whose image could be promoted")?;
+    if let Some(other) = nodes.iter().find(|node| node.image != first.image) {
+        bail!(
+            "cannot promote an image: {} boots {}, and {} boots {}\nhint: name nodes that boot the same",
+            first.name,
+            first.image,
+            other.name,
+            other.image
+        );
+    }
+    Ok(first.image.clone())
 }
 
 /// Who asks for a change: whoever became root, or whom we run as.

@@ -198,6 +198,8 @@ pub struct Node {
     pub kernel_args: Vec<KernelArg>,
     /// What it tells init; bootserve adds node, MAC, boot id, report URL and attempt to each script.
     pub params: BootParams,
+    /// Whether it boots from its own disk, and not that image.
+    pub local_disk: bool,
     /// What the site wants to know of it.
     pub metadata: BTreeMap<String, toml::Value>,
 }

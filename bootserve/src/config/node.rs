@@ -41,6 +41,7 @@ macro_rules! with_settings {
             failure_delay_seconds: Option<u32>,
             #[serde(default, with = "text::option")]
             init: Option<InitPath>,
+            local_disk: Option<bool>,
             #[serde(default)]
             metadata: BTreeMap<String, toml::Value>,
         }
@@ -89,6 +90,7 @@ impl TryFrom<Node> for super::Node {
             image,
             kernel_args: wire.kernel_args,
             params,
+            local_disk: wire.local_disk.unwrap_or_default(),
             metadata: wire.metadata,
         })
     }

@@ -73,9 +73,10 @@ pub fn boot_options(config: &Config, nbps: &NbpSet, client: &Client) -> BootOpti
         BootDecision::FetchScript => Ok(BootOptions::Ipxe(http::script_url(&config.base_url(), mac))),
         BootDecision::FetchFirstScript => Ok(BootOptions::Ipxe(http::first_script_url(&config.base_url()))),
         BootDecision::NextDevice(reason) => Err(reason.into()),
-        BootDecision::Boot(_) | BootDecision::LookUp(_) | BootDecision::NotBooting => {
-            Err(Nothing::NotBooting)
-        }
+        BootDecision::Boot(_)
+        | BootDecision::LocalDisk
+        | BootDecision::LookUp(_)
+        | BootDecision::NotBooting => Err(Nothing::NotBooting),
     };
     found.unwrap_or_else(|reason| {
         match reason {

@@ -11,6 +11,7 @@ pub mod store;
 use std::collections::BTreeMap;
 
 use bootspec::store::NodeName;
+use serde::{Deserialize, Serialize};
 use toml::Table;
 
 pub(crate) use operation::PLURALS;
@@ -21,7 +22,7 @@ pub use operation::{Operation, OperationError};
 pub struct Edits(pub BTreeMap<NodeName, Edit>);
 
 /// What was changed of a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Edit {
     /// Whether the node stands in no file.
     pub added: bool,
@@ -29,6 +30,8 @@ pub struct Edit {
     pub revision: i64,
     /// Settings, and what the node is known by, as a `[[node]]` has them; of an added node also its profile.
     pub table: Table,
+    /// Settings for the next boot alone, over all others.
+    pub once: Table,
 }
 
 /// What a node is known by; where one of them is changed, it takes the place of whichever the node had.
@@ -38,7 +41,24 @@ pub(crate) const IDENTITY: [&str; 6] = ["mac", "client_id", "uuid", "circuit_id"
 /// Of an added node.
 pub(crate) const PROFILE: &str = "profile";
 
+impl Edits {
+    /// Whether the node has settings for its next boot alone.
+    pub fn has_once(&self, name: &NodeName) -> bool {
+        self.0.get(name).is_some_and(|edit| !edit.once.is_empty())
+    }
+}
+
 impl Edit {
+    /// One that changes nothing yet.
+    pub(crate) fn empty(revision: i64) -> Self {
+        Self { added: false, revision, table: Table::new(), once: Table::new() }
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.added && self.table.is_empty() && self.once.is_empty()
+    }
+
     /// What the node is known by, and its address.
     pub(crate) fn identity(&self) -> Table {
         self.only(|key| IDENTITY.contains(&key))

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::inventory::layers::Origin;
 use crate::inventory::listing::{ListingError, nodes_of};
 use crate::inventory::node_set::NodeSetError;
-use crate::inventory::wire::{check_edited, check_nodes};
+use crate::inventory::wire::{check_edited, check_nodes, check_settings};
 use crate::inventory::{InventoryError, described};
 
 /// A change of nodes. Sets of nodes are in ClusterShell's syntax.
@@ -25,6 +25,9 @@ pub enum Operation {
         nodes: String,
         /// Keys of a `[[node]]` but for its name.
         settings: Table,
+        /// Whether for the next boot alone; then without what a node is known by, and its address.
+        #[serde(default)]
+        once: bool,
     },
     /// Takes back what was set, so that the files say it again.
     Unset {
@@ -139,9 +142,10 @@ pub(crate) const PLURALS: [(&str, &str); 5] = [
 ];
 
 impl Operation {
-    /// Sets what `assignments`, each a `KEY=VALUE`, say.
-    pub fn set<S: AsRef<str>>(nodes: &str, assignments: &[S]) -> Result<Self, AssignmentError> {
-        Ok(Self::Set { nodes: nodes.to_owned(), settings: assignment::table(assignments, check_edited)? })
+    /// Sets what `assignments`, each a `KEY=VALUE`, say; for one boot, or until it is taken back.
+    pub fn set<S: AsRef<str>>(nodes: &str, assignments: &[S], once: bool) -> Result<Self, AssignmentError> {
+        let settings = assignment::table(assignments, check_set(once))?;
+        Ok(Self::Set { nodes: nodes.to_owned(), settings, once })
     }
 
     /// Adds nodes with what `assignments` say: keys of a `[[nodes]]`, or `address`, `mac` and so on in place of `addresses`, `macs`.
@@ -159,13 +163,12 @@ impl Operation {
     ) -> Result<Edits, OperationError> {
         let mut edits = config.edits().clone();
         match self {
-            Self::Set { nodes, settings } => {
-                check_edited(settings.clone())?;
+            Self::Set { nodes, settings, once } => {
+                check_set(*once)(settings.clone())?;
                 for node in nodes_of(config, nodes)? {
-                    let new = Edit { added: false, revision, table: Table::new() };
-                    let edit = edits.0.entry(node.name.clone()).or_insert(new);
+                    let edit = edits.0.entry(node.name.clone()).or_insert_with(|| Edit::empty(revision));
                     edit.revision = revision;
-                    lay(&mut edit.table, settings);
+                    lay(if *once { &mut edit.once } else { &mut edit.table }, settings);
                 }
             }
             Self::Unset { nodes, keys } => {
@@ -200,8 +203,13 @@ impl Operation {
 }
 
 /// What an edit says, whenever that was.
-fn content(edit: &Edit) -> (bool, &Table) {
-    (edit.added, &edit.table)
+fn content(edit: &Edit) -> (bool, &Table, &Table) {
+    (edit.added, &edit.table, &edit.once)
+}
+
+/// What may be set of a node.
+fn check_set(once: bool) -> fn(Table) -> Result<(), toml::de::Error> {
+    if once { check_settings } else { check_edited }
 }
 
 /// What is different in `after`.
@@ -231,15 +239,16 @@ fn unset(edits: &mut Edits, name: &NodeName, keys: &[String], revision: i64) -> 
     edit.revision = revision;
     if keys.is_empty() {
         let kept = if edit.added { edit.identity() } else { Table::new() };
-        edit.table = kept;
+        (edit.table, edit.once) = (kept, Table::new());
     }
     for key in keys {
         let path: Vec<&str> = key.split('.').collect();
-        if !take(&mut edit.table, &path) {
+        let is_taken = [&mut edit.once, &mut edit.table].map(|table| take(table, &path));
+        if !is_taken.contains(&true) {
             return Err(OperationError::NotSet { name: name.clone(), key: key.clone() });
         }
     }
-    if edit.table.is_empty() {
+    if edit.is_empty() {
         edits.0.remove(name);
     }
     Ok(())
@@ -277,7 +286,7 @@ fn add(
     settings.extend(nodes.get(PROFILE).map(|profile| (PROFILE.to_owned(), profile.clone())));
     for (name, mut table) in names.0.into_iter().zip(identities) {
         table.extend(settings.clone());
-        edits.0.insert(name, Edit { added: true, revision, table });
+        edits.0.insert(name, Edit { added: true, table, ..Edit::empty(revision) });
     }
     Ok(())
 }
@@ -299,8 +308,8 @@ impl fmt::Display for Operation {
             table.iter().try_for_each(|(key, value)| write!(f, " {key}={value}"))
         };
         match self {
-            Self::Set { nodes, settings } => {
-                write!(f, "set {nodes}")?;
+            Self::Set { nodes, settings, once } => {
+                write!(f, "set {}{nodes}", if *once { "--once " } else { "" })?;
                 all(f, settings)
             }
             Self::Unset { nodes, keys } => {

@@ -22,6 +22,9 @@ use crate::database::{Database, DatabaseError, parse_column, query_error};
 /// How often a change is prepared while others may write.
 const QUICK_TRIES: usize = 3;
 
+/// Who makes changes that nobody asks for at that moment.
+const AUTHOR: &str = "bootserve";
+
 /// A change that was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
@@ -176,6 +179,22 @@ pub async fn stored_trial(config: &Arc<Config>, operation: &Operation) -> Result
     Ok(Outcome { revision: None, changes })
 }
 
+/// Notes that the boot has begun which a node had settings for; the next one goes without them.
+pub async fn spend_once(database: &Database, name: &NodeName) -> Result<(), DatabaseError> {
+    let mut transaction = database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
+    let Some(before) =
+        read_edits(&mut transaction).await?.0.remove(name).filter(|edit| !edit.once.is_empty())
+    else {
+        return Ok(());
+    };
+    let revision = next_revision(&mut transaction).await?;
+    let after = Edit { revision, once: Table::new(), ..before.clone() };
+    let after = Some(after).filter(|after| !after.is_empty());
+    let node = Changed { name: name.clone(), before: Some(before), after };
+    write(&mut transaction, revision, AUTHOR, &format!("boot {name}"), &[node]).await?;
+    transaction.commit().await.map_err(failed())
+}
+
 /// What a change is made of.
 struct Before {
     edits: Edits,
@@ -227,7 +246,7 @@ impl Plan {
         if nodes.is_empty() {
             return Ok(Outcome { revision: None, changes });
         }
-        write(&mut transaction, revision, author, operation, &nodes).await?;
+        write(&mut transaction, revision, author, &operation.to_string(), &nodes).await?;
         transaction.commit().await.map_err(failed())?;
         Ok(Outcome { revision: Some(revision), changes })
     }
@@ -247,13 +266,14 @@ async fn next_revision(connection: &mut SqliteConnection) -> Result<i64, Databas
 }
 
 async fn read_edits(connection: &mut SqliteConnection) -> Result<Edits, DatabaseError> {
-    let query = sqlx::query("SELECT node, added, revision, settings FROM node_edits");
+    let query = sqlx::query("SELECT node, added, revision, settings, once FROM node_edits");
     let rows = query.fetch_all(connection).await.map_err(query_error("read nodes from"))?;
     let edits = rows.iter().map(|row| {
         let edit = Edit {
             added: row.get("added"),
             revision: row.get("revision"),
             table: parse_column("settings of a node", row.get("settings"))?,
+            once: parse_column("settings of a node for one boot", row.get("once"))?,
         };
         Ok((parse_column("the name of a node", row.get("node"))?, edit))
     });
@@ -273,8 +293,8 @@ async fn made(
     let rows = rows.map_err(query_error("read changes of nodes from"))?;
     let Some(first) = rows.first() else { return Ok(None) };
     let edit = |row: &SqliteRow, which: &str| match row.get::<Option<String>, _>(which) {
-        Some(text) => toml::from_str::<StoredEdit>(&text)
-            .map(|stored| Some(stored.into()))
+        Some(text) => toml::from_str::<Edit>(&text)
+            .map(Some)
             .map_err(|_| DatabaseError::Row { what: "a change of a node", text }),
         None => Ok(None),
     };
@@ -285,31 +305,11 @@ async fn made(
     Ok(Some((first.get("revision"), nodes.collect::<Result<_, DatabaseError>>()?)))
 }
 
-/// An edit as history keeps it.
-#[derive(Serialize, serde::Deserialize)]
-struct StoredEdit {
-    added: bool,
-    revision: i64,
-    table: Table,
-}
-
-impl From<StoredEdit> for Edit {
-    fn from(StoredEdit { added, revision, table }: StoredEdit) -> Self {
-        Self { added, revision, table }
-    }
-}
-
-impl From<&Edit> for StoredEdit {
-    fn from(Edit { added, revision, table }: &Edit) -> Self {
-        Self { added: *added, revision: *revision, table: table.clone() }
-    }
-}
-
 async fn write(
     connection: &mut SqliteConnection,
     revision: i64,
     author: &str,
-    operation: &Operation,
+    operation: &str,
     nodes: &[Changed],
 ) -> Result<(), DatabaseError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -317,12 +317,12 @@ async fn write(
         .bind(revision)
         .bind(i64::try_from(now).unwrap_or(i64::MAX))
         .bind(author)
-        .bind(operation.to_string())
+        .bind(operation)
         .execute(&mut *connection)
         .await
         .map_err(failed())?;
     let stored = |edit: &Option<Edit>| {
-        edit.as_ref().map(|edit| toml::to_string(&StoredEdit::from(edit)).expect("it holds a table of TOML"))
+        edit.as_ref().map(|edit| toml::to_string(edit).expect("it holds a table of TOML"))
     };
     for Changed { name, before, after } in nodes {
         sqlx::query("INSERT INTO node_change_rows (revision, node, before, after) VALUES (?, ?, ?, ?)")
@@ -335,12 +335,13 @@ async fn write(
             .map_err(failed())?;
         let query = match after {
             Some(edit) => sqlx::query(
-                "INSERT OR REPLACE INTO node_edits (node, added, revision, settings) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO node_edits (node, added, revision, settings, once) VALUES (?, ?, ?, ?, ?)",
             )
             .bind(name.as_str())
             .bind(edit.added)
             .bind(edit.revision)
-            .bind(edit.table.to_string()),
+            .bind(edit.table.to_string())
+            .bind(edit.once.to_string()),
             None => sqlx::query("DELETE FROM node_edits WHERE node = ?").bind(name.as_str()),
         };
         query.execute(&mut *connection).await.map_err(failed())?;

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use super::store::{ChangeError, Outcome, change, history, newest_revision, read, stored_edits, trial};
+use super::store::{
+    ChangeError, Outcome, change, history, newest_revision, read, spend_once, stored_edits, trial,
+};
 use super::*;
 use crate::config::Config;
 use crate::database::Database;
@@ -27,7 +29,7 @@ impl Site {
     }
 
     async fn set(&self, nodes: &str, assignments: &[&str]) -> Result<Outcome, ChangeError> {
-        self.change(Operation::set(nodes, assignments).unwrap()).await
+        self.change(Operation::set(nodes, assignments, false).unwrap()).await
     }
 
     async fn add(&self, names: &str, assignments: &[&str]) -> Result<Outcome, ChangeError> {
@@ -189,13 +191,44 @@ async fn a_change_is_undone_unless_a_later_one_stands_in_its_way() {
 #[tokio::test]
 async fn what_changes_nothing_is_no_change_and_neither_is_a_trial() {
     let site = Site::new().await;
-    let operation = Operation::set("node-001", &["image=a"]).unwrap();
+    let operation = Operation::set("node-001", &["image=a"], false).unwrap();
     let trial = trial(&site.database, &site.files, &operation).await.unwrap();
     assert_eq!((trial.revision, trial.changes.0.len()), (None, 1));
     assert_eq!(read(&site.database).await.unwrap(), Edits::default());
     site.set("node-001", &["image=a"]).await.unwrap();
     let again = site.set("node-001", &["image=a"]).await.unwrap();
     assert_eq!((again.revision, again.changes.is_empty()), (None, true));
+}
+
+#[tokio::test]
+async fn what_is_set_for_one_boot_is_spent_by_it() {
+    let site = Site::new().await;
+    site.set("node-001", &["image=a"]).await.unwrap();
+    let once = Operation::set("node-[001-002]", &["image=b", "kernel_args=debug"], true).unwrap();
+    site.change(once).await.unwrap();
+    let config = site.config().await;
+    let text = Explained::of(&config, "node-001").unwrap()[0].to_string();
+    let expected =
+        "bootserve node, change 2, for one boot: \"b\"\n      bootserve node, change 2: \"a\", overruled";
+    assert!(text.contains(expected), "{text}");
+    let nodes = ["node-001", "node-002"].map(|name| name.parse().unwrap());
+    assert!(nodes.iter().all(|name| config.edits().has_once(name)));
+    for _ in 0..2 {
+        for name in &nodes {
+            spend_once(&site.database, name).await.unwrap();
+        }
+    }
+    assert_eq!(
+        [site.image("node-001").await, site.image("node-002").await],
+        ["a", "rocky-9-compute/20261122T061457Z"]
+    );
+    let history = history(&site.database, 9).await.unwrap();
+    assert_eq!(history.len(), 4, "it is spent once");
+    assert_eq!((history[1].author.as_str(), history[1].operation.as_str()), ("bootserve", "boot node-001"));
+    assert!(
+        Operation::set("node-001", &["address=10.1.1.1"], true).is_err(),
+        "a boot has no address of its own"
+    );
 }
 
 #[tokio::test]

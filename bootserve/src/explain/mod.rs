@@ -142,7 +142,7 @@ pub struct Boots {
     pub mode: Option<String>,
     /// The file that is loaded.
     pub initramfs: Option<String>,
-    /// The kernel of a data directory, as that names it.
+    /// What it boots instead: the kernel of a data directory, as that names it, or its own disk.
     pub kernel: Option<String>,
     /// Why it boots nothing.
     pub problem: Option<String>,
@@ -274,6 +274,11 @@ impl Setting {
         };
         let assignment = match decision {
             BootDecision::Boot(assignment) => assignment,
+            BootDecision::LocalDisk => {
+                let rule =
+                    self.config.node(mac).map_or("none".to_owned(), |node| format!("[[node]] {}", node.name));
+                return Boots { rule, kernel: Some("its own disk".to_owned()), ..Boots::default() };
+            }
             BootDecision::NextDevice(reason) => return nothing("none".to_owned(), reason.to_string()),
             other => return nothing("none".to_owned(), format!("{other:?}")),
         };

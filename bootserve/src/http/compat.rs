@@ -34,6 +34,8 @@ pub(super) enum Settled<'a> {
     Ours(MacAddr, Assignment<'a>),
     /// What the data directory says.
     Found(Found),
+    /// What is on its disk.
+    LocalDisk(MacAddr),
     /// Nothing.
     Nothing(Reason),
     /// Nothing, since the data directory cannot be used. The log says why.
@@ -65,6 +67,7 @@ pub(super) async fn settle(decision: BootDecision<'_>, mac: Option<MacAddr>, lab
     };
     match (decision, mac) {
         (BootDecision::Boot(assignment), Some(mac)) => Settled::Ours(mac, assignment),
+        (BootDecision::LocalDisk, Some(mac)) => Settled::LocalDisk(mac),
         (decision, _) => {
             let reason = match decision {
                 BootDecision::NextDevice(reason) => reason,
@@ -102,7 +105,7 @@ pub(super) async fn pixiecore(
             }
         },
         Settled::Found(found) => json_response(found.json),
-        Settled::Nothing(_) | Settled::Unusable => not_found(),
+        Settled::LocalDisk(_) | Settled::Nothing(_) | Settled::Unusable => not_found(),
     }
 }
 

@@ -26,7 +26,8 @@ use crate::compat::{Labels, bootcfg};
 use crate::config::{Config, Scheme};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
-use crate::events::BootEvent;
+use crate::edits;
+use crate::events::{BootEvent, LOCAL_DISK};
 use crate::overlay;
 use crate::policy::{self, Assignment, NoInitramfs, initramfs};
 use crate::script::{self, Client};
@@ -95,6 +96,10 @@ pub(super) async fn of_machine(
             Err(error) => internal_error(&error),
         },
         Settled::Found(found) => script_response(found.script.into()),
+        Settled::LocalDisk(mac) => match note_local_disk(&app, &method, mac).await {
+            Ok(()) => script_response(script::local_disk(mac).into()),
+            Err(error) => internal_error(&error),
+        },
         Settled::Nothing(reason) => {
             if let Some(mac) = mac {
                 app.events.refuse(mac, &format!("no image: {reason}")).await;
@@ -107,6 +112,26 @@ pub(super) async fn of_machine(
         }
         Settled::Unusable => compat::not_found(),
     }
+}
+
+/// Notes that a machine was sent to its disk. We hear no more of that boot.
+async fn note_local_disk(app: &App, method: &Method, mac: MacAddr) -> Result<(), DatabaseError> {
+    if method == Method::GET && app.events.knows(mac).await? {
+        let message = Some(LOCAL_DISK.to_owned());
+        app.events.note(BootEvent { message, ..BootEvent::now(mac, Phase::Script) }).await;
+        spend_once(app, mac).await?;
+    }
+    Ok(())
+}
+
+/// What the node was to have for one boot is not for the next. It is stored before the script leaves.
+async fn spend_once(app: &App, mac: MacAddr) -> Result<(), DatabaseError> {
+    let config = &app.served.config;
+    if let Some(node) = config.node(mac).filter(|node| config.edits().has_once(&node.name)) {
+        edits::store::spend_once(app.events.database(), &node.name).await?;
+        app.in_force.ask();
+    }
+    Ok(())
 }
 
 /// Renders the script and notes the boot that it begins. HEAD begins none: the script is not sent, only its length.
@@ -209,13 +234,13 @@ impl<'a> PreparedBoot<'a> {
     }
 
     /// Holds the image and notes that the boot begins.
-    pub async fn begin(&self, app: &App, mac: MacAddr) -> Result<(), CannotBoot> {
+    pub async fn begin(&self, app: &App, mac: MacAddr) -> Result<(), NoBoot> {
         self.hold(app, mac)?;
         let event = BootEvent::now(mac, Phase::Script);
         let image = Some(self.image.manifest.image.clone());
         let message = Some(self.image.mode.to_string());
         app.events.note(BootEvent { boot: Some(self.id), image, message, ..event }).await;
-        Ok(())
+        Ok(spend_once(app, mac).await?)
     }
 
     /// Holds the image in the store until the machine is up.

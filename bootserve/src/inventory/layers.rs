@@ -23,6 +23,8 @@ pub enum Origin {
     Configuration,
     /// `bootserve node`, by this change.
     Edit(i64),
+    /// The same, for the next boot alone.
+    Once(i64),
 }
 
 impl fmt::Display for Origin {
@@ -34,6 +36,7 @@ impl fmt::Display for Origin {
             Self::Set(nodes) => write!(f, "[[set]] nodes = \"{nodes}\""),
             Self::Configuration => f.write_str("[[node]] of the configuration"),
             Self::Edit(revision) => write!(f, "bootserve node, change {revision}"),
+            Self::Once(revision) => write!(f, "bootserve node, change {revision}, for one boot"),
         }
     }
 }

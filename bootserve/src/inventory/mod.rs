@@ -183,22 +183,27 @@ impl Inventory {
     ) -> Result<(), InventoryError> {
         for (name, edit) in &edits.0 {
             let origin = Origin::Edit(edit.revision);
-            let layer = Arc::new(Layer { origin: origin.clone(), settings: edit.settings() });
+            let mut changed = vec![Arc::new(Layer { origin: origin.clone(), settings: edit.settings() })];
+            if !edit.once.is_empty() {
+                let origin = Origin::Once(edit.revision);
+                changed.push(Arc::new(Layer { origin, settings: edit.once.clone() }));
+            }
             if let Some(index) = self.by_name.get(name) {
                 let entry = &mut self.nodes[*index];
                 entry.identity = edit.over(std::mem::take(&mut entry.identity));
-                entry.layers.push(layer);
+                entry.layers.extend(changed);
             } else if let Some(table) = configured.remove(name) {
                 let own = Arc::new(Layer { origin: Origin::Configuration, settings: table });
                 let identity = Layer { origin, settings: edit.identity() };
-                self.configured.insert(name.clone(), vec![own, Arc::new(identity), layer]);
+                let layers = [own, Arc::new(identity)].into_iter().chain(changed).collect();
+                self.configured.insert(name.clone(), layers);
             } else if edit.added {
                 let identity = edit.identity();
                 if !identity.contains_key("address") {
                     return Err(InventoryError::NoAddress(name.clone()));
                 }
                 let mut layers = self.below(edit.profile(), &origin)?;
-                layers.push(layer);
+                layers.extend(changed);
                 self.by_name.insert(name.clone(), self.nodes.len());
                 self.nodes.push(Entry { name: name.clone(), identity, layers });
             } else {
@@ -216,13 +221,12 @@ impl Inventory {
     /// The nodes of the configuration itself that were changed, as it would have them.
     pub(crate) fn configured(&self) -> Result<HashMap<NodeName, Node>, InventoryError> {
         let nodes = self.configured.iter().map(|(name, layers)| {
-            let [own, identity, _] = &layers[..] else { unreachable!("it is made of three") };
+            let [_, identity, ..] = &layers[..] else { unreachable!("edit makes it of three or four") };
             let mut table = merged(layers);
             if KEYS.iter().any(|key| identity.settings.contains_key(*key)) {
                 let left = KEYS.iter().chain(&["relay"]).filter(|key| !identity.settings.contains_key(**key));
                 left.for_each(|key| drop(table.remove(*key)));
             }
-            debug_assert!(own.settings.contains_key("name"));
             let node = table.try_into();
             let error = |source| InventoryError::Node { name: name.clone(), source };
             Ok((name.clone(), node.map_err(error)?))
@@ -294,10 +298,12 @@ impl Inventory {
 impl Entry {
     /// Where it stands.
     fn origin(&self) -> &Origin {
-        let mut origins = self.layers.iter().map(|layer| &layer.origin);
-        let of_file = origins.clone().rev().find(|origin| matches!(origin, Origin::Nodes(_)));
+        let mut origins = self.layers.iter().map(|layer| &layer.origin).rev();
+        let of_file = origins.clone().find(|origin| matches!(origin, Origin::Nodes(_)));
         // Those that were added stand in no file.
-        of_file.or_else(|| origins.next_back()).unwrap_or(&Origin::Defaults)
+        of_file
+            .or_else(|| origins.find(|origin| matches!(origin, Origin::Edit(_))))
+            .unwrap_or(&Origin::Defaults)
     }
 
     fn wire(&self) -> Result<Node, InventoryError> {

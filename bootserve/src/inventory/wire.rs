@@ -94,6 +94,11 @@ pub(crate) fn check_edited(table: Table) -> Result<(), toml::de::Error> {
     table.try_into::<Edited>().map(drop)
 }
 
+/// Whether `table` holds settings, and nothing else.
+pub(crate) fn check_settings(table: Table) -> Result<(), toml::de::Error> {
+    table.try_into::<Defaults>().map(drop)
+}
+
 /// Whether `table` holds what may stand in a `[[nodes]]`, and nothing else.
 pub(crate) fn check_nodes(table: Table) -> Result<(), toml::de::Error> {
     let mut whole: Table = [("names", "n"), ("addresses", "0.0.0.0")]

@@ -9,7 +9,7 @@ use bootspec::manifest::BootMode;
 use bootspec::{ImageRef, MacAddr};
 use serde::{Deserialize, Serialize};
 
-use crate::events::{BootEvent, failure_code};
+use crate::events::{BootEvent, LOCAL_DISK, failure_code};
 
 /// More steps of one boot are not kept. There are ten phases, and some may come twice.
 const MAX_STEPS: usize = 16;
@@ -65,6 +65,8 @@ pub struct Course {
     pub image: Option<ImageRef>,
     /// How.
     pub mode: Option<BootMode>,
+    /// Whether that script sent it to its own disk.
+    pub is_local: bool,
     /// What went wrong last, in this boot or one before.
     pub problem: Option<Problem>,
     /// Whether that is newer than all steps.
@@ -188,6 +190,7 @@ impl Course {
                 self.attempts += 1;
                 (self.boot, self.image) = (event.boot, event.image.clone());
                 self.mode = event.message.as_deref().and_then(|message| message.parse().ok());
+                self.is_local = event.message.as_deref() == Some(LOCAL_DISK);
                 std::mem::replace(&mut self.is_open, true).then_some(BootEnd::Restarted)
             }
             Phase::Ready => {

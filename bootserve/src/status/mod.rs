@@ -60,7 +60,7 @@ pub enum State {
     Failed,
     /// Its boot goes on.
     Booting,
-    /// It is where it is to be without being ready: a failsafe shell, a machine in discover mode.
+    /// It is where it is to be without being ready: a failsafe shell, a machine in discover mode, one that boots from its own disk.
     Parked,
     /// Its system is up.
     Ready,
@@ -243,6 +243,7 @@ fn awaited(course: &Course, phase: Phase, age: Duration) -> Verdict {
             age >= SCRIPT_LIMIT || course.loads >= MAX_LOADS,
             format!("the boot program was sent {since} ago, and the script was not fetched{}", loads(course)),
         ),
+        (Phase::Script, _) if course.is_local => Verdict::new(State::Parked, "was sent to its own disk"),
         (Phase::Script, _) => Verdict::stuck_if(
             age >= DOWNLOAD_LIMIT,
             format!("has had its script for {since} and has not asked for the kernel"),
@@ -443,6 +444,7 @@ mod tests {
                 Stuck,
                 "init has not reported since the initramfs",
             ),
+            ("local-disk", &[(Dhcp, 9999), (Script, 9000)], Parked, "was sent to its own disk"),
             ("failsafe", &[(Script, 9999), (Initramfs, 9000)], Parked, "failsafe shell"),
             ("discover", &[(Script, 9999), (Initramfs, 9000), (Network, 8000)], Parked, "discover mode"),
             ("fetched", &[(Initramfs, 99), (Init, 70), (Network, 65)], Stuck, "no manifest of its root"),

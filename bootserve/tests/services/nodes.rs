@@ -54,6 +54,26 @@ fn what_is_changed_is_in_force_soon_and_after_a_restart() {
 }
 
 #[test]
+fn what_is_set_for_one_boot_is_not_for_the_next() {
+    let daemon = Daemon::start();
+    done(&node(&daemon, &["set", "--once", "node-000", "image=compute"]).output().unwrap());
+    assert!(wait_until(|| script_has(&daemon, NODE_MAC, "/images/compute/v1/")));
+    assert!(wait_until(|| script_has(&daemon, NODE_MAC, "/images/failsafe/v1/")));
+}
+
+#[test]
+fn a_node_is_sent_to_its_own_disk() {
+    let daemon = Daemon::start();
+    daemon.begin_boot(NODE_MAC);
+    done(&node(&daemon, &["set", "node-000", "local_disk=true"]).output().unwrap());
+    assert!(wait_until(|| script_has(&daemon, NODE_MAC, "sanboot --no-describe --drive 0x80 ||\nexit\n")));
+    let status =
+        daemon.wait_for("/v1/status?node=node-000", |status| status["nodes"][0]["state"] == "parked");
+    assert_eq!(status["nodes"][0]["what"], "was sent to its own disk");
+    assert_eq!(daemon.get(&format!("/v1/boot/{NODE_MAC}")).status, 404, "nothing for pixiecore's clients");
+}
+
+#[test]
 fn a_writer_that_is_killed_has_changed_all_or_nothing_and_none_loses_what_another_wrote() {
     const WRITERS: u64 = 50;
     let daemon = Daemon::start();
