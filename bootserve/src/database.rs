@@ -79,6 +79,20 @@ CREATE TRIGGER IF NOT EXISTS node_changes_are_bounded AFTER INSERT ON node_chang
     DELETE FROM node_change_rows WHERE revision <= new.revision - 10000;
     DELETE FROM node_changes WHERE revision <= new.revision - 10000;
 END;
+-- What machines in discover mode have said about themselves.
+CREATE TABLE IF NOT EXISTS machines (
+    mac                TEXT PRIMARY KEY,
+    first_seen_unix_ms INTEGER NOT NULL,
+    last_seen_unix_ms  INTEGER NOT NULL,
+    check_ins          INTEGER NOT NULL,
+    facts              TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS machines_by_last_seen ON machines (last_seen_unix_ms);
+-- Whoever invents machines fills no disk: the 4096 that were heard of last are kept.
+CREATE TRIGGER IF NOT EXISTS machines_are_bounded AFTER INSERT ON machines BEGIN
+    DELETE FROM machines WHERE mac IN
+        (SELECT mac FROM machines ORDER BY last_seen_unix_ms DESC, mac LIMIT -1 OFFSET 4096);
+END;
 CREATE TABLE IF NOT EXISTS tokens (
     name            TEXT PRIMARY KEY,
     role            TEXT NOT NULL,

@@ -12,6 +12,7 @@ pub mod compat;
 pub mod config;
 pub mod database;
 pub mod dhcp;
+pub mod discovery;
 pub mod dns;
 pub mod edits;
 pub mod events;

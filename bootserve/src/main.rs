@@ -23,6 +23,7 @@ use bootserve::status::table::Look;
 use bootspec::MacAddr;
 use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cli::machine::MachineCommand;
 use cli::node::NodeCommand;
 use cli::token::TokenCommand;
 use manual::{CompletionsArgs, ManualArgs};
@@ -82,6 +83,9 @@ enum Command {
     /// Show and change nodes: those of the configuration, those of its inventory, and those that were added here
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Show machines that have introduced themselves, and make nodes of them
+    #[command(subcommand)]
+    Machine(MachineCommand),
     /// Say who may use the API that changes nodes
     #[command(subcommand)]
     Token(TokenCommand),
@@ -260,6 +264,7 @@ fn main() -> ExitCode {
         Command::Diff { config, new, json } => diff_files(config, new, json),
         Command::Explain { config, question, json } => explain_machine(config, &question, json),
         Command::Node(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Machine(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Token(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Status { config, nodes, watch, json } => show_status(&config, &nodes, watch, json),
         Command::Log { config, node, follow, json } => show_log(&config, &node, follow, json),

@@ -104,7 +104,7 @@ pub enum EditCommand {
 #[derive(Args)]
 pub struct EditArgs {
     #[command(flatten)]
-    config: ConfigFile,
+    pub(super) config: ConfigFile,
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -143,7 +143,7 @@ impl EditCommand {
 }
 
 impl EditArgs {
-    fn run(&self, operation: &Operation) -> anyhow::Result<()> {
+    pub(super) fn run(&self, operation: &Operation) -> anyhow::Result<()> {
         let config = Arc::new(read_files(&self.config)?);
         let outcome = match self.dry_run {
             true => {

@@ -19,6 +19,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::store::{NameError, NodeName, ParseImageRefError};
@@ -58,6 +59,8 @@ pub struct Config {
     pub networks: Networks,
     /// Whether hosts of our own network that ask for IPv6 routers are told that there is none.
     pub router_advertisements: bool,
+    /// How often machines in discover mode check in.
+    pub discovery_poll: Duration,
     /// How files are sent by TFTP.
     pub tftp: Tftp,
     /// Directories that are searched for network boot programs, in order.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bootspec::cmdline::{BaseUrl, KernelArg};
+use bootspec::facts::{MAX_WAIT, MIN_WAIT};
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -37,6 +38,8 @@ pub(super) struct Config {
     dhcp: Dhcp,
     #[serde(rename = "network", deserialize_with = "one_or_several")]
     networks: Vec<Network>,
+    #[serde(default)]
+    discovery: Discovery,
     #[serde(default)]
     tftp: Tftp,
     #[serde(default)]
@@ -117,6 +120,29 @@ fn default_lease_seconds() -> u32 {
 struct Tftp {
     #[serde(default)]
     single_port: bool,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct Discovery {
+    poll_seconds: u64,
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self { poll_seconds: 30 }
+    }
+}
+
+impl Discovery {
+    fn check(&self) -> Result<Duration, ConfigError> {
+        let poll = Duration::from_secs(self.poll_seconds);
+        if (MIN_WAIT..=MAX_WAIT).contains(&poll) {
+            return Ok(poll);
+        }
+        let (found, expected) = (self.poll_seconds.to_string(), "1 to 3600");
+        Err(ConfigError::Value { key: "discovery.poll_seconds", found, expected })
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -314,6 +340,7 @@ impl Config {
             quirks,
             networks,
             router_advertisements,
+            discovery_poll: wire.discovery.check()?,
             tftp: super::Tftp { single_port: wire.tftp.single_port },
             nbp_dirs: wire.nbp.dirs,
             max_downloads: wire.http.max_downloads,

@@ -17,6 +17,7 @@ mod compat;
 mod configured;
 #[doc(hidden)]
 pub mod connection;
+mod discover;
 mod event_stream;
 mod file;
 mod health;
@@ -44,6 +45,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bootspec::MacAddr;
 use bootspec::event::EVENTS_PATH;
+use bootspec::facts::DISCOVER_PATH;
 use bootspec::store::HTTP_PREFIX;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
@@ -179,6 +181,9 @@ fn router(handlers: Handlers) -> Router {
         .route("/v1/nodes/{node}", get(configured::explained))
         .route("/v1/inventory", get(configured::inventory))
         .route("/v1/changes", get(configured::changes).post(configured::make_change))
+        .route(DISCOVER_PATH, post(discover::discover))
+        .route("/v1/machines", get(discover::list))
+        .route("/v1/machines/{machine}", get(discover::facts))
         .route("/v1/openapi.json", get(configured::openapi))
         .route("/v1/nodes/{node}/events", get(api::events_of))
         .route("/healthz", get(health::health))

@@ -1,0 +1,103 @@
+//! Machines in the database: one row each, by MAC address.
+
+use bootspec::MacAddr;
+use bootspec::facts::Facts;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::Machine;
+use crate::database::{Database, DatabaseError, query_error};
+
+/// Stores what a machine said at `now`, in milliseconds since 1970. Whether it is heard of for the first time.
+pub async fn check_in(database: &Database, facts: &Facts, now_unix_ms: i64) -> Result<bool, DatabaseError> {
+    let query = sqlx::query_scalar(
+        "INSERT INTO machines (mac, first_seen_unix_ms, last_seen_unix_ms, check_ins, facts) VALUES (?1, ?2, ?2, 1, ?3) \
+         ON CONFLICT (mac) DO UPDATE SET last_seen_unix_ms = ?2, check_ins = check_ins + 1, facts = ?3 \
+         RETURNING check_ins",
+    );
+    let json = serde_json::to_string(facts).expect("facts are JSON");
+    let query = query.bind(facts.mac.to_string()).bind(now_unix_ms).bind(json);
+    let check_ins: i64 = query.fetch_one(&database.pool).await.map_err(query_error("store a machine in"))?;
+    Ok(check_ins == 1)
+}
+
+/// All machines, those first that were heard of last.
+pub async fn machines(database: &Database) -> Result<Vec<Machine>, DatabaseError> {
+    let query = sqlx::query("SELECT * FROM machines ORDER BY last_seen_unix_ms DESC, mac");
+    let rows = query.fetch_all(&database.pool).await.map_err(query_error("read machines from"))?;
+    rows.iter().map(machine_of_row).collect()
+}
+
+/// Forgets a machine, until it checks in again. Whether it was there.
+pub async fn forget(database: &Database, mac: MacAddr) -> Result<bool, DatabaseError> {
+    let query = sqlx::query("DELETE FROM machines WHERE mac = ?").bind(mac.to_string());
+    let done = query.execute(&database.pool).await.map_err(query_error("remove a machine from"))?;
+    Ok(done.rows_affected() > 0)
+}
+
+fn machine_of_row(row: &SqliteRow) -> Result<Machine, DatabaseError> {
+    let facts: String = row.get("facts");
+    let facts = Facts::parse(facts.as_bytes())
+        .map_err(|_| DatabaseError::Row { what: "facts of a machine", text: row.get("mac") })?;
+    Ok(Machine {
+        facts,
+        first_seen_unix_ms: row.get("first_seen_unix_ms"),
+        last_seen_unix_ms: row.get("last_seen_unix_ms"),
+        check_ins: u64::try_from(row.get::<i64, _>("check_ins")).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn facts(number: u32) -> Facts {
+        let [a, b, c, d] = number.to_be_bytes();
+        let mac = MacAddr::new([2, 0, a, b, c, d]).to_string();
+        let json = json!({
+            "mac": mac,
+            "system": {"product": "R640", "serial": format!("S{number}")},
+            "firmware": {"kind": "uefi"},
+        });
+        Facts::parse(json.to_string().as_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_kept_with_what_it_said_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path()).await.unwrap();
+        assert!(check_in(&database, &facts(1), 10).await.unwrap());
+        assert!(check_in(&database, &facts(2), 20).await.unwrap());
+        let more = Facts { memory_bytes: 7, ..facts(1) };
+        assert!(!check_in(&database, &more, 30).await.unwrap());
+        let machines = machines(&database).await.unwrap();
+        let expected = Machine { facts: more, first_seen_unix_ms: 10, last_seen_unix_ms: 30, check_ins: 2 };
+        assert_eq!(machines[0], expected);
+        assert!(machines[1].is_called("S2") && machines[1].is_called("02:00:00:00:00:02"));
+        assert!(!machines[1].is_called("S1") && !machines[1].is_called(""));
+        assert!(forget(&database, facts(1).mac).await.unwrap());
+        assert!(!forget(&database, facts(1).mac).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn those_that_were_heard_of_last_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path()).await.unwrap();
+        let mut transaction = database.pool.begin().await.unwrap();
+        for number in 0..4097 {
+            let facts = facts(number);
+            sqlx::query("INSERT INTO machines VALUES (?, 0, ?, 1, ?)")
+                .bind(facts.mac.to_string())
+                .bind(number)
+                .bind(serde_json::to_string(&facts).unwrap())
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+        }
+        transaction.commit().await.unwrap();
+        let machines = machines(&database).await.unwrap();
+        assert_eq!(machines.len(), 4096);
+        assert_eq!(machines.last().unwrap().serial(), Some("S1"), "the oldest one is gone");
+    }
+}

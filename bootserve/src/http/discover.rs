@@ -1,0 +1,109 @@
+//! `POST /v1/discover`: machines in discover mode say what they are made of, and are told what to do (docs/discover.md).
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bootspec::diagnosis::explain;
+use bootspec::facts::{CheckInAnswer, Facts};
+use bootspec::manifest::BootMode;
+use tracing::{info, warn};
+
+use super::access::Viewer;
+use super::{App, internal_error, on_disk, text};
+use crate::config::Node;
+use crate::discovery::listing::Listing;
+use crate::discovery::store::{check_in, machines};
+use crate::discovery::{Machine, node_of};
+use crate::policy::Assignment;
+use crate::store::{StoreError, read_manifest, resolve};
+
+/// Real machines say a tenth of it. With the number of machines that are kept, it bounds what strangers can make us store.
+const MAX_FACTS_BYTES: usize = 128 << 10;
+
+pub(super) async fn discover(State(app): State<Arc<App>>, body: Body) -> Response {
+    let Ok(json) = to_bytes(body, MAX_FACTS_BYTES).await else {
+        return text(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("facts of more than {MAX_FACTS_BYTES} bytes are not kept"),
+        );
+    };
+    let facts = match Facts::parse(&json) {
+        Ok(facts) => facts,
+        Err(error) => {
+            info!(error = &error as &dyn std::error::Error, "facts of a machine refused");
+            return text(StatusCode::BAD_REQUEST, explain(&error));
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    match check_in(app.events.database(), &facts, i64::try_from(now).unwrap_or(i64::MAX)).await {
+        Ok(true) => introduce(&facts),
+        Ok(false) => {}
+        Err(error) => return internal_error(&error),
+    }
+    Json(answer(&app, &facts).await).into_response()
+}
+
+/// Says in the log who is there.
+fn introduce(facts: &Facts) {
+    let text = |text: &Option<bootspec::facts::Text>| text.as_ref().map(ToString::to_string);
+    let (product, serial) = (text(&facts.system.product), text(&facts.system.serial));
+    info!(mac = %facts.mac, product, serial, "a machine introduced itself");
+}
+
+/// A node that is to boot something else reboots; all others wait.
+async fn answer(app: &App, facts: &Facts) -> CheckInAnswer {
+    let config = &app.served.config;
+    let wait = CheckInAnswer::Wait(config.discovery_poll);
+    let Some(node) = node_of(config, facts) else { return wait };
+    match boots_discover(app, node).await {
+        Ok(true) => wait,
+        Ok(false) => {
+            info!(mac = %facts.mac, node = %node.name, "a machine in discover mode is told to reboot into its image");
+            CheckInAnswer::Reboot
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(mac = %facts.mac, node = %node.name, error, "a machine in discover mode waits for its image");
+            wait
+        }
+    }
+}
+
+/// Whether the node would only come back here.
+async fn boots_discover(app: &App, node: &Node) -> Result<bool, StoreError> {
+    if node.local_disk {
+        return Ok(false);
+    }
+    let (store, node) = (app.served.config.server.store.clone(), node.clone());
+    on_disk(move || {
+        let manifest = read_manifest(&store, &resolve(&store, &node.image)?)?;
+        let assignment = Assignment { image: &node.image, node: Some(&node) };
+        Ok(assignment.mode(&manifest) == BootMode::Discover)
+    })
+    .await
+}
+
+/// `GET /v1/machines`: those that have checked in, those first that were heard of last.
+pub(super) async fn list(_: Viewer, State(app): State<Arc<App>>) -> Response {
+    match machines(app.events.database()).await {
+        Ok(machines) => Json(Listing::of(&machines, &app.served.config, true)).into_response(),
+        Err(error) => internal_error(&error),
+    }
+}
+
+/// `GET /v1/machines/MACHINE`: all that a machine has said, by its MAC address, serial number or UUID.
+pub(super) async fn facts(_: Viewer, State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
+    let found: Result<Option<Machine>, _> = machines(app.events.database())
+        .await
+        .map(|machines| machines.into_iter().find(|machine| machine.is_called(&name)));
+    match found {
+        Ok(Some(machine)) => Json(machine.facts).into_response(),
+        Ok(None) => text(StatusCode::NOT_FOUND, format!("no machine {name:?} has checked in")),
+        Err(error) => internal_error(&error),
+    }
+}
