@@ -21,6 +21,7 @@ use crate::http::tls::Certificate;
 use crate::nbp::{INSTALL_HINT, NbpSet};
 use crate::overlay;
 use crate::policy::{Assignment, initramfs};
+use crate::power::password::{Password, PasswordError};
 use crate::privileges::find_user;
 use crate::sockets::mtu_bytes;
 use crate::store::{read_manifest, resolve};
@@ -66,6 +67,7 @@ pub async fn check(path: &Path) -> Findings {
             findings.check_nbps(&config);
             findings.check_images(&config);
             findings.check_overlays(&config);
+            findings.check_bmcs(&config);
             findings.check_compat(&config);
         }
         Err(error) => findings.add(Severity::Error, &error),
@@ -159,6 +161,19 @@ impl Findings {
         let Some(dir) = &config.server.overlays else { return };
         if let Err(error) = overlay_findings(config, dir).map(|findings| self.findings.extend(findings)) {
             self.warn(format!("cannot read server.overlays {}: {error}", dir.display()));
+        }
+    }
+
+    /// Each password once. It may be for root alone, and the check be anyone's.
+    fn check_bmcs(&mut self, config: &Config) {
+        let bmcs = config.nodes().iter().filter_map(|node| node.bmc.as_ref());
+        for file in bmcs.map(|bmc| &bmc.password_file).collect::<BTreeSet<_>>() {
+            match Password::read(file) {
+                Err(PasswordError::Read { source, .. })
+                    if source.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => self.add(Severity::Warning, &error),
+                Ok(_) => {}
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! [`policy::decide`] says what a machine boots; [`dhcp`], [`tftp`] and [`http`] render that decision for firmware,
 //! boot programs and iPXE. [`config`] is what the admin wants, [`inventory`] the part of it that is of nodes by the hundred, [`store`] what imagebuild published, [`in_use`] what of it must stay, [`overlay`] what single
 //! nodes get besides, [`events`] what
-//! became of it and [`status`] what that means; [`dns`] gives them names, and [`export`] writes all of this for other programs. [`serve`] puts them together.
+//! became of it and [`status`] what that means; [`dns`] gives them names, [`power`] switches them on and off, and [`export`] writes all of this for other programs. [`serve`] puts them together.
 
 pub mod arch;
 pub mod check;
@@ -28,6 +28,7 @@ pub mod notify;
 pub mod overlay;
 pub mod passed;
 pub mod policy;
+pub mod power;
 pub mod privileges;
 pub mod radv;
 pub mod reload;

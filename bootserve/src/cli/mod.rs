@@ -3,5 +3,6 @@
 pub mod machine;
 pub mod node;
 mod node_edit;
+pub mod power;
 mod state;
 pub mod token;

@@ -3,6 +3,7 @@
 //! [`wire`] mirrors the TOML text; [`Config`] is what has passed every check that needs no I/O, so the rest of the
 //! program never meets an address outside the subnet or two nodes with one MAC. Every key: `docs/bootserve.md`.
 
+pub mod bmc;
 mod forwarder;
 mod identity;
 mod network;
@@ -34,6 +35,7 @@ use crate::compat::Site;
 use crate::edits::Edits;
 use crate::inventory::{Inventory, InventoryError};
 
+pub use bmc::Bmc;
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
 pub use network::{AddressRange, Network, Networks};
 pub use quirk::{QuirkRule, Quirks};
@@ -203,6 +205,8 @@ pub struct Node {
     pub params: BootParams,
     /// Whether it boots from its own disk, and not that image.
     pub local_disk: bool,
+    /// What switches its power.
+    pub bmc: Option<Bmc>,
     /// What the site wants to know of it.
     pub metadata: BTreeMap<String, toml::Value>,
 }
@@ -291,6 +295,15 @@ pub enum ConfigError {
     NoImage {
         /// Which.
         node: NodeName,
+    },
+    /// What is said of a node's BMC does not do.
+    #[error("the BMC of node {node}")]
+    Bmc {
+        /// Which.
+        node: NodeName,
+        /// What is wrong.
+        #[source]
+        source: bmc::BmcError,
     },
     /// A node is known by nothing, or by several things.
     #[error(

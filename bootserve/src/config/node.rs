@@ -12,6 +12,7 @@ use bootspec::store::NodeName;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::bmc::{self, BmcAddress};
 use super::{ConfigError, ImageSelector, NodeKey, OptionBytes, text};
 
 /// A table that may hold every setting of nodes besides its own fields. serde can flatten the settings into it, but would then pass
@@ -42,6 +43,7 @@ macro_rules! with_settings {
             #[serde(default, with = "text::option")]
             init: Option<InitPath>,
             local_disk: Option<bool>,
+            bmc: Option<bmc::Wire>,
             #[serde(default)]
             metadata: BTreeMap<String, toml::Value>,
         }
@@ -62,6 +64,8 @@ with_settings! {
         circuit_id: Option<OptionBytes>,
         relay: Option<Ipv4Addr>,
         address: Ipv4Addr,
+        #[serde(default, with = "text::option")]
+        bmc_address: Option<BmcAddress>,
     }
 }
 
@@ -82,6 +86,8 @@ impl TryFrom<Node> for super::Node {
             init: wire.init,
             ..BootParams::default()
         };
+        let bmc = wire.bmc_address.map(|address| wire.bmc.unwrap_or_default().at(address)).transpose();
+        let bmc = bmc.map_err(|source| ConfigError::Bmc { node: wire.name.clone(), source })?;
         let image = wire.image.ok_or_else(|| ConfigError::NoImage { node: wire.name.clone() })?;
         Ok(Self {
             name: wire.name,
@@ -91,6 +97,7 @@ impl TryFrom<Node> for super::Node {
             kernel_args: wire.kernel_args,
             params,
             local_disk: wire.local_disk.unwrap_or_default(),
+            bmc,
             metadata: wire.metadata,
         })
     }

@@ -37,7 +37,8 @@ pub struct Edit {
 /// What a node is known by; where one of them is changed, it takes the place of whichever the node had.
 pub const KEYS: [&str; 4] = ["mac", "client_id", "uuid", "circuit_id"];
 /// Keys of a node that are not its settings, besides its name.
-pub(crate) const IDENTITY: [&str; 6] = ["mac", "client_id", "uuid", "circuit_id", "relay", "address"];
+pub(crate) const IDENTITY: [&str; 7] =
+    ["mac", "client_id", "uuid", "circuit_id", "relay", "address", "bmc_address"];
 /// Of an added node.
 pub(crate) const PROFILE: &str = "profile";
 

@@ -133,8 +133,9 @@ pub(super) struct Changed {
 pub(super) type Made = (i64, Vec<Changed>);
 
 /// What stands for one node where there may be a set of them, and what it stands for.
-pub(crate) const PLURALS: [(&str, &str); 5] = [
+pub(crate) const PLURALS: [(&str, &str); 6] = [
     ("address", "addresses"),
+    ("bmc_address", "bmc_addresses"),
     ("mac", "macs"),
     ("uuid", "uuids"),
     ("client_id", "client_ids"),

@@ -352,6 +352,7 @@ fn settings(mut table: Table) -> Table {
         "uuids",
         "client_ids",
         "circuit_ids",
+        "bmc_addresses",
         "relay",
         "profile",
         "inherits",
@@ -371,6 +372,7 @@ fn identities(nodes: &Nodes, count: usize, origin: &Origin) -> Result<Vec<Table>
         ("uuids", "uuid", &nodes.uuids, Radix::Hexadecimal),
         ("client_ids", "client_id", &nodes.client_ids, Radix::Decimal),
         ("circuit_ids", "circuit_id", &nodes.circuit_ids, Radix::Decimal),
+        ("bmc_addresses", "bmc_address", &nodes.bmc_addresses, Radix::Decimal),
     ];
     for (key, of_one, Patterns(patterns), radix) in lists {
         if patterns.is_empty() && key != "addresses" {

@@ -57,6 +57,16 @@ fn a_set_says_otherwise_than_the_profile_and_each_value_has_its_origin() {
 }
 
 #[test]
+fn a_bmc_has_an_address_of_its_nodes_own_and_inherits_how_it_is_spoken_to() {
+    let text = "[defaults]\nimage = 'a'\nbmc = { user = 'admin', password_file = '/p' }\n\
+                [[nodes]]\nnames = 'n[1-2]'\naddresses = '10.0.0.[1-2]'\nmacs = '02:00:00:00:00:[01-02]'\n\
+                bmc_addresses = '10.9.0.[1-2]'\n[[set]]\nnodes = 'n2'\nbmc = { protocol = 'ipmi' }\n";
+    let nodes = wire(text);
+    assert_eq!((&nodes[1]["bmc_address"], &nodes[1]["bmc"]["user"]), (&"10.9.0.2".into(), &"admin".into()));
+    assert_eq!((&nodes[0]["bmc"]["protocol"], &nodes[1]["bmc"]["protocol"]), (&().into(), &"ipmi".into()));
+}
+
+#[test]
 fn groups_may_hold_groups() {
     let inventory = Inventory::parse("[groups]\na = 'n[1-4]'\nb = '@a!n2'\nc = '@d'\nd = 'n1,@c'\n").unwrap();
     assert_eq!(names(&inventory.set("@b,x").unwrap()), ["n1", "n3", "n4", "x"]);

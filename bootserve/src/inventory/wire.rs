@@ -13,7 +13,7 @@ use toml::Table;
 use uuid::Uuid;
 
 use crate::config::node::with_settings;
-use crate::config::{ImageSelector, OptionBytes, text};
+use crate::config::{ImageSelector, OptionBytes, bmc, text};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +61,8 @@ with_settings! {
         pub(super) client_ids: Patterns,
         #[serde(default)]
         pub(super) circuit_ids: Patterns,
+        #[serde(default)]
+        pub(super) bmc_addresses: Patterns,
         pub(super) relay: Option<Ipv4Addr>,
         pub(super) profile: Option<String>,
     }
@@ -86,6 +88,8 @@ with_settings! {
         circuit_id: Option<OptionBytes>,
         relay: Option<Ipv4Addr>,
         address: Option<Ipv4Addr>,
+        #[serde(default, with = "text::option")]
+        bmc_address: Option<bmc::BmcAddress>,
     }
 }
 
