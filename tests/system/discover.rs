@@ -1,20 +1,19 @@
 //! The discover image: machines say what they are made of, and do what they are told.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::slice::from_ref;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bootlab::deadline::within;
+use bootlab::deadline::{wait_until, within};
 use bootlab::images;
 use bootlab::lab::{Goal, Lab};
 use bootlab::netns::SERVER_ADDRESS;
-use bootlab::places::store_dir;
+use bootlab::places::{program, store_dir};
 use bootlab::qemu::NodeSpec;
 use bootspec::event::Phase;
 use bootspec::facts::{CheckInAnswer, DISCOVER_PATH, Disk, Facts, FirmwareKind, Transport};
@@ -23,21 +22,42 @@ use bootspec::store::{INITRAMFS, VMLINUZ};
 /// From power-on to the first check-in, on an idle machine without KVM.
 const IDLE_BOOT: Duration = Duration::from_secs(60);
 
+/// How often machines check in.
+const POLL_SECONDS: u64 = 2;
+
 #[test]
-fn a_machine_boots_from_the_network_and_goes_on_where_nobody_wants_its_facts() -> Result<()> {
-    let spec = NodeSpec::classic(0, &images::shared("discover")?.to_string());
-    let lab = Lab::start("discover-boot", &store_dir(), from_ref(&spec))?;
+fn a_machine_that_nobody_knows_introduces_itself_is_approved_and_boots_its_image() -> Result<()> {
+    let (discover, failsafe) = (images::shared("discover")?, images::shared("failsafe")?);
+    let lab = Lab::start("discover-unknown", &store_dir(), &[])?;
+    let config = lab.dir().join("bootserve.toml");
+    let strangers = format!("[boot]\ndefault_image = \"{discover}\"\n");
+    let text = fs::read_to_string(&config)?.replacen("[boot]\n", &strangers, 1);
+    fs::write(&config, format!("{text}\n[discovery]\npoll_seconds = {POLL_SECONDS}\n"))?;
+    let is_in_force = || log_of(&lab).contains("the configuration is in force");
+    assert!(wait_until(within(IDLE_BOOT), is_in_force), "{}", log_of(&lab));
+
+    let spec = NodeSpec::classic(0, &failsafe.to_string());
     let node = lab.boot(&spec)?;
-    let timeline = lab.wait_for(&node, Goal::Discovered, IDLE_BOOT)?;
-    for phase in [Phase::Script, Phase::Initramfs, Phase::Init, Phase::Network] {
-        assert!(timeline.reached(phase).is_some(), "no {phase} in {timeline:?}");
-    }
-    let line = format!(
-        "MAC {}: http://{SERVER_ADDRESS}:80{DISCOVER_PATH}: HTTP status 404: this server has no discovery; checking in",
-        spec.mac
-    );
-    node.console().wait_for(&line, within(IDLE_BOOT))?;
+    node.console().wait_for("the machine is known and is to wait", within(IDLE_BOOT))?;
+    assert!(log_of(&lab).contains("a machine introduced itself"), "{}", log_of(&lab));
+    let (mac, address) = (spec.mac.to_string(), format!("address={}", spec.address));
+    let image = format!("image={failsafe}");
+    let mut command = lab.netns().command(program("bootserve")?);
+    command.args(["machine", "approve", &mac, spec.name.as_str(), &address, &image]);
+    let output = command.arg("--config").arg(&config).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    node.console().wait_for("the machine is to reboot; rebooting", within(IDLE_BOOT))?;
+    assert!(node.console().wait_for_end(within(IDLE_BOOT)), "it did not reboot");
+    drop(node);
+
+    let node = lab.boot(&spec)?;
+    let timeline = lab.wait_for(&node, Goal::FailsafeShell, IDLE_BOOT)?;
+    assert!(timeline.reached(Phase::Initramfs).is_some(), "it is the node that it was made: {timeline:?}");
     Ok(())
+}
+
+fn log_of(lab: &Lab) -> String {
+    fs::read_to_string(lab.server().log()).unwrap_or_default()
 }
 
 /// Takes the facts of one check-in and answers. Reports of the boot are taken on the way.

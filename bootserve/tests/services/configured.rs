@@ -130,9 +130,11 @@ fn each_path_of_the_document_is_there() {
     let daemon = Daemon::start();
     let operator = token(&daemon, "ci", "operator");
     let document: Value = serde_json::from_str(DOCUMENT).unwrap();
+    let facts = json!({"mac": NODE_MAC, "firmware": {"kind": "uefi"}});
+    assert_eq!(daemon.post("/v1/discover", facts.to_string().as_bytes()).status, 200);
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            let path = path.replace("{node}", "node-000");
+            let path = path.replace("{node}", "node-000").replace("{machine}", NODE_MAC);
             let (status, _) =
                 ask(&daemon, &method.to_uppercase(), &path, Some(&operator), &json!({"undo": {}}));
             let expected = if method == "post" { 404 } else { 200 };
