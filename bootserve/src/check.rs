@@ -3,23 +3,26 @@
 //! An error keeps bootserve from starting or a configured machine from booting; a warning may be a matter of order,
 //! such as an image that is not built yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::{fmt, fs, io};
 
 use bootspec::initramfs::MAX_OVERLAY_BYTES;
-use bootspec::store::SIGNATURE_SUFFIX;
+use bootspec::store::{MANIFEST_SIGNATURE, SIGNATURE_SUFFIX};
 use serde::Serialize;
 
 use crate::arch::Platform;
 use crate::compat::Site;
-use crate::config::Config;
+use crate::config::{Config, Node};
 use crate::edits::store::stored_edits;
 use crate::http::tls::Certificate;
 use crate::nbp::{INSTALL_HINT, NbpSet};
-use crate::overlay;
+use crate::overlay::documents::{self, Document, NoCloudFile};
+use crate::overlay::layers::{Layers, Placed};
+use crate::overlay::{self, OverlayError, OverlayName, Overlays};
 use crate::policy::{Assignment, initramfs};
 use crate::power::password::{Password, PasswordError};
 use crate::privileges::find_user;
@@ -68,6 +71,7 @@ pub async fn check(path: &Path) -> Findings {
             findings.check_images(&config);
             findings.check_overlays(&config);
             findings.check_bmcs(&config);
+            findings.check_rendering(&config);
             findings.check_compat(&config);
         }
         Err(error) => findings.add(Severity::Error, &error),
@@ -177,6 +181,28 @@ impl Findings {
         }
     }
 
+    /// What each node is given of its own; what is wrong for many nodes is said once.
+    fn check_rendering(&mut self, config: &Config) {
+        if config.server.overlays.is_none() {
+            return;
+        }
+        let overlays = Overlays::new(Arc::new(config.clone()));
+        let mut problems: BTreeMap<String, (String, usize)> = BTreeMap::new();
+        for node in config.nodes() {
+            for error in rendering_problems(&overlays, node) {
+                let name = node.name.as_str();
+                let alike = error.replace(&format!("node {name}"), "node");
+                problems.entry(alike).or_insert((error, 0)).1 += 1;
+            }
+        }
+        for (message, nodes) in problems.into_values() {
+            self.warn(match nodes {
+                1 => message,
+                _ => format!("{message}\nthe same for {} more nodes", nodes - 1),
+            });
+        }
+    }
+
     fn check_compat(&mut self, config: &Config) {
         match config.compat.as_ref().map(Site::problems) {
             Some(Ok(problems)) => problems.into_iter().for_each(|problem| self.warn(problem)),
@@ -209,6 +235,53 @@ fn check_image(config: &Config, assignment: Assignment<'_>) -> Result<(), Box<dy
     }
 }
 
+/// What `node` cannot be given.
+fn rendering_problems(overlays: &Overlays, node: &Node) -> Vec<String> {
+    let nocloud = NoCloudFile::ALL.into_iter().map(Document::NoCloud);
+    let texts = nocloud.chain(overlays.templates().into_iter().map(Document::Template));
+    let texts = texts.filter_map(|text| overlays.document(node, &text).err());
+    let mut problems: Vec<_> = texts.map(|error| explain(&error).to_string()).collect();
+    problems.extend(overlays.layers(node).iter().flat_map(|layers| wrong_modes(layers, node)));
+    match overlays.open(node) {
+        Ok(Some(overlay)) if overlay.signature.is_none() && is_signed(overlays.config(), node) => {
+            problems.push(format!(
+                "the overlay of node {} is not signed, and its image {} is\nhint: if its initramfs has keys, name one in server.overlay_key, \
+                 or sign the overlay: docs/overlays.md",
+                node.name, node.image
+            ));
+        }
+        Ok(_) => {}
+        // Of files that are not made of overlays, the check of the directory tells.
+        Err(OverlayError::Read { .. } | OverlayError::NotAFile { .. } | OverlayError::TooLarge { .. })
+            if node.overlays.is_empty() => {}
+        Err(error) => problems.push(explain(&error).to_string()),
+    }
+    problems
+}
+
+/// Directories that every image has, with another mode than programs count on.
+fn wrong_modes(layers: &Layers, node: &Node) -> Vec<String> {
+    let is_wrong = |path: &str, mode: u32| match path {
+        "tmp" | "var/tmp" => mode != 0o1777,
+        "root" => mode & 0o007 != 0,
+        _ => false,
+    };
+    let wrong = layers.iter().filter(|(path, placed)| is_wrong(path, placed.entry.mode));
+    let wrong = wrong.map(|(path, Placed { overlay, entry })| {
+        format!(
+            "the overlay {overlay} gives /{path} of node {} the mode {:04o}\nhint: chmod it, or say another in overlay.toml",
+            node.name, entry.mode
+        )
+    });
+    wrong.collect()
+}
+
+/// Whether the image that `node` boots has a signature.
+fn is_signed(config: &Config, node: &Node) -> bool {
+    let store = &config.server.store;
+    resolve(store, &node.image).is_ok_and(|image| image.dir(store).join(MANIFEST_SIGNATURE).exists())
+}
+
 /// What is wrong with the files in the directory of overlays, by name.
 fn overlay_findings(config: &Config, dir: &Path) -> io::Result<Vec<Finding>> {
     let mut paths =
@@ -221,7 +294,14 @@ fn overlay_findings(config: &Config, dir: &Path) -> io::Result<Vec<Finding>> {
 fn overlay_problems(config: &Config, path: &Path) -> Vec<String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Some(node) = overlay::node_of(&name) else {
-        return vec![format!("{} is no overlay: expected NODE.tar or NODE.tar.minisig", path.display())];
+        let is_overlay = name.parse::<OverlayName>().is_ok() || documents::DIRECTORIES.contains(&&*name);
+        return match is_overlay && path.is_dir() {
+            true => Vec::new(),
+            false => vec![format!(
+                "{} is no overlay: expected a directory, NODE.tar or NODE.tar.minisig",
+                path.display()
+            )],
+        };
     };
     let mut problems = Vec::new();
     if config.node_named(node.as_str()).is_none() {

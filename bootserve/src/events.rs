@@ -371,11 +371,21 @@ impl EventLog {
     /// Whether the machine's firmware was given an address and its system is not up yet, as far as we know. Only what we saw
     /// ourselves begins a boot, and only the report of a boot that we began ends it.
     pub async fn is_booting(&self, mac: MacAddr) -> Result<bool, DatabaseError> {
+        self.has_begun_and_not(mac, [Phase::SwitchRoot, Phase::Ready]).await
+    }
+
+    /// The same, but until it has reported that it is ready: whoever boots another system than ours goes on with it.
+    pub async fn is_coming_up(&self, mac: MacAddr) -> Result<bool, DatabaseError> {
+        self.has_begun_and_not(mac, [Phase::Ready; 2]).await
+    }
+
+    /// Whether the machine was given an address after it came to each of these phases.
+    async fn has_begun_and_not(&self, mac: MacAddr, ends: [Phase; 2]) -> Result<bool, DatabaseError> {
         let query = sqlx::query_scalar(
             "SELECT ifnull(max(id) FILTER (WHERE phase = ?2 AND uptime_ms IS NULL), 0) > \
              ifnull(max(id) FILTER (WHERE phase IN (?3, ?4) AND boot IS NOT NULL), 0) FROM events WHERE mac = ?1",
         );
-        let phases = [Phase::Dhcp, Phase::SwitchRoot, Phase::Ready].map(|phase| phase.to_string());
+        let phases = [Phase::Dhcp, ends[0], ends[1]].map(|phase| phase.to_string());
         let query = phases.into_iter().fold(query.bind(mac.to_string()), |query, phase| query.bind(phase));
         query.fetch_one(&self.shared.database.pool).await.map_err(query_error("look up a boot in"))
     }

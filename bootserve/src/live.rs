@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::Config;
 use crate::nbp::NbpSet;
+use crate::overlay::Overlays;
 
 /// A configuration and the boot programs that it names.
 #[derive(Clone, Debug)]
@@ -14,6 +15,16 @@ pub struct Served {
     pub config: Arc<Config>,
     /// The boot programs.
     pub nbps: Arc<NbpSet>,
+    /// What is made of the configuration's overlays.
+    pub overlays: Arc<Overlays>,
+}
+
+impl Served {
+    fn new(config: Config, nbps: Arc<NbpSet>) -> Self {
+        let config = Arc::new(config);
+        let overlays = Arc::new(Overlays::new(Arc::clone(&config)));
+        Self { config, nbps, overlays }
+    }
 }
 
 /// What is served now.
@@ -23,7 +34,7 @@ pub struct Live(ArcSwap<Served>);
 impl Live {
     /// At first, this.
     pub fn new(config: Config, nbps: NbpSet) -> Self {
-        Self(ArcSwap::from_pointee(Served { config: Arc::new(config), nbps: Arc::new(nbps) }))
+        Self(ArcSwap::from_pointee(Served::new(config, Arc::new(nbps))))
     }
 
     /// What is served at this moment.
@@ -34,13 +45,13 @@ impl Live {
     /// Serves this from now on, with the boot programs of before.
     pub fn replace_config(&self, config: Config) {
         let nbps = Arc::clone(&self.0.load().nbps);
-        self.0.store(Arc::new(Served { config: Arc::new(config), nbps }));
+        self.0.store(Arc::new(Served::new(config, nbps)));
     }
 
     /// Serves this from now on. What was learned of nodes is not forgotten.
     pub fn replace(&self, mut config: Config, nbps: NbpSet) {
         config.learned = Arc::clone(&self.0.load().config.learned);
-        self.0.store(Arc::new(Served { config: Arc::new(config), nbps: Arc::new(nbps) }));
+        self.0.store(Arc::new(Served::new(config, Arc::new(nbps))));
     }
 }
 

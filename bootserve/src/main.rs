@@ -25,6 +25,7 @@ use bootspec::diagnosis::explain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cli::machine::MachineCommand;
 use cli::node::NodeCommand;
+use cli::overlay::OverlayCommand;
 use cli::power::PowerArgs;
 use cli::token::TokenCommand;
 use manual::{CompletionsArgs, ManualArgs};
@@ -93,6 +94,9 @@ enum Command {
     /// Switch nodes on or off through their BMCs, or say which are on
     #[command(after_help = cli::power::HELP)]
     Power(PowerArgs),
+    /// Show and render what nodes are given of their own
+    #[command(subcommand)]
+    Overlay(OverlayCommand),
     /// Say how each node's boot goes and what holds it up; those that need somebody first
     #[command(after_help = STATUS_HELP)]
     Status {
@@ -271,6 +275,7 @@ fn main() -> ExitCode {
         Command::Machine(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Token(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Power(args) => args.run(),
+        Command::Overlay(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Status { config, nodes, watch, json } => show_status(&config, &nodes, watch, json),
         Command::Log { config, node, follow, json } => show_log(&config, &node, follow, json),
         Command::Export(what) => export(&what),

@@ -402,3 +402,113 @@ fn a_changed_node_that_no_file_has_any_more_is_warned_of() {
     let expected = ["error: nodes n2 and n3 have the same address 192.168.0.13"];
     check_status(&["check", "--config", &config], 1, &expected);
 }
+
+/// A configuration with node-1 that has the overlays base and slurm, and n2 that has base.
+fn write_overlays(dir: &std::path::Path) -> String {
+    let overlays = dir.join("overlays");
+    for place in ["base/etc", "slurm/etc"] {
+        std::fs::create_dir_all(overlays.join(place)).unwrap();
+    }
+    std::fs::write(overlays.join("base/etc/hosts.j2"), "{{ node.address }} {{ node.name }}\n").unwrap();
+    std::fs::write(overlays.join("base/etc/motd"), "base\n").unwrap();
+    std::fs::write(overlays.join("slurm/etc/motd"), "slurm\n").unwrap();
+    std::os::unix::fs::symlink("motd", overlays.join("slurm/etc/issue")).unwrap();
+    std::fs::write(overlays.join("slurm/overlay.toml"), "[files.'/etc/motd']\nmode = '0600'\nuid = 9\n")
+        .unwrap();
+    let node = |name: &str, last: u8, overlays: &str| {
+        format!(
+            "[[node]]\nname = '{name}'\nmac = 'fc:ab:14:e8:66:0{last}'\naddress = '192.168.0.{last}'\nimage = 'compute'\n\
+             overlays = {overlays}\n"
+        )
+    };
+    let config = write_config(dir, "");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("[network]", &format!("overlays = '{}'\n[network]", overlays.display()));
+    let nodes = node("n1", 8, "['base', 'slurm']") + &node("n2", 9, "['base']");
+    std::fs::write(&config, text + &nodes).unwrap();
+    config
+}
+
+#[test]
+fn overlays_are_listed_shown_and_rendered_without_a_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_overlays(dir.path());
+    let run = |arguments: &[&str]| {
+        let output = bootserve(&[&["overlay"], arguments, &["--config", &config]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let text = |arguments: &[&str]| String::from_utf8(run(arguments)).unwrap();
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&run(&[arguments, &["--json"]].concat())).unwrap()
+    };
+    let listed = text(&["list"]);
+    assert!(listed.starts_with("NAME ") && listed.lines().count() == 3, "{listed}");
+    let base = serde_json::json!({"name": "base", "files": 2, "templates": 1, "bytes": 40, "nodes": 2});
+    assert_eq!(json(&["list"])[0], base);
+    let shown = text(&["show", "n1"]);
+    for part in
+        ["node n1: base, slurm\n", "slurm  0600          9:0          6  /etc/motd\n", "/etc/issue -> motd\n"]
+    {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let files = json(&["show", "n1"])["files"].clone();
+    let files = files.as_array().unwrap();
+    let hosts = files.iter().find(|file| file["path"] == "/etc/hosts").unwrap();
+    assert_eq!(
+        (&hosts["overlay"], &hosts["bytes"], &hosts["type"]),
+        (&"base".into(), &15.into(), &"file".into())
+    );
+    assert_eq!(text(&["render", "n2", "/etc/hosts"]), "192.168.0.9 n2\n");
+    assert_eq!(text(&["render", "n1", "etc/motd"]), "slurm\n");
+    let tar = dir.path().join("n1.tar");
+    assert_eq!(text(&["render", "n1", "--output", tar.to_str().unwrap()]), "");
+    assert_eq!(run(&["render", "n1", "--output", "-"]), std::fs::read(&tar).unwrap());
+    assert_eq!(std::fs::metadata(&tar).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let refused = |arguments: &[&str], status, expected: &str| {
+        check_status(&[&["overlay"], arguments, &["--config", &config]].concat(), status, &[expected]);
+    };
+    refused(&["show", "n9"], 1, "there is no node n9");
+    refused(&["render", "n2", "/etc/nosuch"], 1, "the overlays of node n2 have no /etc/nosuch");
+    refused(&["render", "n2", "/etc/../etc/motd"], 1, "no path of a file");
+    refused(&["render", "n1", "/etc/issue"], 1, "symbolic link to motd");
+    refused(&["render", "n1"], 2, "required");
+}
+
+#[test]
+fn check_renders_the_overlays_of_all_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_overlays(dir.path());
+    let check = || String::from_utf8(bootserve(&["check", "--config", &config]).stdout).unwrap();
+    assert!(!check().contains("overlay"), "{}", check());
+    std::fs::write(dir.path().join("overlays/base/etc/x.j2"), "\n{{ metadata.rack }}\n").unwrap();
+    std::fs::create_dir(dir.path().join("overlays/slurm/root")).unwrap();
+    std::fs::set_permissions(dir.path().join("overlays/slurm/root"), std::fs::Permissions::from_mode(0o755))
+        .unwrap();
+    std::fs::create_dir(dir.path().join("overlays/templates")).unwrap();
+    std::fs::write(dir.path().join("overlays/templates/a.ign.j2"), "{{ nosuch }}").unwrap();
+    let found = check();
+    for part in [
+        "cannot render etc/x.j2 of the overlay base for node n1: line 2: ",
+        "metadata.rack",
+        "the same for 1 more nodes",
+        "cannot render templates/a.ign.j2 for node n1",
+        "the overlay slurm gives /root of node n1 the mode 0755",
+    ] {
+        assert!(found.contains(part), "{part} in {found}");
+    }
+    std::fs::remove_dir_all(dir.path().join("overlays/slurm")).unwrap();
+    assert!(
+        check().contains("cannot use the overlay slurm for node n1: there is no directory"),
+        "{}",
+        check()
+    );
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("overlays = '", "#")).unwrap();
+    check_status(
+        &["check", "--config", &config],
+        1,
+        &["node n1 has overlays, and there is no directory of them"],
+    );
+}

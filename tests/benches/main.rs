@@ -13,6 +13,7 @@ mod inventory;
 mod livenet;
 mod measure;
 mod memory;
+mod overlays;
 mod pack;
 mod root;
 mod serving;
@@ -78,6 +79,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "dhcp-rate", run: dhcp::rate },
     Bench { name: "dhcp-rate-perfdhcp", run: dhcp::rate_by_perfdhcp },
     Bench { name: "inventory", run: inventory::inventory },
+    Bench { name: "overlays", run: overlays::run },
     Bench { name: "tftp", run: tftp::lockstep },
     Bench { name: "tftp-apart", run: tftp::lockstep_apart },
     Bench { name: "tftp-window", run: tftp::window },

@@ -10,7 +10,7 @@ use bootlab::bootserve::overlays_dir;
 use bootlab::deadline::within;
 use bootlab::firmware::Firmware;
 use bootlab::lab::{Lab, Node};
-use bootlab::places::{shell_store_dir, store_dir};
+use bootlab::places::{program, shell_store_dir, store_dir};
 use bootlab::qemu::NodeSpec;
 use bootlab::{api, images};
 use bootspec::ImageRef;
@@ -191,20 +191,34 @@ fn a_node_gets_its_own_files_over_the_root_in_both_modes() -> Result<()> {
     fs::write(files.path().join("etc/hostname"), "own-name\n")?;
     fs::write(files.path().join("etc/own-key"), "secret\n")?;
     fs::set_permissions(files.path().join("etc/own-key"), Permissions::from_mode(0o600))?;
+    // What is made of templates lies below the tar, which is made by hand.
+    fs::create_dir_all(overlays.join("lab/etc"))?;
+    fs::write(overlays.join("lab/etc/hostname"), "of-the-overlay\n")?;
+    let template =
+        "{{ node.name }} {{ node.mac }} {{ node.address }}/{{ network.prefix }} boots {{ image.name }}\n";
+    fs::write(overlays.join("lab/etc/lab.conf.j2"), template)?;
+    fs::write(overlays.join("lab/overlay.toml"), "[files.'/etc/lab.conf']\nmode = '0640'\ngid = 1\n")?;
     for mode in ["carried", "fetched"] {
-        let settings = toml::toml! { mode = mode };
+        let settings = toml::toml! { mode = mode overlays = ["lab"] };
         let spec = with_shell(NodeSpec { settings, ..NodeSpec::classic(5, &image.to_string()) });
         let tar = overlays.join(format!("{}.tar", spec.name));
         let made =
             Command::new("tar").arg("-C").arg(files.path()).arg("-cf").arg(&tar).arg("etc").status()?;
         ensure!(made.success(), "tar: {made}");
-        let (_lab, node) = boot_to_shell(&format!("node-files-{mode}"), &spec)?;
+        let (lab, node) = boot_to_shell(&format!("node-files-{mode}"), &spec)?;
         let found = lines_of(
             &node,
             "cat /etc/hostname /etc/own-key; stat -c %a:%U /etc/own-key; wc -l < /etc/passwd",
         )?;
         assert_eq!(found[..3], ["own-name", "secret", "600:root"]);
         ensure!(found[3].parse::<u32>()? > 10, "the rest of the root is as it was: {found:?}");
+        let found = lines_of(&node, "cat /etc/lab.conf; stat -c %a:%u:%g /etc/lab.conf")?;
+        let rendered = Command::new(program("bootserve")?)
+            .args(["overlay", "render", spec.name.as_str(), "/etc/lab.conf", "--config"])
+            .arg(lab.dir().join("bootserve.toml"))
+            .output()?;
+        ensure!(rendered.status.success(), "{rendered:?}");
+        assert_eq!(found, [String::from_utf8(rendered.stdout)?.trim_end(), "640:0:1"]);
     }
     Ok(())
 }

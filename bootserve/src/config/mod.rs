@@ -34,6 +34,7 @@ use crate::arch::Arch;
 use crate::compat::Site;
 use crate::edits::Edits;
 use crate::inventory::{Inventory, InventoryError};
+use crate::overlay::OverlayName;
 
 pub use bmc::Bmc;
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
@@ -112,6 +113,8 @@ pub struct Server {
     pub store: PathBuf,
     /// Directory of the nodes' own files.
     pub overlays: Option<PathBuf>,
+    /// File of the secret key that signs what is made of overlays.
+    pub overlay_key: Option<PathBuf>,
     /// File of the nodes that do not stand in this one, below its directory unless it is an absolute path.
     pub inventory: Option<PathBuf>,
     /// Directory of the database.
@@ -201,6 +204,8 @@ pub struct Node {
     pub image: ImageSelector,
     /// Kernel arguments of its own.
     pub kernel_args: Vec<KernelArg>,
+    /// Overlays that its own is made of; the later are laid over the earlier.
+    pub overlays: Vec<OverlayName>,
     /// What it tells init; bootserve adds node, MAC, boot id, report URL and attempt to each script.
     pub params: BootParams,
     /// Whether it boots from its own disk, and not that image.
@@ -304,6 +309,12 @@ pub enum ConfigError {
         /// What is wrong.
         #[source]
         source: bmc::BmcError,
+    },
+    /// A node has overlays, and there are none.
+    #[error("node {node} has overlays, and there is no directory of them\nhint: server.overlays names it")]
+    NoOverlays {
+        /// Which.
+        node: NodeName,
     },
     /// A node is known by nothing, or by several things.
     #[error(

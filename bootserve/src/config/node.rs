@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::bmc::{self, BmcAddress};
 use super::{ConfigError, ImageSelector, NodeKey, OptionBytes, text};
+use crate::overlay::OverlayName;
 
 /// A table that may hold every setting of nodes besides its own fields. serde can flatten the settings into it, but would then pass
 /// over keys that it does not know.
@@ -28,6 +29,8 @@ macro_rules! with_settings {
             image: Option<ImageSelector>,
             #[serde(default, with = "text::list")]
             kernel_args: Vec<KernelArg>,
+            #[serde(default, with = "text::list")]
+            overlays: Vec<OverlayName>,
             mode: Option<BootMode>,
             #[serde(default, with = "text::option")]
             root_size: Option<RootSize>,
@@ -95,6 +98,7 @@ impl TryFrom<Node> for super::Node {
             address: wire.address,
             image,
             kernel_args: wire.kernel_args,
+            overlays: wire.overlays,
             params,
             local_disk: wire.local_disk.unwrap_or_default(),
             bmc,

@@ -65,6 +65,7 @@ struct Server {
     address: Ipv4Addr,
     store: PathBuf,
     overlays: Option<PathBuf>,
+    overlay_key: Option<PathBuf>,
     inventory: Option<PathBuf>,
     state: PathBuf,
     user: Option<String>,
@@ -327,6 +328,7 @@ impl Config {
         check_aliases(&nodes, &by_key)?;
         for node in &nodes {
             check_node_address(node, &server, &networks)?;
+            check_overlays(node, &server)?;
         }
         let quirks = wire.quirks.into_iter().map(|quirk| quirk.check(&by_name)).collect::<Result<_, _>>()?;
         let boot = super::Boot::try_from(wire.boot)?;
@@ -359,6 +361,13 @@ impl Config {
     }
 }
 
+fn check_overlays(node: &super::Node, server: &super::Server) -> Result<(), ConfigError> {
+    match node.overlays.is_empty() || server.overlays.is_some() {
+        true => Ok(()),
+        false => Err(ConfigError::NoOverlays { node: node.name.clone() }),
+    }
+}
+
 impl From<Server> for super::Server {
     fn from(wire: Server) -> Self {
         Self {
@@ -366,6 +375,7 @@ impl From<Server> for super::Server {
             address: wire.address,
             store: wire.store,
             overlays: wire.overlays,
+            overlay_key: wire.overlay_key,
             inventory: wire.inventory,
             state: wire.state,
             user: wire.user,

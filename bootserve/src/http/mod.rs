@@ -1,7 +1,7 @@
 //! The HTTP server: iPXE scripts, network boot programs, images, and the events API.
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
-//! nodes, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
+//! nodes and [`documents`] texts for them, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
 //! does and [`health`] how the server does. [`compat`] has the routes of older boot servers. [`transfers`] knows what is being sent.
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
@@ -18,6 +18,7 @@ mod configured;
 #[doc(hidden)]
 pub mod connection;
 mod discover;
+mod documents;
 mod event_stream;
 mod file;
 mod health;
@@ -175,6 +176,8 @@ fn router(handlers: Handlers) -> Router {
         .route("/nbp/{name}", get(scripts::nbp))
         .route(&format!("{HTTP_PREFIX}/{{*path}}"), get(images::artifact))
         .route(&format!("{}/{{file}}", overlay::HTTP_PREFIX), get(overlays::overlay))
+        .route("/nocloud/{node}/{file}", get(documents::nocloud))
+        .route("/templates/{node}/{name}", get(documents::template))
         .route(EVENTS_PATH, post(api::report).get(event_stream::events))
         .route("/v1/status", get(status::status))
         .route("/v1/nodes", get(api::nodes))

@@ -12,6 +12,7 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bootspec::diagnosis::explain;
 use bootspec::store::NodeName;
 use tracing::{info, warn};
 
@@ -39,27 +40,28 @@ pub(super) async fn overlay(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let (Some(dir), Some((name, form))) = (&app.served.config.server.overlays, parse(&file)) else {
-        return not_found();
-    };
+    let Some((name, form)) = parse(&file) else { return not_found() };
     let Some(node) = app.served.config.node_named(name.as_str()) else { return not_found() };
     match overlay::may_have(&app.served.config, &app.events, peer.ip(), node).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {
             warn!(%peer, node = name.as_str(), file, reason = %refusal, "overlay refused");
-            note_refusal(&app, peer, &file, &refusal).await;
+            note_refusal(&app, peer, &format!("overlay {file}"), &refusal).await;
             return text(StatusCode::FORBIDDEN, refusal.to_string());
         }
         Err(error) => return internal_error(&error),
     }
     let opened = {
-        let (dir, name) = (dir.clone(), name.clone());
-        on_disk(move || overlay::open(&dir, &name)).await
+        let (overlays, node) = (Arc::clone(&app.served.overlays), node.clone());
+        on_disk(move || overlays.open(&node)).await
     };
     let overlay = match opened {
         Ok(Some(overlay)) => overlay,
         Ok(None) => return not_found(),
-        Err(error) => return internal_error(&error),
+        Err(error) => {
+            app.events.refuse_at(peer.ip(), None, &explain(&error).to_string()).await;
+            return internal_error(&error);
+        }
     };
     if method == Method::GET {
         info!(%peer, node = name.as_str(), file, "overlay handed out");
@@ -79,13 +81,13 @@ pub(super) async fn overlay(
 }
 
 /// Whoever asks on a node that is up gets none, which is no matter of its boot.
-async fn note_refusal(app: &App, peer: SocketAddr, file: &str, refusal: &overlay::Refusal) {
+pub(super) async fn note_refusal(app: &App, peer: SocketAddr, what: &str, refusal: &overlay::Refusal) {
     let is_up = |mac| app.events.with_courses(|courses| courses.get(&mac).is_some_and(Course::is_up));
     let at = |peer| app.served.config.mac_of(app.served.config.node_at(peer)?);
     if let IpAddr::V4(address) = peer.ip()
         && !at(address).is_some_and(is_up)
     {
-        app.events.refuse_at(peer.ip(), None, &format!("overlay {file} refused: {refusal}")).await;
+        app.events.refuse_at(peer.ip(), None, &format!("{what} refused: {refusal}")).await;
     }
 }
 

@@ -13,7 +13,6 @@ use axum::response::{IntoResponse, Response};
 use bootspec::cmdline::{BaseUrl, BootParams, KernelArg};
 use bootspec::event::{BootId, Phase};
 use bootspec::manifest::{BootMode, Manifest};
-use bootspec::store::NodeName;
 use bootspec::{ImageRef, MacAddr};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -23,12 +22,12 @@ use super::compat::{self, Settled};
 use super::recent::RecentScripts;
 use super::{App, internal_error, on_disk, script_url, text};
 use crate::compat::{Labels, bootcfg};
-use crate::config::{Config, Scheme};
+use crate::config::{Config, Node, Scheme};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::edits;
 use crate::events::{BootEvent, LOCAL_DISK};
-use crate::overlay;
+use crate::overlay::{self, Overlays};
 use crate::policy::{self, Assignment, NoInitramfs, initramfs};
 use crate::script::{self, Client};
 use crate::sources::sources;
@@ -204,9 +203,11 @@ impl<'a> PreparedBoot<'a> {
         id: BootId,
     ) -> Result<Self, NoBoot> {
         let image = {
-            let (config, image) = (Arc::clone(&app.served.config), assignment.image.clone());
-            let find =
-                move || find_image(&config, scheme, Assignment { image: &image, node: config.node(mac) });
+            let (overlays, image) = (Arc::clone(&app.served.overlays), assignment.image.clone());
+            let find = move || {
+                let node = overlays.config().node(mac);
+                find_image(&overlays, scheme, Assignment { image: &image, node })
+            };
             on_disk(find).await?
         };
         let params = boot_params(app, mac, assignment, id, &image).await?;
@@ -286,16 +287,16 @@ pub(super) enum CannotBoot {
 }
 
 fn find_image(
-    config: &Config,
+    overlays: &Overlays,
     scheme: Scheme,
     assignment: Assignment<'_>,
 ) -> Result<BootableImage, CannotBoot> {
-    let store = &config.server.store;
+    let store = &overlays.config().server.store;
     let manifest = store::read_manifest(store, &store::resolve(store, assignment.image)?)?;
     let mode = assignment.mode(&manifest);
     let initramfs = initramfs(&manifest, mode)?;
     let overlay_url = match assignment.node {
-        Some(node) => overlay_url(config, scheme, &node.name, mode)?,
+        Some(node) => overlay_url(overlays, scheme, node, mode)?,
         None => None,
     };
     Ok(BootableImage { manifest, mode, initramfs, overlay_url })
@@ -303,11 +304,12 @@ fn find_image(
 
 /// Where the node's overlay is fetched, if there is one: by the boot loader in carried mode, by init in fetched mode.
 fn overlay_url(
-    config: &Config,
+    overlays: &Overlays,
     scheme: Scheme,
-    node: &NodeName,
+    node: &Node,
     mode: BootMode,
 ) -> Result<Option<BaseUrl>, overlay::OverlayError> {
+    let config = overlays.config();
     let (base_url, suffix) = match mode {
         BootMode::Carried => (config.url_by(scheme), overlay::SEGMENT_SUFFIX),
         // init speaks no TLS.
@@ -315,9 +317,9 @@ fn overlay_url(
         // There is no root to lay it over.
         BootMode::Failsafe | BootMode::Discover => return Ok(None),
     };
-    let Some(dir) = &config.server.overlays else { return Ok(None) };
-    let found = overlay::open(dir, node)?;
-    Ok(found.map(|_| overlay::url(&base_url, node, suffix)))
+    // It is made here already: the machine's screen has room to say why it cannot be.
+    let found = overlays.open(node)?;
+    Ok(found.map(|_| overlay::url(&base_url, &node.name, suffix)))
 }
 
 /// What init is told: the node's own parameters and what identifies this boot.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::config::node::with_settings;
 use crate::config::{ImageSelector, OptionBytes, bmc, text};
+use crate::overlay::OverlayName;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,27 +1,62 @@
-//! Files of single nodes, laid over the root of whatever image they boot: `OVERLAYS/NODE.tar`, and beside it
-//! `NODE.tar.minisig`, its signature.
+//! Files of single nodes, laid over the root of whatever image they boot.
 //!
-//! In carried mode the node is handed them as one more [`segment`] of its initramfs, in fetched mode as they are. They may
+//! They are made of the overlays that a node is given, directories of files and templates ([`tree`], [`layers`], [`template`],
+//! [`variables`], [`archive`]), with `OVERLAYS/NODE.tar` on top, if there is one; or they are that tar alone, if a signature
+//! `NODE.tar.minisig` lies beside it. [`Overlays`] is all of this for one configuration. [`documents`] are texts that nodes ask for by
+//! name, made in the same way.
+//!
+//! In carried mode the node is handed its files as one more [`segment`] of its initramfs, in fetched mode as they are. They may
 //! hold what no other node and no user should see, so [`may_have`] says who gets them, and when. Nothing is cached: a file that the admin has
 //! replaced counts from the next request on.
 
+pub mod archive;
+pub mod attributes;
+pub mod documents;
+pub mod layers;
+pub mod listing;
+mod name;
 pub mod segment;
+pub mod signer;
+pub mod template;
+pub mod tree;
+pub mod variables;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use bootspec::MacAddr;
 use bootspec::cmdline::BaseUrl;
 use bootspec::initramfs::MAX_OVERLAY_BYTES;
-use bootspec::store::{MAX_SIGNATURE_BYTES, NodeName, SIGNATURE_SUFFIX};
+use bootspec::store::{ArtifactName, MAX_SIGNATURE_BYTES, NodeName, SIGNATURE_SUFFIX};
+use minijinja::value::Value;
+use rustix::fs::{MemfdFlags, memfd_create};
+use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Node};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::events::EventLog;
+
+use documents::Document;
+use layers::{Layers, Placed};
+use listing::{Contents, FileRow, OwnTar};
+use signer::SignerError;
+use template::TemplateError;
+use tree::{Kind, TreeError};
+use variables::Cluster;
+
+pub use name::{OverlayName, ParseOverlayNameError};
+
+/// What the overlays of a node may have together, in bytes: each is in memory until it is sent.
+pub const MAX_RENDERED_BYTES: u64 = 16 << 20;
+/// How many files, directories and links they may have together.
+pub const MAX_ENTRIES: usize = 10_000;
 
 /// Where nodes find overlays on this server.
 pub const HTTP_PREFIX: &str = "/overlays";
@@ -61,6 +96,27 @@ pub enum OverlayError {
         /// What is there.
         path: PathBuf,
     },
+    /// It cannot be made of the node's overlays.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// What is made of the node's overlays cannot be signed.
+    #[error("cannot sign the overlay of node {node}")]
+    Sign {
+        /// Whose.
+        node: NodeName,
+        /// Why.
+        #[source]
+        source: SignerError,
+    },
+    /// What is made of the node's overlays cannot be held until it is sent.
+    #[error("cannot hold the overlay of node {node}")]
+    Hold {
+        /// Whose.
+        node: NodeName,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It is too large.
     #[error(
         "{} has {found} bytes, at most {limit} are sent to a node\nhint: put what is alike on many nodes into an image",
@@ -74,6 +130,201 @@ pub enum OverlayError {
         /// What is allowed.
         limit: u64,
     },
+}
+
+/// Overlays and texts of a node cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// An overlay cannot be read.
+    #[error("cannot use the overlay {overlay} for node {node}")]
+    Tree {
+        /// Whose.
+        node: NodeName,
+        /// Which.
+        overlay: OverlayName,
+        /// Why.
+        #[source]
+        source: Box<TreeError>,
+    },
+    /// A template of an overlay cannot be rendered.
+    #[error("cannot render {file} of the overlay {overlay} for node {node}")]
+    Template {
+        /// For whom.
+        node: NodeName,
+        /// Whose template.
+        overlay: OverlayName,
+        /// Which.
+        file: String,
+        /// Why.
+        #[source]
+        source: Box<TemplateError>,
+    },
+    /// They are larger than what is sent to a node.
+    #[error(
+        "the overlays of node {node} have more than {limit} bytes\nhint: put what is alike on many nodes into an image"
+    )]
+    TooLarge {
+        /// Whose.
+        node: NodeName,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// A text cannot be read.
+    #[error("cannot use a text for node {node}")]
+    Document {
+        /// For whom.
+        node: NodeName,
+        /// Why.
+        #[source]
+        source: Box<TreeError>,
+    },
+    /// A text cannot be rendered.
+    #[error("cannot render {file} for node {node}")]
+    DocumentTemplate {
+        /// For whom.
+        node: NodeName,
+        /// Its template, below `server.overlays`.
+        file: String,
+        /// Why.
+        #[source]
+        source: Box<TemplateError>,
+    },
+}
+
+impl RenderError {
+    /// The node that it is about.
+    pub fn node(&self) -> &NodeName {
+        match self {
+            Self::Tree { node, .. }
+            | Self::Template { node, .. }
+            | Self::TooLarge { node, .. }
+            | Self::Document { node, .. }
+            | Self::DocumentTemplate { node, .. } => node,
+        }
+    }
+}
+
+/// What is made of the overlays of one configuration.
+#[derive(Debug)]
+pub struct Overlays {
+    config: Arc<Config>,
+    /// Made when it is first needed.
+    cluster: OnceLock<Cluster>,
+}
+
+impl Overlays {
+    /// Those of `config`.
+    pub fn new(config: Arc<Config>) -> Self {
+        Self { config, cluster: OnceLock::new() }
+    }
+
+    /// Opens the overlay of `node`, if it has one: what is made of its overlays with its tar on top, or its tar.
+    pub fn open(&self, node: &Node) -> Result<Option<Overlay>, OverlayError> {
+        let Some(dir) = &self.config.server.overlays else { return Ok(None) };
+        let own = open(dir, &node.name)?;
+        // What was signed is sent as it was signed.
+        let is_whole = own.as_ref().is_some_and(|own| own.signature.is_some());
+        if node.overlays.is_empty() || is_whole {
+            return Ok(own);
+        }
+        let tar = self.archive(dir, node, own)?;
+        let signature =
+            self.config.server.overlay_key.as_ref().map(|key| signer::sign(key, &node.name, &tar));
+        let signature =
+            signature.transpose().map_err(|source| OverlayError::Sign { node: node.name.clone(), source })?;
+        let etag = format!("\"{}\"", hex::encode(Sha256::digest(&tar)));
+        let file =
+            in_memory(&tar).map_err(|source| OverlayError::Hold { node: node.name.clone(), source })?;
+        Ok(Some(Overlay { tar: file, tar_bytes: tar.len() as u64, etag, signature }))
+    }
+
+    /// What is made of the node's overlays, and its own tar on top.
+    fn archive(&self, dir: &Path, node: &Node, own: Option<Overlay>) -> Result<Vec<u8>, OverlayError> {
+        let layers = self.rendered(node)?;
+        let on_top = own.map(|own| {
+            let mut tar = Vec::new();
+            let read = own.tar.take(MAX_OVERLAY_BYTES).read_to_end(&mut tar);
+            read.map(|_| tar).map_err(|source| OverlayError::Read { path: tar_path(dir, &node.name), source })
+        });
+        let tar = archive::write(&layers, on_top.transpose()?.as_deref())
+            .map_err(|source| OverlayError::Hold { node: node.name.clone(), source })?;
+        match tar.len() as u64 {
+            found if found > MAX_OVERLAY_BYTES => {
+                let path = tar_path(dir, &node.name);
+                Err(OverlayError::TooLarge { path, found, limit: MAX_OVERLAY_BYTES })
+            }
+            _ => Ok(tar),
+        }
+    }
+
+    /// What the overlays of `node` hold, with all templates rendered.
+    pub fn rendered(&self, node: &Node) -> Result<Layers, RenderError> {
+        let mut layers = self.layers(node)?;
+        if layers.values().any(|placed| matches!(placed.entry.kind, Kind::Template(_))) {
+            layers::render_templates(&mut layers, node, &self.variables(node), None)?;
+        }
+        Ok(layers)
+    }
+
+    /// The file, directory or link at `path` of the overlays of `node`. Templates of other files are not looked into.
+    pub fn rendered_file(&self, node: &Node, path: &str) -> Result<Option<Placed>, RenderError> {
+        let mut layers = self.layers(node)?;
+        layers::render_templates(&mut layers, node, &self.variables(node), Some(path))?;
+        Ok(layers.remove(path))
+    }
+
+    /// What the overlays of `node` hold; of templates, the source.
+    pub fn layers(&self, node: &Node) -> Result<Layers, RenderError> {
+        match &self.config.server.overlays {
+            Some(dir) => layers::read(dir, node),
+            None => Ok(Layers::new()),
+        }
+    }
+
+    /// A text for `node`, if there is one.
+    pub fn document(&self, node: &Node, document: &Document) -> Result<Option<Vec<u8>>, RenderError> {
+        match &self.config.server.overlays {
+            Some(dir) => document.render(dir, node, || self.variables(node)),
+            None => Ok(None),
+        }
+    }
+
+    /// What `node` gets, for people.
+    pub fn contents(&self, node: &Node) -> Result<Contents, OverlayError> {
+        let own = match &self.config.server.overlays {
+            Some(dir) => open(dir, &node.name)?.map(|own| (tar_path(dir, &node.name), own)),
+            None => None,
+        };
+        Ok(Contents {
+            node: node.name.to_string(),
+            overlays: node.overlays.iter().map(OverlayName::to_string).collect(),
+            tar: own.map(|(path, own)| OwnTar { path, is_signed: own.signature.is_some() }),
+            files: FileRow::of(&self.rendered(node)?),
+        })
+    }
+
+    /// The names of all texts that are not cloud-init's.
+    pub fn templates(&self) -> BTreeSet<ArtifactName> {
+        self.config.server.overlays.as_deref().map(documents::templates).unwrap_or_default()
+    }
+
+    /// What templates can say of `node`.
+    pub fn variables(&self, node: &Node) -> Value {
+        self.cluster.get_or_init(|| Cluster::of(&self.config)).variables(&self.config, node)
+    }
+
+    /// The configuration that says which they are.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// A file that is nowhere but in memory, at its beginning: the kernel sends it as it does any other.
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("overlay", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// URL of the overlay of `node` on this server.
@@ -150,6 +401,35 @@ pub async fn may_have(
     peer: IpAddr,
     node: &Node,
 ) -> Result<Result<(), Refusal>, DatabaseError> {
+    match node_at(config, events, peer, node).await? {
+        Ok(mac) if events.is_booting(mac).await? => Ok(Ok(())),
+        Ok(_) => Ok(Err(Refusal::NotBooting)),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Whether who asks from `peer` gets the texts of `node`: the same, but until the system has reported that it is ready, since it is
+/// the system that asks for them.
+pub async fn may_have_documents(
+    config: &Config,
+    events: &EventLog,
+    peer: IpAddr,
+    node: &Node,
+) -> Result<Result<(), Refusal>, DatabaseError> {
+    match node_at(config, events, peer, node).await? {
+        Ok(mac) if events.is_coming_up(mac).await? => Ok(Ok(())),
+        Ok(_) => Ok(Err(Refusal::NotBooting)),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// The MAC address of `node`, if it is what asks from `peer`.
+async fn node_at(
+    config: &Config,
+    events: &EventLog,
+    peer: IpAddr,
+    node: &Node,
+) -> Result<Result<MacAddr, Refusal>, DatabaseError> {
     let mac = config.mac_of(node);
     let leased = match mac {
         Some(mac) => leased_address(events.database(), mac, SystemTime::now()).await?,
@@ -157,12 +437,7 @@ pub async fn may_have(
     };
     let addresses = [Some(node.address), leased];
     Ok(match (peer.to_canonical(), mac) {
-        (IpAddr::V4(peer), Some(mac)) if addresses.contains(&Some(peer)) => {
-            match events.is_booting(mac).await? {
-                true => Ok(()),
-                false => Err(Refusal::NotBooting),
-            }
-        }
+        (IpAddr::V4(peer), Some(mac)) if addresses.contains(&Some(peer)) => Ok(mac),
         (IpAddr::V4(peer), None) if peer == node.address => Err(Refusal::NotBooting),
         _ => Err(Refusal::Address),
     })

@@ -7,6 +7,7 @@ mod discovery;
 mod event_stream;
 mod http;
 mod nodes;
+mod overlays;
 mod reload;
 mod status;
 #[path = "../support/mod.rs"]
