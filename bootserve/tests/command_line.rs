@@ -344,7 +344,7 @@ fn nodes_are_changed_shown_and_changed_back() {
     );
     run(&["rm", "n3"], &["change 3", "node n3 address: \"192.168.0.13\" -> nothing"]);
     run(&["undo"], &["change 4", "node n3 address: nothing -> \"192.168.0.13\""]);
-    run(&["history", "n3"], &["  add n[2-3] ", "  rm n3", "  undo"].as_slice());
+    run(&["history", "n3"], &["  add n[2-3] ", "  rm n3", "  undo"]);
     run(&["unset", "n1", "image", "--json"], &["\"revision\": 5", "\"after\": \"a\""]);
 
     run(&["set", "n1", "image=new/v2"], &["change 6"]);
