@@ -1,5 +1,6 @@
 //! The API that shows and changes how nodes are configured.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -123,6 +124,29 @@ fn an_exported_inventory_has_what_was_added() {
     let (status, text) = ask(&daemon, "GET", "/v1/inventory?nodes=n%5B1-2%5D", Some(&operator), &Value::Null);
     assert_eq!(status, 200, "{text}");
     assert!(text.starts_with("[[nodes]]\nnames = \"n[1-2]\"\n"), "{text}");
+}
+
+#[test]
+fn what_is_answered_is_what_the_document_says() {
+    let daemon = Daemon::start();
+    let operator = token(&daemon, "schemathesis", "operator");
+    let facts = json!({"mac": NODE_MAC, "firmware": {"kind": "uefi"}});
+    assert_eq!(daemon.post("/v1/discover", facts.to_string().as_bytes()).status, 200);
+    // target/debug/bootserve -> target/schemathesis, where scripts/setup installs it.
+    let target = Path::new(env!("CARGO_BIN_EXE_bootserve")).ancestors().nth(2).unwrap();
+    let program = target.join("schemathesis/bin/schemathesis");
+    assert!(program.exists(), "{} is not there\nhint: scripts/setup", program.display());
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program);
+    command.arg("run").arg(format!("{}/v1/openapi.json", daemon.url())).current_dir(dir.path());
+    command.args(["--header", &format!("Authorization: Bearer {operator}"), "--seed", "7", "--no-color"]);
+    command.args(["--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--warnings", "off"]);
+    // Not every text is a set of nodes, or the name of a setting, which a JSON schema cannot say.
+    command.args(["--exclude-checks", "positive_data_acceptance"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(daemon.get("/healthz").status, 200);
 }
 
 #[test]
