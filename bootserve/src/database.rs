@@ -172,6 +172,16 @@ impl Database {
         pool.map(|pool| Some(Self { pool })).map_err(|source| DatabaseError::Open { path, source })
     }
 
+    /// The same; none as well if it was made before there was this table.
+    pub async fn open_to_read_table(state: &Path, table: &str) -> Result<Option<Self>, DatabaseError> {
+        let Some(database) = Self::open_to_read(state).await? else { return Ok(None) };
+        let query =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?)").bind(table);
+        let is_there: bool =
+            query.fetch_one(&database.pool).await.map_err(query_error("read the tables of"))?;
+        Ok(Some(database).filter(|_| is_there))
+    }
+
     /// Whether it answers.
     pub async fn probe(&self) -> Result<(), DatabaseError> {
         sqlx::query("SELECT 1").execute(&self.pool).await.map_err(query_error("query"))?;

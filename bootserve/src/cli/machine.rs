@@ -64,7 +64,7 @@ impl MachineCommand {
         match self {
             Self::List { args, all } => {
                 let config = read_config(&args.config)?;
-                let listing = Listing::of(&with_database(&config, store::machines)?, &config, *all);
+                let listing = Listing::of(&stored(&config)?, &config, *all);
                 match args.json {
                     true => print(&as_json(&listing)?),
                     false if listing.0.is_empty() => print("no machine waits"),
@@ -96,10 +96,14 @@ impl MachineCommand {
     }
 }
 
+fn stored(config: &Config) -> anyhow::Result<Vec<Machine>> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    Ok(runtime.block_on(store::stored_machines(&config.server.state))?)
+}
+
 /// The one machine that is called so.
 fn find(config: &Config, name: &str) -> anyhow::Result<Machine> {
-    let machines = with_database(config, store::machines)?;
-    let mut found = machines.into_iter().filter(|machine| machine.is_called(name));
+    let mut found = stored(config)?.into_iter().filter(|machine| machine.is_called(name));
     let first = found
         .next()
         .with_context(|| format!("no machine {name:?} has checked in\nhint: bootserve machine list --all"))?;

@@ -1,5 +1,7 @@
 //! Machines in the database: one row each, by MAC address.
 
+use std::path::Path;
+
 use bootspec::MacAddr;
 use bootspec::facts::Facts;
 use sqlx::Row;
@@ -26,6 +28,14 @@ pub async fn machines(database: &Database) -> Result<Vec<Machine>, DatabaseError
     let query = sqlx::query("SELECT * FROM machines ORDER BY last_seen_unix_ms DESC, mac");
     let rows = query.fetch_all(&database.pool).await.map_err(query_error("read machines from"))?;
     rows.iter().map(machine_of_row).collect()
+}
+
+/// The machines that are stored below the state directory of a bootserve, which may run or not. Nothing is written there.
+pub async fn stored_machines(state: &Path) -> Result<Vec<Machine>, DatabaseError> {
+    match Database::open_to_read_table(state, "machines").await? {
+        Some(database) => machines(&database).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Forgets a machine, until it checks in again. Whether it was there.

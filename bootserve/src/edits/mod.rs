@@ -14,6 +14,8 @@ use bootspec::store::NodeName;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use crate::inventory::wire::FILES_ALONE;
+
 pub(crate) use operation::PLURALS;
 pub use operation::{Operation, OperationError};
 
@@ -37,8 +39,7 @@ pub struct Edit {
 /// What a node is known by; where one of them is changed, it takes the place of whichever the node had.
 pub const KEYS: [&str; 4] = ["mac", "client_id", "uuid", "circuit_id"];
 /// Keys of a node that are not its settings, besides its name.
-pub(crate) const IDENTITY: [&str; 7] =
-    ["mac", "client_id", "uuid", "circuit_id", "relay", "address", "bmc_address"];
+pub(crate) const IDENTITY: [&str; 6] = ["mac", "client_id", "uuid", "circuit_id", "relay", "address"];
 /// Of an added node.
 pub(crate) const PROFILE: &str = "profile";
 
@@ -67,7 +68,12 @@ impl Edit {
 
     /// Its settings.
     pub(crate) fn settings(&self) -> Table {
-        self.only(|key| !IDENTITY.contains(&key) && key != PROFILE)
+        self.only(|key| !IDENTITY.contains(&key) && key != PROFILE && !FILES_ALONE.contains(&key))
+    }
+
+    /// Those for its next boot alone.
+    pub(crate) fn settings_once(&self) -> Table {
+        Self { table: self.once.clone(), ..Self::empty(self.revision) }.settings()
     }
 
     /// Its profile.

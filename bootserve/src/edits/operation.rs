@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::inventory::layers::Origin;
 use crate::inventory::listing::{ListingError, nodes_of};
 use crate::inventory::node_set::NodeSetError;
-use crate::inventory::wire::{check_edited, check_nodes, check_settings};
+use crate::inventory::wire::{check_added, check_edited, check_settings};
 use crate::inventory::{InventoryError, described};
 
 /// A change of nodes. Sets of nodes are in ClusterShell's syntax.
@@ -151,7 +151,7 @@ impl Operation {
 
     /// Adds nodes with what `assignments` say: keys of a `[[nodes]]`, or `address`, `mac` and so on in place of `addresses`, `macs`.
     pub fn add<S: AsRef<str>>(names: &str, assignments: &[S]) -> Result<Self, AssignmentError> {
-        let nodes = assignment::table(assignments, |table| check_nodes(plural(table)))?;
+        let nodes = assignment::table(assignments, |table| check_added(plural(table)))?;
         Ok(Self::Add { names: names.to_owned(), nodes })
     }
 
@@ -283,7 +283,9 @@ fn add(
         let origin = config.inventory.origin(name).unwrap_or(&Origin::Configuration).clone();
         return Err(OperationError::Exists { name: name.clone(), origin });
     }
-    let (identities, mut settings) = described(&names, plural(nodes.clone()), &Origin::Edit(revision))?;
+    let nodes = plural(nodes.clone());
+    check_added(nodes.clone())?;
+    let (identities, mut settings) = described(&names, nodes.clone(), &Origin::Edit(revision))?;
     settings.extend(nodes.get(PROFILE).map(|profile| (PROFILE.to_owned(), profile.clone())));
     for (name, mut table) in names.0.into_iter().zip(identities) {
         table.extend(settings.clone());

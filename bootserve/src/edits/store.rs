@@ -19,6 +19,8 @@ use super::{Edit, Edits};
 use crate::config::{Changes, Config, ConfigError};
 use crate::database::{Database, DatabaseError, parse_column, query_error};
 
+/// Older databases do not have it.
+const TABLE: &str = "node_edits";
 /// How often a change is prepared while others may write.
 const QUICK_TRIES: usize = 3;
 
@@ -65,30 +67,18 @@ pub struct Revision {
 
 /// What is stored below the state directory of a bootserve, which may run or not. Nothing is written there.
 pub async fn stored_edits(state: &Path) -> Result<Edits, DatabaseError> {
-    let Some(database) = Database::open_to_read(state).await? else { return Ok(Edits::default()) };
-    let edits = match has_tables(&database).await? {
-        true => read(&database).await,
-        // It was made before there were any.
-        false => Ok(Edits::default()),
-    };
-    database.close().await;
-    edits
+    match Database::open_to_read_table(state, TABLE).await? {
+        Some(database) => read(&database).await,
+        None => Ok(Edits::default()),
+    }
 }
 
-/// The newest changes that are stored below the state directory of a bootserve, which may run or not.
+/// The newest changes that are stored there.
 pub async fn stored_history(state: &Path, limit: u32) -> Result<Vec<Revision>, DatabaseError> {
-    let Some(database) = Database::open_to_read(state).await? else { return Ok(Vec::new()) };
-    let changes = match has_tables(&database).await? {
-        true => history(&database, limit).await,
-        false => Ok(Vec::new()),
-    };
-    database.close().await;
-    changes
-}
-
-async fn has_tables(database: &Database) -> Result<bool, DatabaseError> {
-    let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'node_edits')");
-    query.fetch_one(&database.pool).await.map_err(query_error("read the tables of"))
+    match Database::open_to_read_table(state, TABLE).await? {
+        Some(database) => history(&database, limit).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// All edits.
@@ -169,9 +159,7 @@ pub async fn trial(
 
 /// The same for a bootserve with this state directory, which may run or not.
 pub async fn stored_trial(config: &Arc<Config>, operation: &Operation) -> Result<Outcome, ChangeError> {
-    if let Some(database) = Database::open_to_read(&config.server.state).await?
-        && has_tables(&database).await?
-    {
+    if let Some(database) = Database::open_to_read_table(&config.server.state, TABLE).await? {
         return trial(&database, config, operation).await;
     }
     let before = Before { edits: Edits::default(), next_revision: 1, undone: None };
@@ -268,16 +256,17 @@ async fn next_revision(connection: &mut SqliteConnection) -> Result<i64, Databas
 async fn read_edits(connection: &mut SqliteConnection) -> Result<Edits, DatabaseError> {
     let query = sqlx::query("SELECT node, added, revision, settings, once FROM node_edits");
     let rows = query.fetch_all(connection).await.map_err(query_error("read nodes from"))?;
-    let edits = rows.iter().map(|row| {
-        let edit = Edit {
-            added: row.get("added"),
-            revision: row.get("revision"),
-            table: parse_column("settings of a node", row.get("settings"))?,
-            once: parse_column("settings of a node for one boot", row.get("once"))?,
-        };
-        Ok((parse_column("the name of a node", row.get("node"))?, edit))
-    });
-    edits.collect::<Result<_, DatabaseError>>().map(Edits)
+    rows.iter().map(edit_of_row).collect::<Result<_, _>>().map(Edits)
+}
+
+fn edit_of_row(row: &SqliteRow) -> Result<(NodeName, Edit), DatabaseError> {
+    let edit = Edit {
+        added: row.get("added"),
+        revision: row.get("revision"),
+        table: parse_column("settings of a node", row.get("settings"))?,
+        once: parse_column("settings of a node for one boot", row.get("once"))?,
+    };
+    Ok((parse_column("the name of a node", row.get("node"))?, edit))
 }
 
 /// What change number `revision` made, or the newest one, if it is there.

@@ -232,6 +232,28 @@ async fn what_is_set_for_one_boot_is_spent_by_it() {
 }
 
 #[tokio::test]
+async fn where_a_password_is_sent_is_said_by_files_alone() {
+    let site = Site::new().await;
+    let one = ["address=10.1.5.0", "mac=fc:ab:14:00:02:00", "bmc_address=10.9.9.9"];
+    for once in [false, true] {
+        for assignment in ["bmc_address=10.9.9.9", "bmc.password_file=/etc/shadow"] {
+            let error = Operation::set("node-001", &[assignment], once).unwrap_err().to_string();
+            assert!(error.contains("can be set in files alone"), "{error}");
+        }
+    }
+    assert!(Operation::add("new", &one).unwrap_err().to_string().contains("can be set in files alone"));
+    // By the API, and by whoever can write the database.
+    let settings: Table =
+        "bmc_address = '10.9.9.9'\nbmc = { user = 'a', password_file = '/etc/shadow' }".parse().unwrap();
+    let (nodes, once) = ("node-001".to_owned(), false);
+    let error = error(site.change(Operation::Set { nodes, settings: settings.clone(), once }).await);
+    assert!(error.contains("can be set in files alone"), "{error}");
+    let edit = Edit { table: settings.clone(), once: settings, ..Edit::empty(1) };
+    let edits = Edits([("node-001".parse().unwrap(), edit)].into());
+    assert_eq!(site.files.with_edits(edits).unwrap().node_named("node-001").unwrap().bmc, None);
+}
+
+#[tokio::test]
 async fn changes_of_nodes_that_no_file_has_any_more_wait_for_them() {
     let site = Site::new().await;
     site.set("node-001", &["image=a"]).await.unwrap();

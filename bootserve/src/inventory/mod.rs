@@ -186,7 +186,7 @@ impl Inventory {
             let mut changed = vec![Arc::new(Layer { origin: origin.clone(), settings: edit.settings() })];
             if !edit.once.is_empty() {
                 let origin = Origin::Once(edit.revision);
-                changed.push(Arc::new(Layer { origin, settings: edit.once.clone() }));
+                changed.push(Arc::new(Layer { origin, settings: edit.settings_once() }));
             }
             if let Some(index) = self.by_name.get(name) {
                 let entry = &mut self.nodes[*index];

@@ -89,23 +89,37 @@ with_settings! {
         circuit_id: Option<OptionBytes>,
         relay: Option<Ipv4Addr>,
         address: Option<Ipv4Addr>,
-        #[serde(default, with = "text::option")]
-        bmc_address: Option<bmc::BmcAddress>,
+    }
+}
+
+/// A BMC is said in files alone: who may change nodes, or write the database, shall not say where its password is read and sent.
+pub(crate) const FILES_ALONE: [&str; 3] = ["bmc", "bmc_address", "bmc_addresses"];
+
+fn check_no_bmc(table: &Table) -> Result<(), toml::de::Error> {
+    match FILES_ALONE.iter().find(|key| table.contains_key(**key)) {
+        Some(key) => {
+            let problem = format!("{key} can be set in files alone, as it says where a password is sent");
+            Err(serde::de::Error::custom(problem))
+        }
+        None => Ok(()),
     }
 }
 
 /// Whether `table` holds what may be changed of a node, and nothing else.
 pub(crate) fn check_edited(table: Table) -> Result<(), toml::de::Error> {
+    check_no_bmc(&table)?;
     table.try_into::<Edited>().map(drop)
 }
 
 /// Whether `table` holds settings, and nothing else.
 pub(crate) fn check_settings(table: Table) -> Result<(), toml::de::Error> {
+    check_no_bmc(&table)?;
     table.try_into::<Defaults>().map(drop)
 }
 
-/// Whether `table` holds what may stand in a `[[nodes]]`, and nothing else.
-pub(crate) fn check_nodes(table: Table) -> Result<(), toml::de::Error> {
+/// Whether `table` holds what may be said of nodes that are added, and nothing else.
+pub(crate) fn check_added(table: Table) -> Result<(), toml::de::Error> {
+    check_no_bmc(&table)?;
     let mut whole: Table = [("names", "n"), ("addresses", "0.0.0.0")]
         .map(|(key, value)| (key.to_owned(), value.into()))
         .into_iter()
