@@ -37,6 +37,10 @@ use crate::{dhcp, dns, edits, http, privileges, radv, tftp};
 /// How long downloads may go on after the order to stop. Nodes resume or retry them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
+/// Each for itself is right.
+const MISFIT: &str = "the configuration does not go with what bootserve node has changed\n\
+                      hint: bootserve node history says what that was; node undo and node rm take it back";
+
 /// What is read before we serve.
 #[derive(Debug)]
 pub struct Loaded {
@@ -88,7 +92,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
     let revision = newest_revision(&database).await?;
     let config = match edits::store::read(&database).await? {
         Edits(edits) if edits.is_empty() => config,
-        edits => config.with_edits(edits)?,
+        edits => config.with_edits(edits).context(MISFIT)?,
     };
     let leases = dhcp::store::read_leases(&database).await?;
     announce(&config, &nbps, leases.len());

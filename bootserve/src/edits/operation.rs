@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::assignment::{self, AssignmentError};
-use super::{Edit, Edits, PROFILE};
+use super::{Edit, Edits, IDENTITY, PROFILE};
 use crate::config::Config;
 use crate::inventory::layers::Origin;
 use crate::inventory::listing::{ListingError, nodes_of};
-use crate::inventory::node_set::NodeSetError;
+use crate::inventory::node_set::{NodeSet, NodeSetError};
 use crate::inventory::wire::{check_added, check_edited, check_settings};
 use crate::inventory::{InventoryError, described};
 
@@ -155,14 +155,21 @@ impl Operation {
         Ok(Self::Add { names: names.to_owned(), nodes })
     }
 
-    /// What was changed of all nodes once this is done to `config`, as change number `revision`. `undone` is the change that it undoes.
+    /// Whether it only takes back what was changed before.
+    pub(super) fn takes_back(&self) -> bool {
+        matches!(self, Self::Unset { .. } | Self::Remove { .. } | Self::Undo { .. })
+    }
+
+    /// What was changed of all nodes once this is done to `edits`, as change number `revision`. `config` has them, or does not, if they
+    /// do not fit its files; `undone` is the change that is undone.
     pub(super) fn apply(
         &self,
         config: &Config,
+        edits: &Edits,
         revision: i64,
         undone: Option<Made>,
     ) -> Result<Edits, OperationError> {
-        let mut edits = config.edits().clone();
+        let mut edits = edits.clone();
         match self {
             Self::Set { nodes, settings, once } => {
                 check_set(*once)(settings.clone())?;
@@ -173,19 +180,15 @@ impl Operation {
                 }
             }
             Self::Unset { nodes, keys } => {
-                for node in nodes_of(config, nodes)? {
-                    unset(&mut edits, &node.name, keys, revision)?;
-                }
+                let names = named(config, &edits, nodes)?;
+                unset(config, &mut edits, names, keys, revision)?;
             }
             Self::Add { names, nodes } => add(config, &mut edits, names, nodes, revision)?,
             Self::Remove { nodes } => {
-                for node in nodes_of(config, nodes)? {
-                    let name = node.name.clone();
-                    let origin = config.inventory.origin(&name).unwrap_or(&Origin::Configuration).clone();
-                    if !matches!(origin, Origin::Edit(_)) {
-                        return Err(OperationError::InFile { name, origin });
+                for name in named(config, &edits, nodes)? {
+                    if edits.0.remove(&name).is_none_or(|edit| !edit.added) {
+                        return Err(not_added(config, name));
                     }
-                    edits.0.remove(&name);
                 }
             }
             Self::Undo { revision: which } => {
@@ -234,25 +237,65 @@ fn lay(table: &mut Table, over: &Table) {
     }
 }
 
-fn unset(edits: &mut Edits, name: &NodeName, keys: &[String], revision: i64) -> Result<(), OperationError> {
-    let nothing = || OperationError::NothingSet { name: name.clone() };
-    let edit = edits.0.get_mut(name).ok_or_else(nothing)?;
-    edit.revision = revision;
-    if keys.is_empty() {
-        let kept = if edit.added { edit.identity() } else { Table::new() };
-        (edit.table, edit.once) = (kept, Table::new());
-    }
-    for key in keys {
-        let path: Vec<&str> = key.split('.').collect();
-        let is_taken = [&mut edit.once, &mut edit.table].map(|table| take(table, &path));
-        if !is_taken.contains(&true) {
-            return Err(OperationError::NotSet { name: name.clone(), key: key.clone() });
+/// The nodes that `text` names, whether they are there or not. `@*` are those of the configuration, and those that were changed.
+fn named(config: &Config, edits: &Edits, text: &str) -> Result<Vec<NodeName>, NodeSetError> {
+    let of_config = || config.nodes().iter().map(|node| &node.name);
+    let all = || NodeSet(of_config().chain(edits.0.keys()).cloned().collect());
+    Ok(config.inventory.set_among(text, &all)?.0.into_iter().collect())
+}
+
+fn not_added(config: &Config, name: NodeName) -> OperationError {
+    match config.node_named(name.as_str()) {
+        Some(_) => {
+            let origin = config.inventory.origin(&name).unwrap_or(&Origin::Configuration).clone();
+            OperationError::InFile { name, origin }
         }
+        None => ListingError::NoNode(name).into(),
     }
-    if edit.is_empty() {
-        edits.0.remove(name);
+}
+
+/// Takes back what was set of any of the nodes. Nothing at all is an error.
+fn unset(
+    config: &Config,
+    edits: &mut Edits,
+    names: Vec<NodeName>,
+    keys: &[String],
+    revision: i64,
+) -> Result<(), OperationError> {
+    let mut left: Vec<&String> = keys.iter().collect();
+    let mut nothing = None;
+    let mut is_done = false;
+    for name in names {
+        let Some(edit) = edits.0.get_mut(&name) else {
+            if config.node_named(name.as_str()).is_none() {
+                return Err(ListingError::NoNode(name).into());
+            }
+            nothing.get_or_insert(name);
+            continue;
+        };
+        (is_done, edit.revision) = (true, revision);
+        if keys.is_empty() {
+            let is_kept = |key: &str| edit.added && (IDENTITY.contains(&key) || key == PROFILE);
+            edit.table.retain(|key, _| is_kept(key));
+            edit.once.clear();
+        }
+        for key in keys {
+            let path: Vec<&str> = key.split('.').collect();
+            let is_taken = [&mut edit.once, &mut edit.table].map(|table| take(table, &path));
+            if is_taken.contains(&true) {
+                left.retain(|other| *other != key);
+            }
+        }
+        if edit.is_empty() {
+            edits.0.remove(&name);
+        }
+        nothing.get_or_insert(name);
     }
-    Ok(())
+    match (nothing, left.first()) {
+        (Some(name), _) if !is_done => Err(OperationError::NothingSet { name }),
+        (Some(name), Some(key)) => Err(OperationError::NotSet { name, key: (*key).clone() }),
+        _ => Ok(()),
+    }
 }
 
 /// Removes what stands at `path`, and the tables that it leaves empty; says whether there was something.

@@ -215,11 +215,17 @@ impl Plan {
         let (config, operation) = (Arc::clone(config), operation.clone());
         let made = spawn_blocking(move || {
             let Before { edits, next_revision: revision, undone } = before;
-            let before = config.with_edits(edits)?;
-            let edits = operation.apply(&before, revision, undone)?;
-            let nodes = changed(before.edits(), &edits);
-            let after = config.with_edits(edits)?;
-            Ok(Self { revision, nodes, changes: before.settings().changes(&after.settings()) })
+            let before = config.with_edits(edits.clone());
+            let base = before.as_ref().unwrap_or(&config);
+            let new = operation.apply(base, &edits, revision, undone)?;
+            let nodes = changed(&edits, &new);
+            let changes = match config.with_edits(new) {
+                Ok(after) => base.settings().changes(&after.settings()),
+                // The files have changed since. It takes several steps to put that right where several nodes do not fit.
+                Err(_) if before.is_err() && operation.takes_back() => Changes::default(),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(Self { revision, nodes, changes })
         });
         made.await.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))
     }

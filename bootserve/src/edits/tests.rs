@@ -254,6 +254,43 @@ async fn where_a_password_is_sent_is_said_by_files_alone() {
 }
 
 #[tokio::test]
+async fn what_does_not_fit_the_files_any_more_can_be_taken_back() {
+    let site = Site::new().await;
+    for (name, last) in [("new-1", 1), ("new-2", 2)] {
+        let address = format!("address=192.168.0.{}", 120 + last);
+        site.add(name, &[&address, &format!("mac=02:00:00:00:00:0{last}"), "image=x"]).await.unwrap();
+    }
+    let node = |last: u8| {
+        format!(
+            "[[node]]\nname = 'n{last}'\nmac = '02:00:00:00:01:0{last}'\naddress = '192.168.0.{}'\nimage = 'a'\n",
+            120 + last
+        )
+    };
+    let text = include_str!("../../bootserve.example.toml");
+    let files = Config::parse(&format!("{text}\n{}{}", node(1), node(2))).unwrap();
+    let site = Site { files: Arc::new(files), ..site };
+    assert!(site.files.with_edits(read(&site.database).await.unwrap()).is_err());
+    let refused = error(site.set("node-001", &["image=z"]).await);
+    assert!(refused.contains("have the same address"), "{refused}");
+    site.change(Operation::Remove { nodes: "new-1".into() }).await.unwrap();
+    site.undo(Some(2)).await.unwrap();
+    assert_eq!(read(&site.database).await.unwrap(), Edits::default());
+}
+
+#[tokio::test]
+async fn what_is_taken_back_of_a_set_need_not_be_set_of_all() {
+    let site = Site::new().await;
+    site.set("node-[000-001]", &["image=a"]).await.unwrap();
+    site.add("new", &["address=10.1.5.0", "mac=fc:ab:14:00:02:00", "profile=gpu", "image=b"]).await.unwrap();
+    let missing = error(site.unset("@*", &["image", "mode"]).await);
+    assert!(missing.starts_with("mode was not set of node "), "{missing}");
+    site.unset("@*", &[]).await.unwrap();
+    let left = read(&site.database).await.unwrap();
+    assert_eq!(left.0.len(), 1);
+    assert_eq!(site.config().await.node_named("new").unwrap().kernel_args.len(), 2, "its profile stays");
+}
+
+#[tokio::test]
 async fn changes_of_nodes_that_no_file_has_any_more_wait_for_them() {
     let site = Site::new().await;
     site.set("node-001", &["image=a"]).await.unwrap();
