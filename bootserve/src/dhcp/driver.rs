@@ -34,8 +34,9 @@ use crate::status::course::Course;
 
 /// Answers that are committed together.
 const MAX_GROUP: usize = 512;
-/// Replies that are sent at once. They must all fit into the socket of a relay, which with Linux' default of 208 KiB holds about 160.
-const MAX_BURST: usize = 64;
+/// Replies that are sent at once. They must all fit into the socket of a relay, which with Linux' default of 208 KiB holds about 160,
+/// with those of the other outbox and what it has not read of those before: with 64, an avalanche of 1000 machines lost some.
+const MAX_BURST: usize = 40;
 /// As is the burst, so is the pause after it: a relay's processor is a small one, and shared.
 const BURST_TIME: Duration = Duration::from_millis(2);
 /// Packets that are handled before others have their turn.
