@@ -11,11 +11,7 @@ const DOCUMENT: &str = include_str!("../../src/http/openapi.json");
 
 /// A token of the running server.
 fn token(daemon: &Daemon, name: &str, role: &str) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bootserve"));
-    let output = command.args(["token", "new", name, "--role", role, "--config"]).arg(daemon.config_file());
-    let output = output.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    daemon.run_command(&["token", "new", name, "--role", role]).trim().to_owned()
 }
 
 /// The status and the body of an answer.

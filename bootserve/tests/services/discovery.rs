@@ -1,7 +1,5 @@
 //! Machines in discover mode, from their first word to their image.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use super::support::{Daemon, NODE_MAC, wait_until};
@@ -26,40 +24,32 @@ fn check_in(daemon: &Daemon, mac: &str) -> Value {
     serde_json::from_str(&response.text()).unwrap()
 }
 
-fn bootserve(daemon: &Daemon, args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bootserve"));
-    let output = command.args(args).arg("--config").arg(daemon.config_file()).output().unwrap();
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(output.status.success(), "{args:?}: {stdout}{stderr}");
-    stdout
-}
-
 #[test]
 fn a_machine_introduces_itself_is_approved_and_reboots_into_its_image() {
     let daemon = Daemon::start_with(|config| format!("{config}\n[discovery]\npoll_seconds = 7\n"));
     let wait = json!({"action": "wait", "seconds": 7});
     assert_eq!(check_in(&daemon, MAC), wait);
     assert_eq!(check_in(&daemon, MAC), wait);
-    let list = bootserve(&daemon, &["machine", "list"]);
+    let list = daemon.run_command(&["machine", "list"]);
     assert!(
         list.starts_with(&format!(
             "{MAC}  waits  serial {SERIAL}  Dell Inc. PowerEdge R640  40 cores  187 GiB  "
         )),
         "{list}"
     );
-    let listed: Value = serde_json::from_str(&bootserve(&daemon, &["machine", "list", "--json"])).unwrap();
+    let listed: Value = serde_json::from_str(&daemon.run_command(&["machine", "list", "--json"])).unwrap();
     assert_eq!((&listed[0]["check_ins"], &listed[0]["node"]), (&json!(2), &Value::Null));
-    let shown: Value = serde_json::from_str(&bootserve(&daemon, &["machine", "show", SERIAL])).unwrap();
+    let shown: Value = serde_json::from_str(&daemon.run_command(&["machine", "show", SERIAL])).unwrap();
     assert_eq!(shown["cpu"]["threads"], 80);
 
-    bootserve(&daemon, &["machine", "approve", SERIAL, "new-1", "address=127.0.0.77", "image=compute"]);
+    daemon.run_command(&["machine", "approve", SERIAL, "new-1", "address=127.0.0.77", "image=compute"]);
     let reboot = json!({"action": "reboot"});
     assert!(wait_until(|| check_in(&daemon, MAC) == reboot));
     assert!(daemon.get(&format!("/ipxe?mac={MAC}")).text().contains("/images/compute/v1/"));
-    assert_eq!(bootserve(&daemon, &["machine", "list"]), "no machine waits\n");
-    assert!(bootserve(&daemon, &["machine", "list", "--all"]).contains("new-1"));
-    bootserve(&daemon, &["machine", "forget", MAC]);
-    assert_eq!(bootserve(&daemon, &["machine", "list", "--all"]), "no machine waits\n");
+    assert_eq!(daemon.run_command(&["machine", "list"]), "no machine waits\n");
+    assert!(daemon.run_command(&["machine", "list", "--all"]).contains("new-1"));
+    daemon.run_command(&["machine", "forget", MAC]);
+    assert_eq!(daemon.run_command(&["machine", "list", "--all"]), "no machine waits\n");
 }
 
 #[test]
@@ -81,5 +71,5 @@ fn what_is_no_description_of_a_machine_is_refused() {
     {
         assert_eq!(daemon.post("/v1/discover", &body).status, status);
     }
-    assert_eq!(bootserve(&daemon, &["machine", "list"]), "no machine waits\n");
+    assert_eq!(daemon.run_command(&["machine", "list"]), "no machine waits\n");
 }

@@ -1,6 +1,6 @@
 //! Nodes are changed by the command while the server runs.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -9,18 +9,6 @@ use serde_json::Value;
 use super::support::{CARRIED_MAC, Daemon, NODE_MAC, wait_until};
 
 const NEW_MAC: &str = "02:00:00:00:00:99";
-
-fn node(daemon: &Daemon, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bootserve"));
-    command.arg("node").args(args).arg("--config").arg(daemon.config_file());
-    command
-}
-
-fn done(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
 
 fn script_has(daemon: &Daemon, mac: &str, part: &str) -> bool {
     daemon.get(&format!("/ipxe?mac={mac}")).text().contains(part)
@@ -35,10 +23,10 @@ fn what_is_changed_is_in_force_soon_and_after_a_restart() {
         "{}",
         daemon.get(&format!("/ipxe?mac={NEW_MAC}")).text()
     );
-    done(&node(&daemon, &["set", "node-000", "image=compute"]).output().unwrap());
+    daemon.run_command(&["node", "set", "node-000", "image=compute"]);
     let address = "address=127.0.0.99";
     let mac = format!("mac={NEW_MAC}");
-    done(&node(&daemon, &["add", "new-1", address, &mac, "image=failsafe"]).output().unwrap());
+    daemon.run_command(&["node", "add", "new-1", address, &mac, "image=failsafe"]);
     let is_in_force = |daemon: &Daemon| {
         script_has(daemon, NODE_MAC, "/images/compute/v1/")
             && script_has(daemon, NEW_MAC, "bootnode.node=new-1")
@@ -46,8 +34,8 @@ fn what_is_changed_is_in_force_soon_and_after_a_restart() {
     assert!(wait_until(|| is_in_force(&daemon)));
     let daemon = daemon.restart();
     assert!(is_in_force(&daemon));
-    done(&node(&daemon, &["undo", "1"]).output().unwrap());
-    done(&node(&daemon, &["rm", "new-1"]).output().unwrap());
+    daemon.run_command(&["node", "undo", "1"]);
+    daemon.run_command(&["node", "rm", "new-1"]);
     assert!(wait_until(|| script_has(&daemon, NODE_MAC, "/images/failsafe/v1/")
         && script_has(&daemon, NEW_MAC, "nothing to boot")));
     assert!(script_has(&daemon, CARRIED_MAC, "/images/compute/v1/"), "it is as it was");
@@ -56,7 +44,7 @@ fn what_is_changed_is_in_force_soon_and_after_a_restart() {
 #[test]
 fn what_is_set_for_one_boot_is_not_for_the_next() {
     let daemon = Daemon::start();
-    done(&node(&daemon, &["set", "--once", "node-000", "image=compute"]).output().unwrap());
+    daemon.run_command(&["node", "set", "--once", "node-000", "image=compute"]);
     assert!(wait_until(|| script_has(&daemon, NODE_MAC, "/images/compute/v1/")));
     assert!(wait_until(|| script_has(&daemon, NODE_MAC, "/images/failsafe/v1/")));
 }
@@ -65,7 +53,7 @@ fn what_is_set_for_one_boot_is_not_for_the_next() {
 fn a_node_is_sent_to_its_own_disk() {
     let daemon = Daemon::start();
     daemon.begin_boot(NODE_MAC);
-    done(&node(&daemon, &["set", "node-000", "local_disk=true"]).output().unwrap());
+    daemon.run_command(&["node", "set", "node-000", "local_disk=true"]);
     assert!(wait_until(|| script_has(&daemon, NODE_MAC, "sanboot --no-describe --drive 0x80 ||\nexit\n")));
     let status =
         daemon.wait_for("/v1/status?node=node-000", |status| status["nodes"][0]["state"] == "parked");
@@ -80,8 +68,8 @@ fn a_writer_that_is_killed_has_changed_all_or_nothing_and_none_loses_what_anothe
     let start = |number: u64| {
         let one = format!("metadata.one{number}={number}");
         let other = format!("metadata.other{number}={number}");
-        let args = ["set", "node-[000-001]", &one, &other];
-        node(&daemon, &args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        let args = ["node", "set", "node-[000-001]", &one, &other];
+        daemon.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let mut writers: Vec<(u64, Child)> = (0..WRITERS).map(|number| (number, start(number))).collect();
     for (number, writer) in &mut writers {
@@ -98,7 +86,7 @@ fn a_writer_that_is_killed_has_changed_all_or_nothing_and_none_loses_what_anothe
         "those that were not killed: {ended:?}"
     );
 
-    let listed = done(&node(&daemon, &["list", "node-[000-001]", "--json"]).output().unwrap());
+    let listed = daemon.run_command(&["node", "list", "node-[000-001]", "--json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let has = |index: usize, key: String| listed[index]["metadata"].get(key).is_some();
     for (number, success) in &ended {
@@ -107,7 +95,7 @@ fn a_writer_that_is_killed_has_changed_all_or_nothing_and_none_loses_what_anothe
         assert!(parts == [[true; 2]; 2] || parts == [[false; 2]; 2], "writer {number}: {parts:?}");
         assert!(parts[0][0] || !success, "writer {number} is lost");
     }
-    let history = done(&node(&daemon, &["history", "--json"]).output().unwrap());
+    let history = daemon.run_command(&["node", "history", "--json"]);
     let history: Vec<Value> = serde_json::from_str(&history).unwrap();
     let stored = (0..WRITERS).filter(|number| has(0, format!("one{number}"))).count();
     assert_eq!(history.len(), stored, "each change that is there is in the history");

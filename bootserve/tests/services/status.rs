@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -394,12 +394,6 @@ fn a_download_is_followed() {
     assert!(daemon.json("/v1/status?node=node-000")["nodes"][0]["download"].is_null());
 }
 
-fn bootserve(daemon: &Daemon, args: &[&str]) -> Output {
-    let config = daemon.config_file();
-    let program = env!("CARGO_BIN_EXE_bootserve");
-    Command::new(program).args(args).arg("--config").arg(config).output().unwrap()
-}
-
 #[test]
 fn status_and_log_ask_the_running_server_and_else_read_its_database() {
     let mut daemon = Daemon::start();
@@ -408,23 +402,23 @@ fn status_and_log_ask_the_running_server_and_else_read_its_database() {
     let text = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
     let errors = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
     for is_running in [true, false] {
-        let status = bootserve(&daemon, &["status"]);
+        let status = daemon.command(&["status"]).output().unwrap();
         assert_eq!(status.status.code(), Some(0), "{}", errors(&status));
         let lines: Vec<_> = text(&status).lines().map(str::to_owned).collect();
         assert!(lines[1].starts_with("node-003  stuck    -"), "{lines:?}");
         assert!(lines[2].starts_with("node-001  booting  script"), "{lines:?}");
         assert_eq!(lines.last().unwrap(), "1 booting, 1 stuck, 2 unseen");
         assert!(!text(&status).contains('\x1b'), "colours are for terminals");
-        let json = bootserve(&daemon, &["status", "node-001", "--json"]);
+        let json = daemon.command(&["status", "node-001", "--json"]).output().unwrap();
         let json: Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!((&json["nodes"][0]["name"], &json["nodes"][1]), (&"node-001".into(), &Value::Null));
-        let log = bootserve(&daemon, &["log", "node-001"]);
+        let log = daemon.command(&["log", "node-001"]).output().unwrap();
         assert!(
             text(&log).trim_end().ends_with("+0.000 s  script       compute/v1  carried"),
             "{}",
             text(&log)
         );
-        let unknown = bootserve(&daemon, &["status", "nosuch"]);
+        let unknown = daemon.command(&["status", "nosuch"]).output().unwrap();
         assert_eq!(unknown.status.code(), Some(1));
         assert!(errors(&unknown).contains("nosuch"), "{}", errors(&unknown));
         assert_eq!(errors(&status).contains("does not answer"), !is_running, "{}", errors(&status));
@@ -432,12 +426,12 @@ fn status_and_log_ask_the_running_server_and_else_read_its_database() {
             daemon.halt();
         }
     }
-    let watched = bootserve(&daemon, &["status", "a,b"]);
+    let watched = daemon.command(&["status", "a,b"]).output().unwrap();
     assert_eq!(watched.status.code(), Some(1));
     let state = daemon.store().with_file_name("state");
     std::fs::remove_dir_all(state).unwrap();
     for args in [&["status"][..], &["log", "node-001"]] {
-        let output = bootserve(&daemon, args);
+        let output = daemon.command(args).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(errors(&output).contains("there is no database"), "{}", errors(&output));
     }
@@ -445,9 +439,7 @@ fn status_and_log_ask_the_running_server_and_else_read_its_database() {
 
 /// The first lines of a command that goes on until it is killed.
 fn first_lines(daemon: &Daemon, args: &[&str], count: usize, after_first: impl FnOnce()) -> Vec<String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bootserve"));
-    let command = command.args(args).arg("--config").arg(daemon.config_file());
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = daemon.command(args).stdout(Stdio::piped()).spawn().unwrap();
     let (sender, lines) = mpsc::channel();
     let output = BufReader::new(child.stdout.take().unwrap());
     let reader = std::thread::spawn(move || output.lines().try_for_each(|line| sender.send(line.unwrap())));

@@ -6,6 +6,7 @@ pub mod store;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -114,6 +115,21 @@ impl Daemon {
     /// Sends a packet to the DHCP server.
     pub fn send_dhcp(&self, packet: &[u8]) {
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(packet, self.dhcp).unwrap();
+    }
+
+    /// bootserve's command line, with this configuration.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bootserve"));
+        command.args(args).arg("--config").arg(self.config_file());
+        command
+    }
+
+    /// What that writes to its standard output; it must succeed.
+    pub fn run_command(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success(), "{args:?}: {stdout}{stderr}");
+        stdout
     }
 
     /// Its configuration file.
