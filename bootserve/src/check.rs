@@ -27,7 +27,7 @@ use crate::policy::{Assignment, initramfs};
 use crate::power::password::{Password, PasswordError};
 use crate::privileges::find_user;
 use crate::sockets::mtu_bytes;
-use crate::store::{read_manifest, resolve};
+use crate::store::{resolve, selected_manifest};
 use bootspec::diagnosis::explain;
 
 /// What was found, in the order of the checks.
@@ -223,7 +223,7 @@ impl Findings {
 /// Whether a machine could boot its image now.
 fn check_image(config: &Config, assignment: Assignment<'_>) -> Result<(), Box<dyn Error>> {
     let store = &config.server.store;
-    let manifest = read_manifest(store, &resolve(store, assignment.image)?)?;
+    let manifest = selected_manifest(store, assignment.image)?;
     initramfs(&manifest, assignment.mode(&manifest))?;
     match config.boot.min_rollback_index {
         Some(least) if manifest.rollback_index < least => Err(format!(

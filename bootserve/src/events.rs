@@ -22,6 +22,7 @@ use crate::dhcp::store;
 use crate::live::{Live, Served};
 use crate::metrics::Metrics;
 use crate::status::course::Courses;
+use crate::timestamp::unix_ms;
 
 /// How many events are kept of a machine, by a trigger of the database's.
 pub const MAX_EVENTS_PER_NODE: u32 = 1000;
@@ -578,12 +579,6 @@ fn event(row: &SqliteRow) -> Result<BootEvent, DatabaseError> {
 /// A phase reads as it is written in JSON.
 fn parse_phase(text: String) -> Result<Phase, DatabaseError> {
     serde_json::from_value(text.clone().into()).map_err(|_| DatabaseError::Row { what: "phase", text })
-}
-
-/// Milliseconds since the epoch.
-pub(crate) fn unix_ms(time: SystemTime) -> i64 {
-    let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

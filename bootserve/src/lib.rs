@@ -39,4 +39,5 @@ pub mod sources;
 pub mod status;
 pub mod store;
 pub mod tftp;
+pub mod timestamp;
 pub mod tokens;

@@ -42,16 +42,10 @@ impl Live {
         self.0.load_full()
     }
 
-    /// Serves this from now on, with the boot programs of before.
-    pub fn replace_config(&self, config: Config) {
-        let nbps = Arc::clone(&self.0.load().nbps);
-        self.0.store(Arc::new(Served::new(config, nbps)));
-    }
-
     /// Serves this from now on. What was learned of nodes is not forgotten.
-    pub fn replace(&self, mut config: Config, nbps: NbpSet) {
+    pub fn replace(&self, mut config: Config, nbps: Arc<NbpSet>) {
         config.learned = Arc::clone(&self.0.load().config.learned);
-        self.0.store(Arc::new(Served::new(config, Arc::new(nbps))));
+        self.0.store(Arc::new(Served::new(config, nbps)));
     }
 }
 
@@ -70,7 +64,7 @@ mod tests {
         let live = Live::new(config(), NbpSet::default());
         let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
         live.now().config.learned.learn(mac, &"node-001".parse().unwrap());
-        live.replace(config(), NbpSet::default());
+        live.replace(config(), Arc::default());
         assert_eq!(live.now().config.node_name(mac), Some("node-001"));
     }
 }

@@ -13,7 +13,6 @@ use anyhow::Context;
 use bootserve::check::check;
 use bootserve::config::{Config, OptionBytes};
 use bootserve::dns::zone::SERIAL;
-use bootserve::edits::Edits;
 use bootserve::edits::store::stored_edits;
 use bootserve::explain::{Asks, Captured, Explanation, Question, Setting, read_capture};
 use bootserve::export::{Ethers, Genders, Hosts, Inventory, ZoneFile};
@@ -28,6 +27,7 @@ use cli::node::NodeCommand;
 use cli::overlay::OverlayCommand;
 use cli::power::PowerArgs;
 use cli::token::TokenCommand;
+use cli::{PrintArgs, block_on};
 use manual::{CompletionsArgs, ManualArgs};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -146,19 +146,19 @@ enum Export {
     /// Lines for /etc/hosts
     Hosts {
         #[command(flatten)]
-        args: ExportArgs,
+        args: PrintArgs,
         #[command(flatten)]
         leases: LeaseArgs,
     },
     /// A genders file: image and mode of each node, for pdsh, ClusterShell and nodeattr
     Genders {
         #[command(flatten)]
-        args: ExportArgs,
+        args: PrintArgs,
     },
     /// A zone file for a name server
     Zone {
         #[command(flatten)]
-        args: ExportArgs,
+        args: PrintArgs,
         #[command(flatten)]
         leases: LeaseArgs,
         /// Which zone, as --list names them [default: that of the names]
@@ -174,17 +174,8 @@ enum Export {
     /// Lines for /etc/ethers
     Ethers {
         #[command(flatten)]
-        args: ExportArgs,
+        args: PrintArgs,
     },
-}
-
-#[derive(Args)]
-struct ExportArgs {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// Print the same as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]
@@ -296,15 +287,14 @@ fn serve_file(file: ConfigFile) -> anyhow::Result<ExitCode> {
 fn explain_machine(file: ConfigFile, question: &QuestionArgs, json: bool) -> anyhow::Result<ExitCode> {
     let config = read_config(&file)?;
     let packets = question.packets()?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let explanations = runtime.block_on(async {
+    let explanations = block_on(async {
         let setting = Setting::read(config).await?;
         let mut explanations = Vec::new();
         for packet in &packets {
             explanations.push(setting.explain(packet).await);
         }
         anyhow::Ok(explanations)
-    })?;
+    })??;
     let is_meant = |explanation: &Explanation| question.mac.is_none() || explanation.mac == question.mac;
     let explanations: Vec<_> = explanations.into_iter().filter(is_meant).collect();
     print(
@@ -321,12 +311,8 @@ fn explain_machine(file: ConfigFile, question: &QuestionArgs, json: bool) -> any
 /// Reads the configuration, with what `bootserve node` has changed. Where that may not be read, the files are better than nothing.
 fn read_config(file: &ConfigFile) -> anyhow::Result<Config> {
     let config = read_files(file)?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    match runtime.block_on(stored_edits(&config.server.state)) {
-        Ok(Edits(edits)) if edits.is_empty() => Ok(config),
-        Ok(edits) => {
-            config.with_edits(edits).with_context(|| format!("cannot use {}", file.config.display()))
-        }
+    match block_on(stored_edits(&config.server.state))? {
+        Ok(edits) => config.edited(edits).with_context(|| format!("cannot use {}", file.config.display())),
         Err(error) => {
             eprintln!(
                 "bootserve: what bootserve node has changed is left out, as it cannot be read: {}",
@@ -354,8 +340,7 @@ fn diff_files(old: ConfigFile, new: PathBuf, json: bool) -> anyhow::Result<ExitC
 }
 
 fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let findings = runtime.block_on(check(&file.config));
+    let findings = block_on(check(&file.config))?;
     print(&match json {
         true => as_json(&findings)?,
         false => findings.to_string(),
@@ -365,18 +350,30 @@ fn check_file(file: ConfigFile, json: bool) -> anyhow::Result<ExitCode> {
 
 fn export(what: &Export) -> anyhow::Result<ExitCode> {
     match what {
-        Export::Hosts { args, leases } => args.print(&Hosts::of(&args.inventory(leases.leases)?)?)?,
-        Export::Genders { args } => args.print(&Genders::of(&args.inventory(false)?)?)?,
+        Export::Hosts { args, leases } => {
+            print_exported(args, &Hosts::of(&inventory(args, leases.leases)?)?)?
+        }
+        Export::Genders { args } => print_exported(args, &Genders::of(&inventory(args, false)?)?)?,
         Export::Zone { args, leases, list: true, .. } => {
-            let names = ZoneFile::names(&args.inventory(leases.leases)?)?;
-            print(&if args.json { as_json(&names)? } else { names.join("\n") })?;
+            let names = ZoneFile::names(&inventory(args, leases.leases)?)?;
+            args.print(&names, || names.join("\n"))?;
         }
         Export::Zone { args, leases, zone, serial, .. } => {
-            args.print(&ZoneFile::of(&args.inventory(leases.leases)?, zone.as_deref(), *serial)?)?;
+            let inventory = inventory(args, leases.leases)?;
+            print_exported(args, &ZoneFile::of(&inventory, zone.as_deref(), *serial)?)?;
         }
-        Export::Ethers { args } => args.print(&Ethers::of(&args.inventory(false)?))?,
+        Export::Ethers { args } => print_exported(args, &Ethers::of(&inventory(args, false)?))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn inventory(args: &PrintArgs, with_leases: bool) -> anyhow::Result<Inventory> {
+    let leases_at = with_leases.then(SystemTime::now);
+    Ok(block_on(Inventory::read(read_config(&args.config)?, leases_at))??)
+}
+
+fn print_exported(args: &PrintArgs, exported: &(impl Serialize + Display)) -> anyhow::Result<()> {
+    args.print(exported, || exported.to_string())
 }
 
 fn show_status(file: &ConfigFile, nodes: &[String], watch: bool, json: bool) -> anyhow::Result<ExitCode> {
@@ -411,20 +408,6 @@ fn form(json: bool, fits_screen: bool) -> Form {
     let size = terminal_size::terminal_size().filter(|_| fits_screen);
     let (columns, lines) = size.map(|(width, height)| (width.0.into(), height.0.into())).unzip();
     Form::Text(Look { colours: use_colours(&std::io::stdout()), columns, lines })
-}
-
-impl ExportArgs {
-    fn inventory(&self, with_leases: bool) -> anyhow::Result<Inventory> {
-        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let leases_at = with_leases.then(SystemTime::now);
-        Ok(runtime.block_on(Inventory::read(read_config(&self.config)?, leases_at))?)
-    }
-
-    fn print(&self, exported: &(impl Serialize + Display)) -> anyhow::Result<()> {
-        let text = if self.json { as_json(exported)? } else { exported.to_string() };
-        // Without nodes there is no line, not an empty one.
-        if text.is_empty() { Ok(()) } else { print(text.trim_end()) }
-    }
 }
 
 fn as_json(value: &impl Serialize) -> anyhow::Result<String> {

@@ -171,17 +171,12 @@ impl Reload {
         let before = self.live.now();
         let config = before.config.with_edits(edits)?;
         let changes = before.config.settings().changes(&config.settings());
-        self.in_use.pin(config.pinned_images());
-        self.live.replace_config(config);
-        self.recent.clear();
+        self.put_in_force(config, Arc::clone(&before.nbps));
         Ok(changes)
     }
 
     fn apply_files(&mut self, edits: Edits) -> Result<Changes, ReloadError> {
-        let mut config = self.file.read()?;
-        if !edits.0.is_empty() {
-            config = config.with_edits(edits)?;
-        }
+        let config = self.file.read()?.edited(edits)?;
         let changes = self.live.now().config.settings().changes(&config.settings());
         let restart = changes.needing_restart();
         if !restart.is_empty() {
@@ -199,11 +194,15 @@ impl Reload {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.put_in_force(config, Arc::new(nbps));
+        Ok(changes)
+    }
+
+    fn put_in_force(&self, config: Config, nbps: Arc<NbpSet>) {
         self.in_use.pin(config.pinned_images());
         self.downloads.set_limit(config.max_downloads);
         self.live.replace(config, nbps);
         self.recent.clear();
-        Ok(changes)
     }
 }
 

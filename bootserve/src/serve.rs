@@ -19,7 +19,6 @@ use crate::dhcp::leases::Lease;
 use crate::dhcp::ping::Pinger;
 use crate::dhcp::proxy::Proxy;
 use crate::dhcp::server::Server;
-use crate::edits::Edits;
 use crate::edits::store::newest_revision;
 use crate::events::EventLog;
 use crate::http::admission::Downloads;
@@ -90,10 +89,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
     let Loaded { file, config, nbps, certificate } = loaded;
     let database = Database::open(&config.server.state).await?;
     let revision = newest_revision(&database).await?;
-    let config = match edits::store::read(&database).await? {
-        Edits(edits) if edits.is_empty() => config,
-        edits => config.with_edits(edits).context(MISFIT)?,
-    };
+    let config = config.edited(edits::store::read(&database).await?).context(MISFIT)?;
     let leases = dhcp::store::read_leases(&database).await?;
     announce(&config, &nbps, leases.len());
     let in_use = Arc::new(InUse::new(config.server.store.clone(), config.pinned_images()));

@@ -99,6 +99,11 @@ pub fn resolve(store: &Path, selector: &ImageSelector) -> Result<ImageRef, Store
     }
 }
 
+/// Reads the manifest of the version that `selector` means at this moment.
+pub fn selected_manifest(store: &Path, selector: &ImageSelector) -> Result<Manifest, StoreError> {
+    read_manifest(store, &resolve(store, selector)?)
+}
+
 /// What is in this version.
 pub fn read_manifest(store: &Path, image: &ImageRef) -> Result<Manifest, StoreError> {
     let json = read_manifest_json(store, image)?;

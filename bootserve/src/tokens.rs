@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -10,6 +10,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::database::{Database, DatabaseError, parse_column, query_error};
+use crate::timestamp::unix_ms;
 
 /// What a token begins with, so that one is known when it is found where it should not be.
 const PREFIX: &str = "bootnode_";
@@ -60,12 +61,11 @@ pub async fn create(database: &Database, name: &str, role: Role) -> Result<Strin
         return Err(TokenError::Name(name.to_owned()));
     }
     let secret = format!("{PREFIX}{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let query = sqlx::query(
         "INSERT INTO tokens (name, role, sha256, created_unix_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
     );
-    let query = query.bind(name).bind(role.to_string()).bind(digest(&secret));
-    let query = query.bind(i64::try_from(now).unwrap_or(i64::MAX));
+    let query =
+        query.bind(name).bind(role.to_string()).bind(digest(&secret)).bind(unix_ms(SystemTime::now()));
     let done = query.execute(&database.pool).await.map_err(query_error("store a token in"))?;
     match done.rows_affected() {
         0 => Err(TokenError::Exists(name.to_owned())),

@@ -5,10 +5,12 @@ use bootserve::config::Config;
 use bootserve::discovery::listing::Listing;
 use bootserve::discovery::{Machine, store};
 use bootserve::edits::{KEYS, Operation};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
+use serde_json::json;
 
 use super::node_edit::EditArgs;
 use super::state::with_database;
+use super::{PrintArgs, block_on};
 use crate::{ConfigFile, as_json, print, read_config};
 
 #[derive(Subcommand)]
@@ -16,7 +18,7 @@ pub enum MachineCommand {
     /// List machines that wait to become nodes, those first that were heard of last
     List {
         #[command(flatten)]
-        args: MachineArgs,
+        args: PrintArgs,
         /// Those that are nodes as well
         #[arg(long)]
         all: bool,
@@ -44,19 +46,10 @@ pub enum MachineCommand {
     /// Forget a machine, until it checks in again
     Forget {
         #[command(flatten)]
-        args: MachineArgs,
+        args: PrintArgs,
         /// Its MAC address, serial number or UUID
         machine: String,
     },
-}
-
-#[derive(Args)]
-pub struct MachineArgs {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl MachineCommand {
@@ -65,15 +58,12 @@ impl MachineCommand {
             Self::List { args, all } => {
                 let config = read_config(&args.config)?;
                 let listing = Listing::of(&stored(&config)?, &config, *all);
-                match args.json {
-                    true => print(&as_json(&listing)?),
-                    false if listing.0.is_empty() => print("no machine waits"),
-                    false => print(listing.to_string().trim_end()),
-                }
+                let nothing = || "no machine waits".to_owned();
+                args.print(&listing, || if listing.0.is_empty() { nothing() } else { listing.to_string() })
             }
             Self::Show { config, machine } => print(&as_json(&find(&read_config(config)?, machine)?.facts)?),
             Self::Approve { args, machine, name, assignments } => {
-                let machine = find(&read_config(&args.config)?, machine)?;
+                let machine = find(&read_config(&args.print.config)?, machine)?;
                 let is_key =
                     |assignment: &String| KEYS.iter().any(|key| assignment.starts_with(&format!("{key}=")));
                 let mut assignments = assignments.clone();
@@ -86,19 +76,14 @@ impl MachineCommand {
                 let config = read_config(&args.config)?;
                 let mac = find(&config, machine)?.mac();
                 with_database(&config, async |database| store::forget(database, mac).await)?;
-                print(&if args.json {
-                    as_json(&serde_json::json!({"forgotten": mac}))?
-                } else {
-                    format!("{mac} is forgotten")
-                })
+                args.print(&json!({"forgotten": mac}), || format!("{mac} is forgotten"))
             }
         }
     }
 }
 
 fn stored(config: &Config) -> anyhow::Result<Vec<Machine>> {
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    Ok(runtime.block_on(store::stored_machines(&config.server.state))?)
+    Ok(block_on(store::stored_machines(&config.server.state))??)
 }
 
 /// The one machine that is called so.

@@ -3,14 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::node_edit::EditCommand;
 use anyhow::Context;
 use bootserve::inventory::export::Exported;
 use bootserve::inventory::import::{Format, Import};
 use bootserve::inventory::listing::{Explained, Listing};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Subcommand, ValueEnum};
 
-use crate::{ConfigFile, as_json, print, read_config};
+use super::PrintArgs;
+use super::node_edit::EditCommand;
+use crate::{as_json, print, read_config};
 
 #[derive(Subcommand)]
 pub enum NodeCommand {
@@ -18,7 +19,7 @@ pub enum NodeCommand {
     #[command(after_help = SETS)]
     List {
         #[command(flatten)]
-        args: NodeArgs,
+        args: PrintArgs,
         /// Which of them [default: all]
         #[arg(value_name = "NODES")]
         nodes: Option<String>,
@@ -27,7 +28,7 @@ pub enum NodeCommand {
     #[command(visible_alias = "show", after_help = SETS)]
     Explain {
         #[command(flatten)]
-        args: NodeArgs,
+        args: PrintArgs,
         /// Which of them
         #[arg(value_name = "NODES")]
         nodes: String,
@@ -36,7 +37,7 @@ pub enum NodeCommand {
     #[command(after_help = SETS)]
     Export {
         #[command(flatten)]
-        args: NodeArgs,
+        args: PrintArgs,
         /// Which of them [default: all]
         #[arg(value_name = "NODES")]
         nodes: Option<String>,
@@ -61,15 +62,6 @@ pub enum NodeCommand {
 
 pub const SETS: &str = "NODES is a set in ClusterShell's syntax: node-[000-099], @group, @* for all; , adds, ! takes away, & keeps what is in \
                     both, ^ what is in one alone.";
-
-#[derive(Args)]
-pub struct NodeArgs {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// Print the same as JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// Whose file is imported.
 #[derive(Clone, Copy, ValueEnum)]
@@ -100,16 +92,17 @@ impl NodeCommand {
         match self {
             Self::List { args, nodes } => {
                 let listing = Listing::of(&read_config(&args.config)?, nodes.as_deref())?;
-                print(if args.json { as_json(&listing)? } else { listing.to_string() }.trim_end())
+                args.print(&listing, || listing.to_string())
             }
             Self::Explain { args, nodes } => {
                 let explained = Explained::of(&read_config(&args.config)?, nodes)?;
-                let text = || explained.iter().map(Explained::to_string).collect::<Vec<_>>().join("\n");
-                print(if args.json { as_json(&explained)? } else { text() }.trim_end())
+                args.print(&explained, || {
+                    explained.iter().map(Explained::to_string).collect::<Vec<_>>().join("\n")
+                })
             }
             Self::Export { args, nodes } => {
                 let exported = Exported::of(&read_config(&args.config)?, nodes.as_deref())?;
-                print(if args.json { as_json(&exported)? } else { exported.to_string() }.trim_end())
+                args.print(&exported, || exported.to_string())
             }
             Self::Edit(command) => command.run(),
             Self::Import { format, file, hosts, json } => {

@@ -8,13 +8,14 @@ use bootserve::config::{Config, ImageSelector};
 use bootserve::edits::Operation;
 use bootserve::edits::store::{self, Outcome, Revision};
 use bootserve::inventory::listing::nodes_of;
+use bootserve::timestamp::utc;
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
 use nix::unistd::{Uid, User};
 
 use super::node::SETS;
 use super::state::with_database;
-use crate::{ConfigFile, as_json, print, read_config, read_files};
+use super::{PrintArgs, block_on, lines};
+use crate::{ConfigFile, read_config, read_files};
 
 #[derive(Subcommand)]
 pub enum EditCommand {
@@ -89,28 +90,22 @@ pub enum EditCommand {
     #[command(after_help = SETS)]
     History {
         #[command(flatten)]
-        config: ConfigFile,
+        args: PrintArgs,
         /// Those of these nodes [default: all]
         nodes: Option<String>,
         /// At most so many are looked at
         #[arg(long, value_name = "NUMBER", default_value_t = 100)]
         limit: u32,
-        /// Print the same as JSON
-        #[arg(long)]
-        json: bool,
     },
 }
 
 #[derive(Args)]
 pub struct EditArgs {
     #[command(flatten)]
-    pub(super) config: ConfigFile,
+    pub(super) print: PrintArgs,
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print what changes as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl EditCommand {
@@ -120,7 +115,7 @@ impl EditCommand {
                 args.run(&Operation::set(nodes, assignments, *once)?)
             }
             Self::Promote { args, from, nodes } => {
-                let image = common_image(&read_config(&args.config)?, from)?;
+                let image = common_image(&read_config(&args.print.config)?, from)?;
                 args.run(&Operation::set(nodes, &[format!("image={image}")], false)?)
             }
             Self::Unset { args, nodes, keys, .. } => {
@@ -129,14 +124,9 @@ impl EditCommand {
             Self::Add { args, names, assignments } => args.run(&Operation::add(names, assignments)?),
             Self::Rm { args, nodes } => args.run(&Operation::Remove { nodes: nodes.clone() }),
             Self::Undo { args, revision } => args.run(&Operation::Undo { revision: *revision }),
-            Self::History { config, nodes, limit, json } => {
-                let history = history(config, nodes.as_deref(), *limit)?;
-                let lines = || history.iter().map(line).collect::<Vec<_>>().join("\n");
-                match json {
-                    true => print(&as_json(&history)?),
-                    false if history.is_empty() => print("nothing was changed"),
-                    false => print(&lines()),
-                }
+            Self::History { args, nodes, limit } => {
+                let history = history(&args.config, nodes.as_deref(), *limit)?;
+                args.print(&history, || lines(&history, line, "nothing was changed"))
             }
         }
     }
@@ -144,20 +134,14 @@ impl EditCommand {
 
 impl EditArgs {
     pub(super) fn run(&self, operation: &Operation) -> anyhow::Result<()> {
-        let config = Arc::new(read_files(&self.config)?);
+        let config = Arc::new(read_files(&self.print.config)?);
         let outcome = match self.dry_run {
-            true => {
-                let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-                runtime.block_on(store::stored_trial(&config, operation))?
-            }
+            true => block_on(store::stored_trial(&config, operation))??,
             false => with_database(&config, async |database| {
                 store::change(database, &config, &author(), operation).await
             })?,
         };
-        print(&match self.json {
-            true => as_json(&outcome)?,
-            false => text(&outcome, operation, self.dry_run),
-        })
+        self.print.print(&outcome, || text(&outcome, operation, self.dry_run))
     }
 }
 
@@ -195,8 +179,7 @@ fn text(outcome: &Outcome, operation: &Operation, dry_run: bool) -> String {
 
 fn history(file: &ConfigFile, nodes: Option<&str>, limit: u32) -> anyhow::Result<Vec<Revision>> {
     let config = read_files(file)?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let all = runtime.block_on(store::stored_history(&config.server.state, limit))?;
+    let all = block_on(store::stored_history(&config.server.state, limit))??;
     let Some(nodes) = nodes else { return Ok(all) };
     // They need not be there any more.
     let nodes: HashSet<_> = config.inventory.set(nodes)?.0.into_iter().collect();
@@ -206,6 +189,5 @@ fn history(file: &ConfigFile, nodes: Option<&str>, limit: u32) -> anyhow::Result
 /// As `12  2026-11-27T21:04:05Z  root  set node-[000-003] image="rocky-9"`.
 fn line(change: &Revision) -> String {
     let Revision { revision, author, operation, time_unix_ms, .. } = change;
-    let time = Timestamp::from_millisecond(*time_unix_ms).unwrap_or_default();
-    format!("{revision:>5}  {}  {author}  {operation}", time.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    format!("{revision:>5}  {}  {author}  {operation}", utc(*time_unix_ms))
 }

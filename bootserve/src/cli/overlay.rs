@@ -15,27 +15,22 @@ use bootserve::overlay::listing::Listing;
 use bootserve::overlay::tree::Kind;
 use clap::Subcommand;
 
-use crate::{ConfigFile, as_json, print, read_config};
+use super::PrintArgs;
+use crate::{ConfigFile, read_config};
 
 #[derive(Subcommand)]
 pub enum OverlayCommand {
     /// List the overlays, and how many nodes have each
     List {
         #[command(flatten)]
-        config: ConfigFile,
-        /// Print the same as JSON
-        #[arg(long)]
-        json: bool,
+        args: PrintArgs,
     },
     /// Show what the overlays of a node hold: owner, mode and size of each file, and which overlay it is of
     Show {
         #[command(flatten)]
-        config: ConfigFile,
+        args: PrintArgs,
         /// Its name
         node: String,
-        /// Print the same as JSON
-        #[arg(long)]
-        json: bool,
     },
     /// Render the overlays of a node: one file to the standard output, or all into a tar
     Render {
@@ -55,14 +50,14 @@ pub enum OverlayCommand {
 impl OverlayCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
-            Self::List { config, json } => {
-                let listing = Listing::of(&read_config(config)?)?;
-                print(if *json { as_json(&listing)? } else { listing.to_string() }.trim_end())
+            Self::List { args } => {
+                let listing = Listing::of(&read_config(&args.config)?)?;
+                args.print(&listing, || listing.to_string())
             }
-            Self::Show { config, node, json } => {
-                let overlays = open(config)?;
+            Self::Show { args, node } => {
+                let overlays = open(&args.config)?;
                 let contents = overlays.contents(node_named(overlays.config(), node)?)?;
-                print(if *json { as_json(&contents)? } else { contents.to_string() }.trim_end())
+                args.print(&contents, || contents.to_string())
             }
             Self::Render { config, node, file, output } => {
                 let overlays = open(config)?;
@@ -111,7 +106,7 @@ fn write_tar(tar: &[u8], output: &Path) -> anyhow::Result<()> {
     written.with_context(|| format!("cannot write {}", output.display()))
 }
 
-/// As [`print`], to the byte.
+/// As [`crate::print`], to the byte.
 fn write_out(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {

@@ -4,12 +4,12 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use bootserve::power::{Action, Order, Outcome, perform, select};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::block_on;
 use crate::{Cli, ConfigFile, as_json, print, read_config};
 
 pub const HELP: &str = "NODES are names, MAC addresses, or a set in ClusterShell's syntax: node-[000-099], @group, @* for all; , adds, ! takes \
@@ -64,7 +64,6 @@ impl PowerArgs {
             .unwrap_or_else(|problem| Cli::command().error(ErrorKind::ArgumentConflict, problem).exit());
         let config = read_config(&self.config)?;
         let nodes = select(&config, &self.nodes)?;
-        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
         let bar = bar(nodes.len());
         let tell = |outcome: &Outcome| {
             bar.inc(1);
@@ -73,7 +72,7 @@ impl PowerArgs {
                 let _ = bar.suspend(|| print(&outcome.to_string()));
             }
         };
-        let outcomes = runtime.block_on(perform(&config, &nodes, &order, tell));
+        let outcomes = block_on(perform(&config, &nodes, &order, tell))?;
         bar.finish_and_clear();
         if self.json {
             print(&as_json(&outcomes)?)?;

@@ -1,19 +1,21 @@
 //! `bootserve token`: who may use the API that changes nodes.
 
+use bootserve::timestamp::utc;
 use bootserve::tokens::{self, Role, Token};
-use clap::{Args, Subcommand, ValueEnum};
-use jiff::Timestamp;
+use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
+use serde_json::json;
 
 use super::state::with_database;
-use crate::{ConfigFile, as_json, print, read_files};
+use super::{PrintArgs, lines};
+use crate::read_files;
 
 #[derive(Subcommand)]
 pub enum TokenCommand {
     /// Make a token and print it; it cannot be printed again
     New {
         #[command(flatten)]
-        args: TokenArgs,
+        args: PrintArgs,
         /// Who bears it; changes are noted under this name
         name: String,
         /// What it is good for
@@ -23,24 +25,15 @@ pub enum TokenCommand {
     /// List tokens: their names, roles and age
     List {
         #[command(flatten)]
-        args: TokenArgs,
+        args: PrintArgs,
     },
     /// Make a token good for nothing, at once
     Rm {
         #[command(flatten)]
-        args: TokenArgs,
+        args: PrintArgs,
         /// Its name
         name: String,
     },
-}
-
-#[derive(Args)]
-pub struct TokenArgs {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What a token is good for.
@@ -66,7 +59,7 @@ impl From<TokenRole> for Role {
 struct Made<'a> {
     name: &'a str,
     role: Role,
-    token: String,
+    token: &'a str,
 }
 
 impl TokenCommand {
@@ -77,26 +70,17 @@ impl TokenCommand {
                 let token = with_database(&read_files(&args.config)?, async |database| {
                     tokens::create(database, name, role).await
                 })?;
-                print(&if args.json { as_json(&Made { name, role, token })? } else { token })
+                args.print(&Made { name, role, token: &token }, || token.clone())
             }
             Self::List { args } => {
                 let tokens = with_database(&read_files(&args.config)?, tokens::list)?;
-                let lines = || tokens.iter().map(line).collect::<Vec<_>>().join("\n");
-                match args.json {
-                    true => print(&as_json(&tokens)?),
-                    false if tokens.is_empty() => print("there is no token"),
-                    false => print(&lines()),
-                }
+                args.print(&tokens, || lines(&tokens, line, "there is no token"))
             }
             Self::Rm { args, name } => {
                 with_database(&read_files(&args.config)?, async |database| {
                     tokens::remove(database, name).await
                 })?;
-                print(&if args.json {
-                    as_json(&serde_json::json!({"removed": name}))?
-                } else {
-                    format!("token {name} is removed")
-                })
+                args.print(&json!({"removed": name}), || format!("token {name} is removed"))
             }
         }
     }
@@ -104,6 +88,5 @@ impl TokenCommand {
 
 /// As `ci  operator  2026-11-27T21:04:05Z`.
 fn line(token: &Token) -> String {
-    let time = Timestamp::from_millisecond(token.created_unix_ms).unwrap_or_default();
-    format!("{}  {}  {}", token.name, token.role, time.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    format!("{}  {}  {}", token.name, token.role, utc(token.created_unix_ms))
 }

@@ -365,6 +365,11 @@ impl Config {
         Ok(Self { learned: Arc::clone(&self.learned), ..config })
     }
 
+    /// The same, where they may be what this has already.
+    pub fn edited(self, edits: Edits) -> Result<Self, ConfigError> {
+        if edits == *self.edits() { Ok(self) } else { self.with_edits(edits) }
+    }
+
     /// What `bootserve node` has changed.
     pub fn edits(&self) -> &Edits {
         &self.sources.edits

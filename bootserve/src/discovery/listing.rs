@@ -3,11 +3,11 @@
 use std::fmt;
 
 use bootspec::facts::Facts;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Machine, node_of};
 use crate::config::Config;
+use crate::timestamp::utc;
 
 /// A machine, as one line says it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,7 +66,6 @@ impl Row {
 impl fmt::Display for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for row in &self.0 {
-            let last = Timestamp::from_millisecond(row.last_seen_unix_ms).unwrap_or_default();
             let gib = row.memory_bytes as f64 / f64::from(1 << 30);
             writeln!(
                 f,
@@ -76,7 +75,7 @@ impl fmt::Display for Listing {
                 row.serial.as_deref().unwrap_or("-"),
                 if row.product.is_empty() { "-" } else { &row.product },
                 row.cores,
-                last.strftime("%Y-%m-%dT%H:%M:%SZ")
+                utc(row.last_seen_unix_ms)
             )?;
         }
         Ok(())

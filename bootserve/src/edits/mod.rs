@@ -16,7 +16,6 @@ use toml::Table;
 
 use crate::inventory::wire::FILES_ALONE;
 
-pub(crate) use operation::PLURALS;
 pub use operation::{Operation, OperationError};
 
 /// What was changed of each node.

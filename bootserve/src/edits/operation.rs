@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::inventory::layers::Origin;
 use crate::inventory::listing::{ListingError, nodes_of};
 use crate::inventory::node_set::{NodeSet, NodeSetError};
-use crate::inventory::wire::{check_added, check_edited, check_settings};
+use crate::inventory::wire::{PLURALS, check_added, check_edited, check_settings};
 use crate::inventory::{InventoryError, described};
 
 /// A change of nodes. Sets of nodes are in ClusterShell's syntax.
@@ -132,16 +132,6 @@ pub(super) struct Changed {
 /// A change that was made: its number, and what it made of each node.
 pub(super) type Made = (i64, Vec<Changed>);
 
-/// What stands for one node where there may be a set of them, and what it stands for.
-pub(crate) const PLURALS: [(&str, &str); 6] = [
-    ("address", "addresses"),
-    ("bmc_address", "bmc_addresses"),
-    ("mac", "macs"),
-    ("uuid", "uuids"),
-    ("client_id", "client_ids"),
-    ("circuit_id", "circuit_ids"),
-];
-
 impl Operation {
     /// Sets what `assignments`, each a `KEY=VALUE`, say; for one boot, or until it is taken back.
     pub fn set<S: AsRef<str>>(nodes: &str, assignments: &[S], once: bool) -> Result<Self, AssignmentError> {
@@ -247,7 +237,7 @@ fn named(config: &Config, edits: &Edits, text: &str) -> Result<Vec<NodeName>, No
 fn not_added(config: &Config, name: NodeName) -> OperationError {
     match config.node_named(name.as_str()) {
         Some(_) => {
-            let origin = config.inventory.origin(&name).unwrap_or(&Origin::Configuration).clone();
+            let origin = config.inventory.origin(&name).clone();
             OperationError::InFile { name, origin }
         }
         None => ListingError::NoNode(name).into(),
@@ -323,7 +313,7 @@ fn add(
 ) -> Result<(), OperationError> {
     let names = config.inventory.set(names)?;
     if let Some(name) = names.0.iter().find(|name| config.node_named(name.as_str()).is_some()) {
-        let origin = config.inventory.origin(name).unwrap_or(&Origin::Configuration).clone();
+        let origin = config.inventory.origin(name).clone();
         return Err(OperationError::Exists { name: name.clone(), origin });
     }
     let nodes = plural(nodes.clone());

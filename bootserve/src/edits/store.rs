@@ -5,7 +5,7 @@
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bootspec::store::NodeName;
 use serde::Serialize;
@@ -18,6 +18,7 @@ use super::operation::{Changed, Made, Operation, OperationError, changed};
 use super::{Edit, Edits};
 use crate::config::{Changes, Config, ConfigError};
 use crate::database::{Database, DatabaseError, parse_column, query_error};
+use crate::timestamp::unix_ms;
 
 /// Older databases do not have it.
 const TABLE: &str = "node_edits";
@@ -307,10 +308,9 @@ async fn write(
     operation: &str,
     nodes: &[Changed],
 ) -> Result<(), DatabaseError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     sqlx::query("INSERT INTO node_changes (revision, time_unix_ms, author, operation) VALUES (?, ?, ?, ?)")
         .bind(revision)
-        .bind(i64::try_from(now).unwrap_or(i64::MAX))
+        .bind(unix_ms(SystemTime::now()))
         .bind(author)
         .bind(operation)
         .execute(&mut *connection)

@@ -32,7 +32,7 @@ use crate::dhcp::server::{Action, Server};
 use crate::dhcp::store::read_leases;
 use crate::nbp::{NbpError, NbpSet};
 use crate::policy::{BootDecision, Machine, Stage, decide, initramfs};
-use crate::store::{read_manifest, resolve};
+use crate::store::selected_manifest;
 
 /// What answers depend on.
 #[derive(Debug)]
@@ -287,8 +287,7 @@ impl Setting {
             None => "boot.default_image".to_owned(),
         };
         let store = &self.config.server.store;
-        let found = resolve(store, assignment.image).and_then(|image| read_manifest(store, &image));
-        match found {
+        match selected_manifest(store, assignment.image) {
             Ok(manifest) => {
                 let mode = assignment.mode(&manifest);
                 let initramfs = initramfs(&manifest, mode);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -51,12 +50,8 @@ pub(super) struct InventoryQuery {
 pub(super) async fn inventory(
     _: Viewer,
     State(app): State<Arc<App>>,
-    query: Result<Query<InventoryQuery>, QueryRejection>,
+    Query(query): Query<InventoryQuery>,
 ) -> Response {
-    let Query(query) = match query {
-        Ok(query) => query,
-        Err(error) => return text(StatusCode::BAD_REQUEST, error.body_text()),
-    };
     match Exported::of(&app.served.config, query.nodes.as_deref()) {
         Ok(exported) => ([(CONTENT_TYPE, "application/toml")], exported.to_string()).into_response(),
         Err(error) => refused_listing(&error),
@@ -72,12 +67,9 @@ pub(super) struct HistoryQuery {
 pub(super) async fn changes(
     _: Viewer,
     State(app): State<Arc<App>>,
-    query: Result<Query<HistoryQuery>, QueryRejection>,
+    Query(query): Query<HistoryQuery>,
 ) -> Response {
-    let limit = match query {
-        Ok(Query(query)) => query.limit.unwrap_or(DEFAULT_HISTORY),
-        Err(error) => return text(StatusCode::BAD_REQUEST, error.body_text()),
-    };
+    let limit = query.limit.unwrap_or(DEFAULT_HISTORY);
     if !(1..=MAX_HISTORY).contains(&limit) {
         return text(StatusCode::BAD_REQUEST, format!("limit is {limit}, expected 1 to {MAX_HISTORY}"));
     }
@@ -106,13 +98,10 @@ struct Changed {
 pub(super) async fn make_change(
     Operator(token): Operator,
     State(app): State<Arc<App>>,
-    query: Result<Query<ChangeQuery>, QueryRejection>,
+    Query(query): Query<ChangeQuery>,
     body: Body,
 ) -> Response {
-    let dry_run = match query {
-        Ok(Query(query)) => query.dry_run,
-        Err(error) => return text(StatusCode::BAD_REQUEST, error.body_text()),
-    };
+    let dry_run = query.dry_run;
     let Ok(json) = to_bytes(body, MAX_CHANGE_BYTES).await else {
         return text(StatusCode::PAYLOAD_TOO_LARGE, format!("a change has at most {MAX_CHANGE_BYTES} bytes"));
     };

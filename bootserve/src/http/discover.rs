@@ -1,7 +1,7 @@
 //! `POST /v1/discover`: machines in discover mode say what they are made of, and are told what to do (docs/discover.md).
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
@@ -20,7 +20,8 @@ use crate::discovery::listing::Listing;
 use crate::discovery::store::{check_in, machines};
 use crate::discovery::{Machine, node_of};
 use crate::policy::Assignment;
-use crate::store::{StoreError, read_manifest, resolve};
+use crate::store::{StoreError, selected_manifest};
+use crate::timestamp::unix_ms;
 
 /// Real machines say a tenth of it. With the number of machines that are kept, it bounds what strangers can make us store.
 const MAX_FACTS_BYTES: usize = 128 << 10;
@@ -39,8 +40,7 @@ pub(super) async fn discover(State(app): State<Arc<App>>, body: Body) -> Respons
             return text(StatusCode::BAD_REQUEST, explain(&error));
         }
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    match check_in(app.events.database(), &facts, i64::try_from(now).unwrap_or(i64::MAX)).await {
+    match check_in(app.events.database(), &facts, unix_ms(SystemTime::now())).await {
         Ok(true) => introduce(&facts),
         Ok(false) => {}
         Err(error) => return internal_error(&error),
@@ -81,7 +81,7 @@ async fn boots_discover(app: &App, node: &Node) -> Result<bool, StoreError> {
     }
     let (store, node) = (app.served.config.server.store.clone(), node.clone());
     on_disk(move || {
-        let manifest = read_manifest(&store, &resolve(&store, &node.image)?)?;
+        let manifest = selected_manifest(&store, &node.image)?;
         let assignment = Assignment { image: &node.image, node: Some(&node) };
         Ok(assignment.mode(&manifest) == BootMode::Discover)
     })

@@ -17,7 +17,7 @@ use super::overlays::note_refusal;
 use super::{App, internal_error, on_disk, text};
 use crate::config::{Config, Node};
 use crate::overlay::documents::{Document, NoCloudFile};
-use crate::overlay::may_have_documents;
+use crate::overlay::{Given, may_have};
 
 /// Who asks, whoever that is.
 const SELF: &str = "self";
@@ -54,7 +54,7 @@ async fn document(app: &App, peer: SocketAddr, node: &str, document: Document, m
         return not_found();
     };
     let (name, what) = (node.name.as_str(), document.to_string());
-    match may_have_documents(config, &app.events, peer.ip(), node).await {
+    match may_have(config, &app.events, peer.ip(), node, Given::Texts).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {
             warn!(%peer, node = name, file = what, reason = %refusal, "text refused");

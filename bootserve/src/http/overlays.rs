@@ -21,7 +21,7 @@ use super::file::{OCTET_STREAM, ServedFile};
 use super::range::Span;
 use super::{App, internal_error, on_disk, text};
 use crate::overlay::segment::Frame;
-use crate::overlay::{self, Overlay};
+use crate::overlay::{self, Given, Overlay};
 use crate::status::course::Course;
 
 /// What is asked for.
@@ -42,7 +42,7 @@ pub(super) async fn overlay(
 ) -> Response {
     let Some((name, form)) = parse(&file) else { return not_found() };
     let Some(node) = app.served.config.node_named(name.as_str()) else { return not_found() };
-    match overlay::may_have(&app.served.config, &app.events, peer.ip(), node).await {
+    match overlay::may_have(&app.served.config, &app.events, peer.ip(), node, Given::Files).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {
             warn!(%peer, node = name.as_str(), file, reason = %refusal, "overlay refused");

@@ -292,7 +292,7 @@ fn find_image(
     assignment: Assignment<'_>,
 ) -> Result<BootableImage, CannotBoot> {
     let store = &overlays.config().server.store;
-    let manifest = store::read_manifest(store, &store::resolve(store, assignment.image)?)?;
+    let manifest = store::selected_manifest(store, assignment.image)?;
     let mode = assignment.mode(&manifest);
     let initramfs = initramfs(&manifest, mode)?;
     let overlay_url = match assignment.node {

@@ -8,8 +8,8 @@ use toml::{Table, Value};
 
 use super::listing::{ListingError, nodes_of};
 use super::node_set::NodeSet;
+use super::wire::PLURALS;
 use crate::config::Config;
-use crate::edits::PLURALS;
 
 /// Nodes that are alike but for what they are known by and their addresses.
 #[derive(Clone, Debug, PartialEq, Serialize)]

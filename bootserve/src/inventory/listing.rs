@@ -6,7 +6,7 @@ use bootspec::store::NodeName;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::layers::{Origin, Said, Setting, explained};
+use super::layers::{Said, Setting, explained};
 use super::node_set::{NodeSet, NodeSetError};
 use crate::config::{Config, Node};
 
@@ -106,7 +106,7 @@ impl Explained {
             let mut all = explained(layers);
             all.retain(|setting| setting.key != "name");
             // What no layer says stands with the node itself.
-            let origin = config.inventory.origin(&node.name).unwrap_or(&Origin::Configuration);
+            let origin = config.inventory.origin(&node.name);
             let own = settings.table("node", &name).into_iter().filter(|(key, value)| {
                 key != "name" && !is_empty(value) && !all.iter().any(|setting| setting.key == *key)
             });

@@ -22,7 +22,7 @@ use crate::edits::{Edits, KEYS};
 use layers::{Layer, Layers, Origin, merged};
 use node_set::{NodeSet, NodeSetError};
 use pattern::{PatternError, Radix, expand};
-use wire::{Nodes, Patterns};
+use wire::{Nodes, PLURALS, Patterns};
 
 /// Nodes and groups of them.
 #[derive(Clone, Debug, Default)]
@@ -284,9 +284,9 @@ impl Inventory {
         of_inventory.or_else(|| self.configured.get(name))
     }
 
-    /// Where the node stands, if it is in the inventory.
-    pub fn origin(&self, name: &NodeName) -> Option<&Origin> {
-        self.by_name.get(name).map(|index| self.nodes[*index].origin())
+    /// Where the node stands: in the inventory, or else in the configuration itself.
+    pub fn origin(&self, name: &NodeName) -> &Origin {
+        self.by_name.get(name).map_or(&Origin::Configuration, |index| self.nodes[*index].origin())
     }
 
     /// The nodes as the configuration would have them.
@@ -345,21 +345,8 @@ impl Tables {
 
 /// A table without what is no setting.
 fn settings(mut table: Table) -> Table {
-    for key in [
-        "names",
-        "addresses",
-        "macs",
-        "uuids",
-        "client_ids",
-        "circuit_ids",
-        "bmc_addresses",
-        "relay",
-        "profile",
-        "inherits",
-        "nodes",
-    ] {
-        table.remove(key);
-    }
+    let own = PLURALS.iter().map(|(_, several)| *several);
+    own.chain(["names", "relay", "profile", "inherits", "nodes"]).for_each(|key| drop(table.remove(key)));
     table
 }
 

@@ -92,6 +92,16 @@ with_settings! {
     }
 }
 
+/// What is a node's own and no setting, by its key in a `[[node]]`, and by that in a `[[nodes]]`, where there is one for each.
+pub(crate) const PLURALS: [(&str, &str); 6] = [
+    ("address", "addresses"),
+    ("bmc_address", "bmc_addresses"),
+    ("mac", "macs"),
+    ("uuid", "uuids"),
+    ("client_id", "client_ids"),
+    ("circuit_id", "circuit_ids"),
+];
+
 /// A BMC is said in files alone: who may change nodes, or write the database, shall not say where its password is read and sent.
 pub(crate) const FILES_ALONE: [&str; 3] = ["bmc", "bmc_address", "bmc_addresses"];
 

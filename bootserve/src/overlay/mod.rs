@@ -393,34 +393,33 @@ pub enum Refusal {
     NotBooting,
 }
 
-/// Whether who asks from `peer` gets the files of `node`: only the node itself, from its reserved or leased address, while it
-/// boots.
+/// What a node is given of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// Its overlay, while it boots.
+    Files,
+    /// Its texts, until its system has reported that it is ready, since it is the system that asks for them.
+    Texts,
+}
+
+/// Whether who asks from `peer` gets what `node` is given: only the node itself, from its reserved or leased address, and while it
+/// is its time.
 pub async fn may_have(
     config: &Config,
     events: &EventLog,
     peer: IpAddr,
     node: &Node,
+    given: Given,
 ) -> Result<Result<(), Refusal>, DatabaseError> {
-    match node_at(config, events, peer, node).await? {
-        Ok(mac) if events.is_booting(mac).await? => Ok(Ok(())),
-        Ok(_) => Ok(Err(Refusal::NotBooting)),
-        Err(refusal) => Ok(Err(refusal)),
-    }
-}
-
-/// Whether who asks from `peer` gets the texts of `node`: the same, but until the system has reported that it is ready, since it is
-/// the system that asks for them.
-pub async fn may_have_documents(
-    config: &Config,
-    events: &EventLog,
-    peer: IpAddr,
-    node: &Node,
-) -> Result<Result<(), Refusal>, DatabaseError> {
-    match node_at(config, events, peer, node).await? {
-        Ok(mac) if events.is_coming_up(mac).await? => Ok(Ok(())),
-        Ok(_) => Ok(Err(Refusal::NotBooting)),
-        Err(refusal) => Ok(Err(refusal)),
-    }
+    let mac = match node_at(config, events, peer, node).await? {
+        Ok(mac) => mac,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let is_its_time = match given {
+        Given::Files => events.is_booting(mac).await?,
+        Given::Texts => events.is_coming_up(mac).await?,
+    };
+    Ok(if is_its_time { Ok(()) } else { Err(Refusal::NotBooting) })
 }
 
 /// The MAC address of `node`, if it is what asks from `peer`.
@@ -523,7 +522,9 @@ mod tests {
         let config = &live.now().config;
         let node = &config.nodes()[1];
         let [other, mac] = [0, 1].map(|index: usize| config.mac_of(&config.nodes()[index]).unwrap());
-        let may = async |peer: &str| may_have(config, &events, peer.parse().unwrap(), node).await.unwrap();
+        let may = async |peer: &str| {
+            may_have(config, &events, peer.parse().unwrap(), node, Given::Files).await.unwrap()
+        };
         assert_eq!(may("192.168.0.101").await, Err(Refusal::NotBooting));
 
         events.note(BootEvent::now(mac, Phase::Dhcp)).await;

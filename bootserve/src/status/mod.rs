@@ -305,7 +305,7 @@ impl Overview {
         });
         let mut summary = BTreeMap::new();
         nodes.iter().for_each(|node| *summary.entry(node.state).or_insert(0) += 1);
-        Self { time_unix_ms: crate::events::unix_ms(now), summary, nodes }
+        Self { time_unix_ms: crate::timestamp::unix_ms(now), summary, nodes }
     }
 }
 
@@ -339,7 +339,7 @@ impl NodeStatus {
 
 /// Since `time_unix_ms`; nothing, if that has yet to come: the clock was set.
 fn age(time_unix_ms: i64, now: SystemTime) -> Duration {
-    let ms = crate::events::unix_ms(now).saturating_sub(time_unix_ms);
+    let ms = crate::timestamp::unix_ms(now).saturating_sub(time_unix_ms);
     Duration::from_millis(ms.try_into().unwrap_or(0))
 }
 

@@ -102,7 +102,7 @@ fn node_status(
 /// what was before it, is told by the step.
 fn is_of(transfer: &Transfer, course: &Course) -> bool {
     let is_other_boot = transfer.boot.is_some() && transfer.boot != course.boot;
-    let began_unix_ms = crate::events::unix_ms(transfer.began);
+    let began_unix_ms = crate::timestamp::unix_ms(transfer.began);
     !is_other_boot && course.newest().is_some_and(|step| step.time_unix_ms <= began_unix_ms)
 }
 
