@@ -17,12 +17,13 @@ use bootspec::event::Phase;
 use dhcproto::v4::{CLIENT_PORT, SERVER_PORT};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::ignored::Ignored;
+use super::on_the_way::Transaction;
+use super::outbox::Outbox;
 use super::ping::{Pinger, Probed};
 use super::reply::Reply;
 use super::server::Action;
@@ -34,11 +35,6 @@ use crate::status::course::Course;
 
 /// Answers that are committed together.
 const MAX_GROUP: usize = 512;
-/// Replies that are sent at once. They must all fit into the socket of a relay, which with Linux' default of 208 KiB holds about 160,
-/// with those of the other outbox and what it has not read of those before: with 64, an avalanche of 1000 machines lost some.
-const MAX_BURST: usize = 40;
-/// As is the burst, so is the pause after it: a relay's processor is a small one, and shared.
-const BURST_TIME: Duration = Duration::from_millis(2);
 /// Packets that are handled before others have their turn.
 const MAX_DRAIN: usize = 128;
 /// Where packets come close together, what comes within this is handled together: waking up for each costs more than handling it.
@@ -75,14 +71,15 @@ pub async fn run(
 ) -> io::Result<()> {
     let port = socket.local_addr()?.port();
     let mut buffer = [0; MAX_PACKET_BYTES];
-    let socket = Arc::new(socket);
     let (promises, waiting) = mpsc::channel(MAX_WAITING);
-    let outbox = Outbox::new(Arc::clone(&socket), port, Arc::clone(&metrics));
+    let outbox = Outbox::new(socket, port, Arc::clone(&metrics));
     let keeper = AbortOnDropHandle::new(tokio::spawn(keep(waiting, Arc::clone(&events), outbox.clone())));
     let mut hands = Hands { promises, outbox, events, metrics: Arc::clone(&metrics) };
     loop {
+        hands.outbox.flush().await;
         tokio::select! {
             () = shutdown.cancelled() => break,
+            () = hands.outbox.has_room() => continue,
             probed = pinger.next() => {
                 if probed.in_use {
                     metrics.dhcp_conflict(FoundBy::Probe);
@@ -90,22 +87,28 @@ pub async fn run(
                 hands.act(answer(Input::Probed(probed)), None, &mut pinger).await?;
                 continue;
             }
-            readable = socket.readable() => readable?,
+            readable = hands.outbox.socket().readable(), if hands.outbox.waiting() < MAX_WAITING => readable?,
         }
         let mut handled = 0;
         while handled < MAX_DRAIN
-            && let Some((packet, peer)) = receive(&socket, &mut buffer)
+            && let Some((packet, peer)) = receive(hands.outbox.socket(), &mut buffer)
         {
             handled += 1;
             metrics.dhcp_received(port);
-            hands.act(answer(Input::Packet(packet, peer)), Some(peer), &mut pinger).await?;
+            let transaction = transaction_of(packet);
+            let answer = answer(Input::Packet(packet, peer));
+            hands.act(answer, Some((peer, transaction)), &mut pinger).await?;
         }
         if (2..MAX_DRAIN).contains(&handled) {
+            hands.outbox.flush().await;
             tokio::time::sleep(GATHER).await;
         }
     }
+    let outbox = hands.outbox.clone();
     drop(hands);
-    keeper.await.map_err(io::Error::other)
+    keeper.await.map_err(io::Error::other)?;
+    outbox.send_all().await;
+    Ok(())
 }
 
 /// Where actions are done.
@@ -117,13 +120,14 @@ struct Hands {
 }
 
 impl Hands {
-    /// Does what was decided about a packet of `peer`, or about none.
+    /// Does what was decided about a packet from this sender, or about none.
     async fn act(
         &mut self,
         answer: Answer,
-        peer: Option<SocketAddrV4>,
+        from: Option<(SocketAddrV4, Transaction)>,
         pinger: &mut Pinger,
     ) -> io::Result<()> {
+        let (peer, transaction) = from.unzip();
         let mut actions = match answer {
             Ok(actions) => actions,
             Err(ignored) => {
@@ -147,9 +151,11 @@ impl Hands {
             action => peer.is_none_or(|peer| is_believed(action, peer)),
         });
         if actions.iter().all(|action| matches!(action, Action::Send(_))) {
-            self.outbox.send(actions).await;
+            replies(actions).for_each(|reply| self.outbox.put(reply, transaction));
             return Ok(());
         }
+        // Promised is what was offered before, and so read.
+        transaction.inspect(|offer| self.outbox.was_read(*offer));
         self.promises.send(actions).await.map_err(io::Error::other)
     }
 
@@ -162,6 +168,18 @@ impl Hands {
         let (events, reason) = (Arc::clone(&self.events), format!("DHCP: {ignored}"));
         tokio::spawn(async move { events.refuse(mac, &reason).await });
     }
+}
+
+fn replies(actions: Vec<Action>) -> impl Iterator<Item = Reply> {
+    actions.into_iter().filter_map(|action| match action {
+        Action::Send(reply) => Some(reply),
+        _ => None,
+    })
+}
+
+/// The transaction of a message, at its place in the fixed part (RFC 2131 section 2). What is too short for it is no message.
+fn transaction_of(packet: &[u8]) -> Transaction {
+    packet.get(4..8).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
 }
 
 /// A packet that is there.
@@ -189,7 +207,7 @@ fn is_firmware(peer: SocketAddrV4) -> bool {
 }
 
 /// Stores what each answer promises, in the order of the decisions, and sends it then. Ends when no more can come.
-async fn keep(mut waiting: mpsc::Receiver<Vec<Action>>, events: Arc<EventLog>, mut outbox: Outbox) {
+async fn keep(mut waiting: mpsc::Receiver<Vec<Action>>, events: Arc<EventLog>, outbox: Outbox) {
     let mut group = Vec::new();
     // How many replies were not sent since commits fail.
     let mut failing: Option<usize> = None;
@@ -201,7 +219,8 @@ async fn keep(mut waiting: mpsc::Receiver<Vec<Action>>, events: Arc<EventLog>, m
                 if let Some(unsent) = failing.take() {
                     info!(unsent, "DHCP leases are stored again");
                 }
-                outbox.send(actions).await;
+                replies(actions).for_each(|reply| outbox.put(reply, None));
+                outbox.flush().await;
                 if several {
                     tokio::time::sleep(GATHER_ANSWERS).await;
                 }
@@ -236,60 +255,6 @@ async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseErr
     transaction.commit().await.map_err(query_error("write to"))?;
     events.publish(&news);
     Ok(())
-}
-
-/// Where replies leave, in bursts.
-#[derive(Clone)]
-struct Outbox {
-    socket: Arc<UdpSocket>,
-    port: u16,
-    metrics: Arc<Metrics>,
-    burst_began: Instant,
-    burst: usize,
-}
-
-impl Outbox {
-    fn new(socket: Arc<UdpSocket>, port: u16, metrics: Arc<Metrics>) -> Self {
-        Self { socket, port, metrics, burst_began: Instant::now(), burst: 0 }
-    }
-
-    async fn send(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            let Action::Send(reply) = action else { continue };
-            if reply.delay.is_zero() {
-                self.pace().await;
-                self.send_now(&reply).await;
-            } else {
-                let outbox = self.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(reply.delay).await;
-                    outbox.send_now(&reply).await;
-                });
-            }
-        }
-    }
-
-    async fn send_now(&self, Reply { packet, to, .. }: &Reply) {
-        match self.socket.send_to(packet, to).await {
-            Ok(_) => self.metrics.dhcp_replied(self.port),
-            Err(error) => warn!(peer = %to, %error, "cannot send a DHCP reply"),
-        }
-    }
-
-    /// Waits for the end of a burst that is full. Timers are late by up to a millisecond, so the end counts from when the burst
-    /// was to begin; but what is later than a whole burst is not made up for.
-    async fn pace(&mut self) {
-        if self.burst == MAX_BURST {
-            let end = self.burst_began + BURST_TIME;
-            tokio::time::sleep_until(end).await;
-            self.burst_began = end;
-            self.burst = 0;
-        }
-        if self.burst == 0 {
-            self.burst_began = self.burst_began.max(Instant::now() - BURST_TIME);
-        }
-        self.burst += 1;
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! the systems they boot.
 //!
 //! [`request`] reads packets ([`relay`] what relays add to them), [`client`] says whose they are, [`server`] is the state machine that answers them from its [`leases`], [`reply`]
-//! writes the answers, with what [`boot`] has to say; [`driver`] moves packets between them and the socket. Addresses
+//! writes the answers, with what [`boot`] has to say; [`driver`] moves packets between them and the socket, no faster than their receivers read them ([`outbox`]). Addresses
 //! are [probed](ping) before they are first offered. We are the
 //! authoritative server of our networks, or a [`proxy`] beside it. Left out: DHCPv6.
 
@@ -11,6 +11,8 @@ pub mod client;
 pub mod driver;
 pub mod ignored;
 pub mod leases;
+mod on_the_way;
+mod outbox;
 pub mod ping;
 mod probe;
 pub mod proxy;
