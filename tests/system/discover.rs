@@ -153,7 +153,10 @@ fn a_machine_says_what_it_is_made_of_until_it_is_told_to_reboot() -> Result<()> 
     // A machine that never comes leaves this thread waiting, and the test fails without it.
     thread::spawn(move || sender.send(serve(&listener)));
     let node = lab.boot(&spec)?;
+    let mut switch = lab.netns().command("timeout").args(["300", "python3", "-c", SWITCH]).spawn()?;
     let facts = facts.recv_timeout(within(IDLE_BOOT));
+    switch.kill()?;
+    switch.wait()?;
     let facts = facts.with_context(|| format!("it did not check in\n{}", node.console().tail()))??;
     // The kernel's own words.
     node.console().wait_for("reboot: Restarting system", within(IDLE_BOOT))?;
@@ -172,6 +175,19 @@ fn a_machine_says_what_it_is_made_of_until_it_is_told_to_reboot() -> Result<()> 
     Ok(())
 }
 
+/// Says by LLDP which port the first machine is plugged in at, to it alone: bridges do not pass it on.
+const SWITCH: &str = r#"
+import socket, time
+tlv = lambda kind, value: (kind << 9 | len(value)).to_bytes(2, "big") + value
+head = bytes.fromhex("0180c200000e 020000000001 88cc")
+frame = head + tlv(1, b"\x04\x02\0\0\0\0\x01") + tlv(2, b"\x05Ethernet7") + tlv(3, b"\0\x78") + tlv(5, b"leaf3") + tlv(0, b"")
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("tap0", 0))
+while True:
+    wire.send(frame)
+    time.sleep(0.5)
+"#;
+
 fn check_facts(facts: &Facts, spec: &NodeSpec) {
     let text = |text: &str| text.parse().ok();
     assert_eq!(facts.mac, spec.mac);
@@ -187,6 +203,9 @@ fn check_facts(facts: &Facts, spec: &NodeSpec) {
     let [interface] = &facts.interfaces[..] else { panic!("{:?}", facts.interfaces) };
     assert_eq!((interface.mac, interface.link), (Some(spec.mac), Some(true)));
     assert_eq!((&interface.driver, interface.id), (&text("virtio_net"), "1af4:1000".parse().ok()));
+    let lldp = interface.lldp.clone().unwrap_or_default();
+    assert_eq!((lldp.system_name, lldp.port_id), (text("leaf3"), text("Ethernet7")));
+    assert_eq!(lldp.chassis_id, text("02:00:00:00:00:01"));
 
     let disk = |disk: &Disk| {
         let serial = disk.serial.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -2,12 +2,12 @@
 //!
 //! There is no root. The machine checks in again and again, with fresh facts each time, until it is told to reboot or to
 //! switch itself off; once its network has been up it never gives up, because nobody may be there to switch it on again.
-//! The protocol is `bootspec::facts`. Left out: reading or writing anything on disks, and what other machines on the wires
-//! say (LLDP).
+//! The protocol is `bootspec::facts`. Left out: reading or writing anything on disks.
 
 mod check_in;
 mod connection;
 pub mod facts;
+pub mod lldp;
 mod settle;
 
 use std::path::Path;
@@ -29,6 +29,7 @@ use crate::{image, kmsg, network, report};
 use check_in::to_json;
 pub use check_in::{End, Next, Outcome, Schedule, check_in, check_in_once};
 pub use connection::Connection;
+use lldp::Neighbours;
 use settle::Settling;
 
 const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(5), stall: Duration::from_secs(10) };
@@ -57,7 +58,8 @@ pub fn run(manifest: Option<&Manifest>, params: &BootParams) -> BootResult {
     let mut modules = Modules::read(Path::new("/"))?;
     let network = network::up(params, &mut modules)?;
     report::network_is_up(params);
-    let mut machine = Machine { params, modules, connection: Connection::new(network, Instant::now()) };
+    let connection = Connection::new(network, Instant::now());
+    let mut machine = Machine { params, modules, connection, neighbours: Neighbours::listen() };
     let facts = machine.settle();
     kmsg::info(&format!("discover: this machine is {}", facts::identity(&facts)));
     kmsg::info(&format!("discover: it has {}", facts::summary(&facts)));
@@ -79,6 +81,7 @@ struct Machine<'a> {
     params: &'a BootParams,
     modules: Modules,
     connection: Connection,
+    neighbours: Neighbours,
 }
 
 impl Machine<'_> {
@@ -105,6 +108,7 @@ impl Machine<'_> {
         let mut facts = facts::gather(Path::new("/sys"), Path::new("/proc"), mac);
         facts.node.clone_from(&self.params.node);
         facts.boot = self.params.boot;
+        self.neighbours.note(&mut facts.interfaces);
         if let Some((what, found, limit)) = facts.cut_to_limits() {
             kmsg::warn(&format!("discover: of {found} {what} only the first {limit} are reported"));
         }

@@ -6,6 +6,7 @@
 //! that an image and a boot server of different releases understand each other. Field by field: `docs/discover.md`.
 
 mod answer;
+mod neighbour;
 mod pci;
 mod text;
 
@@ -17,6 +18,7 @@ use crate::mac::MacAddr;
 use crate::store::NodeName;
 
 pub use answer::{AnswerError, CheckInAnswer, DEFAULT_WAIT, MAX_ANSWER_BYTES, MAX_WAIT, MIN_WAIT};
+pub use neighbour::Neighbour;
 pub use pci::{ParsePciError, PciClass, PciId};
 pub use text::{MAX_TEXT_BYTES, ParseTextError, Text};
 
@@ -207,6 +209,9 @@ pub struct Interface {
     /// In megabits a second, of a wire that carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed_mbps: Option<u32>,
+    /// What it is plugged in at, if that has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lldp: Option<Neighbour>,
 }
 
 /// A disk.

@@ -33,6 +33,12 @@ fn full(count: usize, filler: &Text) -> Facts {
         id,
         link: Some(false),
         speed_mbps: Some(u32::MAX),
+        lldp: Some(Neighbour {
+            chassis_id: some(),
+            port_id: some(),
+            system_name: some(),
+            port_description: some(),
+        }),
     };
     let disk = Disk {
         name: filler.clone(),

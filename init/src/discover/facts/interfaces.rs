@@ -34,5 +34,6 @@ fn interface(dir: &Dir, pci_devices: &Dir) -> Option<Interface> {
         link,
         // Drivers say -1 or 4294967295 where there is no speed.
         speed_mbps: dir.number("speed").filter(|speed| link == Some(true) && ![0, u32::MAX].contains(speed)),
+        lldp: None,
     })
 }
