@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::arch::Platform;
 use crate::compat::Site;
-use crate::config::{Config, Node};
+use crate::config::{Config, ConfigError, Node, SecretsProblem};
 use crate::edits::store::stored_edits;
 use crate::http::tls::Certificate;
 use crate::nbp::{INSTALL_HINT, NbpSet};
@@ -72,6 +72,7 @@ pub async fn check(path: &Path) -> Findings {
             findings.check_overlays(&config);
             findings.check_bmcs(&config);
             findings.check_rendering(&config);
+            findings.check_secrets(&config);
             findings.check_compat(&config);
         }
         Err(error) => findings.add(Severity::Error, &error),
@@ -153,7 +154,8 @@ impl Findings {
         let mut seen = BTreeSet::new();
         for assignment in nodes.chain(strangers) {
             let mode = assignment.node.and_then(|node| node.params.mode);
-            if seen.insert((assignment.image.to_string(), mode.map(|mode| mode.to_string())))
+            let has_secrets = assignment.node.is_some_and(|node| !node.secrets.is_empty());
+            if seen.insert((assignment.image.to_string(), mode.map(|mode| mode.to_string()), has_secrets))
                 && let Err(error) = check_image(config, assignment)
             {
                 self.add(Severity::Warning, &*error);
@@ -203,6 +205,20 @@ impl Findings {
         }
     }
 
+    /// What is a secret of some nodes and sent to others as it is.
+    fn check_secrets(&mut self, config: &Config) {
+        let secrets: BTreeSet<_> = config.nodes().iter().flat_map(|node| &node.secrets).collect();
+        for secret in secrets {
+            if let Some(node) = config.nodes().iter().find(|node| node.overlays.contains(secret)) {
+                self.warn(format!(
+                    "the overlay {secret} is a secret of some nodes, and node {} has it in overlays, which are sent without TLS\n\
+                     hint: name it in secrets for all of them",
+                    node.name
+                ));
+            }
+        }
+    }
+
     fn check_compat(&mut self, config: &Config) {
         match config.compat.as_ref().map(Site::problems) {
             Some(Ok(problems)) => problems.into_iter().for_each(|problem| self.warn(problem)),
@@ -224,7 +240,13 @@ impl Findings {
 fn check_image(config: &Config, assignment: Assignment<'_>) -> Result<(), Box<dyn Error>> {
     let store = &config.server.store;
     let manifest = selected_manifest(store, assignment.image)?;
-    initramfs(&manifest, assignment.mode(&manifest))?;
+    let mode = assignment.mode(&manifest);
+    initramfs(&manifest, mode)?;
+    if let Some(node) = assignment.node.filter(|node| !node.secrets.is_empty())
+        && let Some(source) = SecretsProblem::of_mode(mode)
+    {
+        return Err(ConfigError::Secrets { node: node.name.clone(), source }.into());
+    }
     match config.boot.min_rollback_index {
         Some(least) if manifest.rollback_index < least => Err(format!(
             "image {} has rollback index {}, and init refuses those below boot.min_rollback_index = {least}",
@@ -241,7 +263,24 @@ fn rendering_problems(overlays: &Overlays, node: &Node) -> Vec<String> {
     let texts = nocloud.chain(overlays.templates().into_iter().map(Document::Template));
     let texts = texts.filter_map(|text| overlays.document(node, &text).err());
     let mut problems: Vec<_> = texts.map(|error| explain(&error).to_string()).collect();
-    problems.extend(overlays.layers(node).iter().flat_map(|layers| wrong_modes(layers, node)));
+    for list in [&node.overlays, &node.secrets] {
+        problems.extend(overlays.layers(node, list).iter().flat_map(|layers| wrong_modes(layers, node)));
+    }
+    match overlays.secrets(node) {
+        Ok(secrets)
+            if !node.secrets.is_empty()
+                && secrets.signature.is_none()
+                && is_signed(overlays.config(), node) =>
+        {
+            problems.push(format!(
+                "nothing signs the secrets of node {}, and its image {} is signed\nhint: if its initramfs has keys, name one in \
+                 server.overlay_key: docs/overlays.md",
+                node.name, node.image
+            ));
+        }
+        Ok(_) => {}
+        Err(error) => problems.push(explain(&error).to_string()),
+    }
     match overlays.open(node) {
         Ok(Some(overlay)) if overlay.signature.is_none() && is_signed(overlays.config(), node) => {
             problems.push(format!(

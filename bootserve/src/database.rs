@@ -1,8 +1,8 @@
 //! What must survive a restart: leases, boot events and changes of nodes, in one SQLite file below the state directory.
 //!
 //! Write-ahead logging, and every commit is synced: an acknowledged lease is on the disk. The tables' queries stand
-//! with their owners, [`crate::dhcp::store`], [`crate::events`], [`crate::edits::store`] and
-//! [`crate::tokens`].
+//! with their owners, [`crate::dhcp::store`], [`crate::events`], [`crate::edits::store`],
+//! [`crate::tokens`] and [`crate::secrets`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,6 +99,23 @@ CREATE TABLE IF NOT EXISTS tokens (
     sha256          TEXT NOT NULL UNIQUE,
     created_unix_ms INTEGER NOT NULL
 ) STRICT;
+-- What nodes show to be given their secrets, each for one boot.
+CREATE TABLE IF NOT EXISTS secret_tokens (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    sha256         TEXT NOT NULL UNIQUE,
+    node           TEXT NOT NULL,
+    -- The event of the script that began the boot.
+    script         INTEGER NOT NULL,
+    address        TEXT NOT NULL,
+    issued_unix_ms INTEGER NOT NULL,
+    used_unix_ms   INTEGER
+) STRICT;
+CREATE INDEX IF NOT EXISTS secret_tokens_of_node ON secret_tokens (node, id);
+-- A node's newest 16 are kept, to know whose an old one was.
+CREATE TRIGGER IF NOT EXISTS secret_tokens_are_bounded AFTER INSERT ON secret_tokens BEGIN
+    DELETE FROM secret_tokens WHERE node = new.node AND id <=
+        (SELECT id FROM secret_tokens WHERE node = new.node ORDER BY id DESC LIMIT 1 OFFSET 16);
+END;
 ";
 
 /// The open database.

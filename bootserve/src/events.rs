@@ -60,6 +60,10 @@ pub struct BootEvent {
 /// The message of a script that sends a machine to its disk, in place of the mode.
 pub const LOCAL_DISK: &str = "local-disk";
 
+/// How the message of a refusal begins that is about a node's secrets. It stops no boot: whoever asked may be anyone, and of the node
+/// itself init says so.
+pub const SECRETS_REFUSED: &str = "secrets refused to ";
+
 /// The boot that a script began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
@@ -412,8 +416,12 @@ impl Shared {
     /// Whether this is what the machine was refused last, with nothing since, or something was a moment ago.
     fn is_refused(&self, mac: MacAddr, message: &str) -> bool {
         let courses = self.courses();
-        let Some(course) = courses.get(&mac).filter(|course| course.is_stopped) else { return false };
-        course.problem.as_ref().is_some_and(|problem| {
+        let Some(course) = courses.get(&mac) else { return false };
+        let before = match message.starts_with(SECRETS_REFUSED) {
+            true => course.refused_secrets.as_ref(),
+            false => course.problem.as_ref().filter(|_| course.is_stopped),
+        };
+        before.is_some_and(|problem| {
             let age_ms = unix_ms(SystemTime::now()).saturating_sub(problem.time_unix_ms);
             problem.message == message || (0..REFUSAL_PAUSE.as_millis() as i64).contains(&age_ms)
         })

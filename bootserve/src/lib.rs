@@ -5,6 +5,7 @@
 //! nodes get besides, [`events`] what
 //! became of it and [`status`] what that means; [`dns`] gives them names, [`power`] switches them on and off, and [`export`] writes all of this for other programs. [`serve`] puts them together.
 
+pub mod api_socket;
 pub mod arch;
 pub mod check;
 pub mod clock;
@@ -33,6 +34,7 @@ pub mod privileges;
 pub mod radv;
 pub mod reload;
 pub mod script;
+pub mod secrets;
 pub mod serve;
 pub mod sockets;
 pub mod sources;

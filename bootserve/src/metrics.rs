@@ -14,6 +14,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::dhcp::ignored::Ignored;
 use crate::dns::answer::Outcome;
+use crate::http::HANDED_OUT;
+use crate::secrets::Refusal;
 use crate::status::State;
 use crate::status::course::{BootEnd, Ended};
 
@@ -39,6 +41,7 @@ pub struct Metrics {
     http_responses: Family<Label, Counter>,
     dns_queries: Family<Label, Counter>,
     reloads: Family<Label, Counter>,
+    secrets: Family<Label, Counter>,
     nodes: Family<Label, Gauge>,
     states: Family<Label, Gauge>,
     boots: Family<Label, Counter>,
@@ -110,6 +113,7 @@ impl Metrics {
         let http_responses = counters("http_responses", "HTTP requests answered, by status");
         let dns_queries = counters("dns_queries", "DNS queries, by what became of them");
         let reloads = counters("reloads", "How often the configuration was read again, by what became of it");
+        let secrets = counters("secrets", "Requests for secrets of nodes, by what became of them");
         let (nodes, leases) = (Family::default(), Gauge::default());
         registry.register("nodes", "Nodes of the configuration, by newest phase", nodes.clone());
         let (states, downloads, event_streams) = (Family::default(), Gauge::default(), Gauge::default());
@@ -135,6 +139,9 @@ impl Metrics {
         for end in RELOAD_ENDS {
             drop(reloads.get_or_create(&label("end", end)));
         }
+        for result in [HANDED_OUT].into_iter().chain(Refusal::WORDS) {
+            drop(secrets.get_or_create(&label("result", result)));
+        }
         for end in BootEnd::ALL {
             drop(boots.get_or_create(&label("result", end.word())));
         }
@@ -152,6 +159,7 @@ impl Metrics {
             http_responses,
             dns_queries,
             reloads,
+            secrets,
             nodes,
             states,
             boots,
@@ -170,6 +178,11 @@ impl Metrics {
         if let Some(end) = ended.boot {
             self.boots.get_or_create(&label("result", end.word())).inc();
         }
+    }
+
+    /// Counts a request for a node's secrets or its credential.
+    pub fn secrets_asked(&self, result: &str) {
+        self.secrets.get_or_create(&label("result", result)).inc();
     }
 
     /// Counts a packet that came to `port`.

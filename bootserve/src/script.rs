@@ -13,6 +13,8 @@ use bootspec::store::VMLINUZ;
 
 /// What the kernel calls the segment with the node's overlay, in its `initrd=`.
 const OVERLAY_NAME: &str = "overlay.img";
+/// What it calls the segment with the node's credential.
+const CREDENTIAL_NAME: &str = "credential.img";
 /// First pause before a node asks again; each further one is longer by [`PAUSE_STEP_SECONDS`].
 const PAUSE_SECONDS: u32 = 2;
 const PAUSE_STEP_SECONDS: u32 = 2;
@@ -37,6 +39,8 @@ pub struct Boot<'a> {
     pub initramfs: &'a str,
     /// URL of a further segment of the initramfs.
     pub overlay: Option<&'a BaseUrl>,
+    /// URL of one more, with what the node shows to be given its secrets.
+    pub credential: Option<&'a str>,
     /// Base URL of this server.
     pub base_url: &'a str,
     /// Marks the downloads of this boot.
@@ -55,7 +59,14 @@ impl Boot<'_> {
 
     /// URLs of the parts of the initramfs, in their order.
     pub fn initrd_urls(&self) -> Vec<String> {
-        [self.url(self.initramfs)].into_iter().chain(self.overlay.map(BaseUrl::to_string)).collect()
+        let own = self.own_segments().map(|(_, url)| url);
+        [self.url(self.initramfs)].into_iter().chain(own).collect()
+    }
+
+    /// Names and URLs of the segments that are made for the node.
+    fn own_segments(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let overlay = self.overlay.map(|url| (OVERLAY_NAME, url.to_string()));
+        overlay.into_iter().chain(self.credential.map(|url| (CREDENTIAL_NAME, url.to_owned())))
     }
 
     fn url(&self, artifact: &str) -> String {
@@ -78,9 +89,9 @@ impl Boot<'_> {
 
     fn arguments(&self) -> String {
         // UEFI kernels find the parts of their initramfs by `initrd=`, and join them in this order; on BIOS it does no harm.
-        let overlay = self.overlay.map(|_| format!("initrd={OVERLAY_NAME}")).unwrap_or_default();
-        let words = [format!("initrd={}", self.initramfs), overlay, self.bare_arguments()];
-        words.iter().map(String::as_str).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+        let segments = [self.initramfs].into_iter().chain(self.own_segments().map(|(name, _)| name));
+        let words = segments.map(|name| format!("initrd={name}")).chain([self.bare_arguments()]);
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -100,8 +111,8 @@ pub fn boot(client: Client, boot: &Boot) -> String {
     let initramfs = boot.initramfs;
     script.line(format_args!("kernel {} {} || goto retry", boot.kernel_url(), boot.arguments()));
     script.line(format_args!("initrd --name {initramfs} {} || goto retry", boot.url(initramfs)));
-    if let Some(overlay) = boot.overlay {
-        script.line(format_args!("initrd --name {OVERLAY_NAME} {overlay} || goto retry"));
+    for (name, url) in boot.own_segments() {
+        script.line(format_args!("initrd --name {name} {url} || goto retry"));
     }
     script.line(format_args!("boot || goto retry"));
     script.retry(client)
@@ -215,6 +226,7 @@ mod tests {
                 manifest: &manifest,
                 initramfs,
                 overlay: None,
+                credential: None,
                 base_url,
                 id,
                 kernel_args: &[&site],

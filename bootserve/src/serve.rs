@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bootspec::event::Phase;
 use futures_util::future::OptionFuture;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -140,11 +140,15 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         transfers: Arc::default(),
         streams: Arc::default(),
         in_force: Arc::clone(&in_force),
+        certificate: certificate.clone(),
     };
     let tls = certificate.clone().map(Certificate::acceptor).transpose().context("cannot speak TLS")?;
     let https = sockets.https.map(tcp).transpose()?.zip(tls);
+    let local_app = app.clone();
     let http = http::run(tcp(sockets.http)?, https, Arc::clone(&live), app, shutdown.clone());
     let edits = StoredEdits { database: database.clone(), revision };
+    let local = sockets.api.map(unix).transpose()?;
+    let local = local.map(|socket| http::run_local(socket, Arc::clone(&live), local_app, shutdown.clone()));
     let reload = Reload { file, edits, live, in_use, downloads, recent, certificate, metrics, in_force };
 
     // Where one of them fails, all end: a service manager restarts the whole.
@@ -154,6 +158,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
             async { OptionFuture::from(pxe).await.transpose().context("the socket of port 4011 failed") },
             async { OptionFuture::from(dns).await.transpose().context("the DNS sockets failed") },
             async { http.await.context("the HTTP server failed") },
+            async { OptionFuture::from(local).await.transpose().context("the API's socket failed") },
             async { tftp.await.context("the TFTP server failed") },
             async {
                 if let Some(socket) = router_solicitations {
@@ -269,6 +274,11 @@ fn udp(socket: std::net::UdpSocket) -> anyhow::Result<UdpSocket> {
 fn tcp(socket: std::net::TcpListener) -> anyhow::Result<TcpListener> {
     socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
     TcpListener::from_std(socket).context("cannot register a socket with the runtime")
+}
+
+fn unix(socket: std::os::unix::net::UnixListener) -> anyhow::Result<UnixListener> {
+    socket.set_nonblocking(true).context("cannot make a socket non-blocking")?;
+    UnixListener::from_std(socket).context("cannot register a socket with the runtime")
 }
 
 async fn grace_after(shutdown: &CancellationToken, notifier: &Notifier) {

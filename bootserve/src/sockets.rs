@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
+use crate::api_socket::{self, ApiSocketError};
 use crate::config::{Config, DhcpMode};
 use crate::dhcp::ping;
 use crate::passed::Passed;
@@ -40,6 +42,8 @@ pub struct Sockets {
     pub http: TcpListener,
     /// Accepts HTTP connections with TLS, where it is spoken.
     pub https: Option<TcpListener>,
+    /// Answers the API to users of this machine, where that is wanted.
+    pub api: Option<UnixListener>,
     /// Hears router solicitations, where they are to be answered.
     pub router_solicitations: Option<UdpSocket>,
     /// MTU of the interface.
@@ -61,6 +65,9 @@ pub enum BindError {
         /// The file.
         path: PathBuf,
     },
+    /// The socket of the API cannot be had.
+    #[error(transparent)]
+    Api(#[from] ApiSocketError),
     /// The kernel refused.
     #[error("cannot bind {service} to {address}\nhint: {}", hint(source))]
     Bind {
@@ -123,6 +130,7 @@ impl Sockets {
             dns: dns_udp.zip(dns_tcp),
             http: tcp("HTTP", server.http_port)?,
             https: config.tls.as_ref().map(|tls| tcp("HTTPS", tls.port)).transpose()?,
+            api: api_socket::bind(server)?,
             router_solicitations,
             mtu_bytes,
         })

@@ -444,7 +444,7 @@ fn overlays_are_listed_shown_and_rendered_without_a_daemon() {
     };
     let listed = text(&["list"]);
     assert!(listed.starts_with("NAME ") && listed.lines().count() == 3, "{listed}");
-    let base = serde_json::json!({"name": "base", "files": 2, "templates": 1, "bytes": 40, "nodes": 2});
+    let base = serde_json::json!({"name": "base", "files": 2, "templates": 1, "bytes": 40, "nodes": 2, "secret": false});
     assert_eq!(json(&["list"])[0], base);
     let shown = text(&["show", "n1"]);
     for part in

@@ -17,6 +17,7 @@ use crate::memory::{self, Addition, Memory, Supply};
 use crate::modules::Modules;
 use crate::network::{self, Network};
 use crate::node_overlay::{self, NodeOverlay};
+use crate::secrets::{self, CredentialFile, SecretsError};
 use crate::switch_root::{check_init, switch_root};
 use crate::sys::give_back_large_blocks;
 use crate::trust::Trust;
@@ -51,6 +52,7 @@ fn run() -> BootResult {
     kmsg::open();
     kmsg::info(concat!("init ", env!("CARGO_PKG_VERSION")));
     let params = read_params()?;
+    let credential = secrets::take(Path::new(INITRAMFS))?;
     set_host_name(params);
     if params.mode == Some(BootMode::Failsafe) {
         // Before the manifest is looked at: a damaged image is a reason to ask for failsafe mode.
@@ -62,28 +64,33 @@ fn run() -> BootResult {
     let mode = params.mode.or(carried.as_ref().map(|manifest| manifest.mode)).unwrap_or(BootMode::Fetched);
     match mode {
         BootMode::Failsafe => Ok(failsafe::run()?),
-        BootMode::Carried => boot_carried(&carried.ok_or(BootError::NoImage(mode))?, params, &trust),
-        BootMode::Fetched => boot_fetched(params, &trust),
+        BootMode::Carried => {
+            boot_carried(&carried.ok_or(BootError::NoImage(mode))?, credential.is_some(), params, &trust)
+        }
+        BootMode::Fetched => boot_fetched(credential, params, &trust),
         BootMode::Discover => discover::run(carried.as_ref(), params),
     }
 }
 
 /// Boots the image that rides in the initramfs. There is no network.
-fn boot_carried(manifest: &Manifest, params: &BootParams, trust: &Trust) -> BootResult {
+fn boot_carried(manifest: &Manifest, has_secrets: bool, params: &BootParams, trust: &Trust) -> BootResult {
     report::begin(Some(&manifest.image), params);
     kmsg::info(&format!("image {}, carried by the initramfs", manifest.image));
+    if has_secrets {
+        return Err(SecretsError::NoNetwork.into());
+    }
     image::check_kernel(manifest)?;
     let mut modules = Modules::read(Path::new(INITRAMFS))?;
-    let node_overlay = node_overlay::take(Path::new(INITRAMFS), trust)?;
-    make_root(manifest, Origin::Initramfs, node_overlay.as_ref(), params, &mut modules)?;
-    complete_root(node_overlay, params)?;
+    let own_files: Vec<_> = node_overlay::take(Path::new(INITRAMFS), trust)?.into_iter().collect();
+    make_root(manifest, Origin::Initramfs, &own_files, params, &mut modules)?;
+    complete_root(own_files, params)?;
     report::phase(Phase::SwitchRoot);
     report::save();
     Ok(switch_root(Path::new(NEW_ROOT), params)?)
 }
 
 /// Fetches the image over the network, and boots it.
-fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
+fn boot_fetched(credential: Option<CredentialFile>, params: &BootParams, trust: &Trust) -> BootResult {
     let sources = params.source.clone().ok_or(BootError::NoSource)?;
     report::begin(params.image.as_ref(), params);
     report::phase(Phase::Network);
@@ -96,8 +103,10 @@ fn boot_fetched(params: &BootParams, trust: &Trust) -> BootResult {
     kmsg::info(&format!("image {}, fetched", manifest.image));
     image::check_kernel(&manifest)?;
     let node_overlay = node_overlay::fetch(params, trust)?;
-    make_root(&manifest, Origin::Network(&fetcher), node_overlay.as_ref(), params, &mut modules)?;
-    complete_root(node_overlay, params)?;
+    let secrets = secrets::fetch(credential, params, trust)?;
+    let own_files: Vec<_> = node_overlay.into_iter().chain(secrets).collect();
+    make_root(&manifest, Origin::Network(&fetcher), &own_files, params, &mut modules)?;
+    complete_root(own_files, params)?;
     report::phase(Phase::SwitchRoot);
     report::save();
     leave_network(&network);
@@ -126,14 +135,14 @@ impl Origin<'_> {
 fn make_root(
     manifest: &Manifest,
     origin: Origin<'_>,
-    node_overlay: Option<&NodeOverlay>,
+    own_files: &[NodeOverlay],
     params: &BootParams,
     modules: &mut Modules,
 ) -> Result<(), BootError> {
     selinux::load_policy(Path::new(INITRAMFS))?;
     let memory =
         memory::read(Path::new(INITRAMFS)).map_err(|error| BootError::Proc("/proc/meminfo", error))?;
-    let addition = node_overlay.map(NodeOverlay::addition).unwrap_or_default();
+    let addition = own_files.iter().map(NodeOverlay::addition).fold(Addition::default(), Addition::and);
     match &manifest.root {
         None => Err(BootError::NoRoot(manifest.image.clone())),
         Some(Root::Archive(root)) => unpack_root(root, origin, addition, params, memory),
@@ -201,10 +210,10 @@ fn overlay_root(
 }
 
 /// Lays the node's own files over the root, and sees that there is an init to hand over to.
-fn complete_root(node_overlay: Option<NodeOverlay>, params: &BootParams) -> Result<(), BootError> {
+fn complete_root(own_files: Vec<NodeOverlay>, params: &BootParams) -> Result<(), BootError> {
     let root = Path::new(NEW_ROOT);
-    if let Some(node_overlay) = node_overlay {
-        node_overlay.apply(root)?;
+    for files in own_files {
+        files.apply(root)?;
     }
     Ok(check_init(root, params.init_path())?)
 }

@@ -51,6 +51,8 @@ codes! {
     Address = "E-ADDRESS",
     /// Something cannot be fetched.
     Fetch = "E-FETCH",
+    /// The node's secrets cannot be had.
+    Secrets = "E-SECRETS",
     /// The image's SELinux policy cannot be loaded.
     Selinux = "E-SELINUX",
     /// The image does not fit into memory.

@@ -23,6 +23,7 @@ use crate::mounts::MountError;
 use crate::network::NetworkError;
 use crate::node_overlay::NodeOverlayError;
 use crate::overlay_root::OverlayError;
+use crate::secrets::SecretsError;
 use crate::selinux::SelinuxError;
 use crate::switch_root::SwitchRootError;
 use crate::trust::TrustError;
@@ -74,6 +75,9 @@ pub enum BootError {
     /// The node's own files cannot be laid over the root.
     #[error(transparent)]
     NodeOverlay(#[from] NodeOverlayError),
+    /// The node's secrets cannot be had.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// The root cannot be entered.
     #[error(transparent)]
     SwitchRoot(#[from] SwitchRootError),
@@ -160,6 +164,7 @@ impl BootError {
             Self::Unpack(error) => unpack_kind(error),
             Self::Overlay(error) => overlay_kind(error),
             Self::NodeOverlay(error) => node_overlay_kind(error),
+            Self::Secrets(error) => secrets_kind(error),
             Self::SwitchRoot(SwitchRootError::NoInit { .. }) => {
                 (Code::NoInit, "install an init (systemd) in the image, or set init= to one that it has")
             }
@@ -235,7 +240,7 @@ fn node_overlay_kind(error: &NodeOverlayError) -> Kind {
             (Code::Fetch, "look in the log of bootserve for `overlay refused`, which says why")
         }
         NodeOverlayError::Fetch(error) => fetch_kind(error),
-        NodeOverlayError::Extract(error) => match unpack_kind(error) {
+        NodeOverlayError::Extract { source, .. } => match unpack_kind(source) {
             UNPACK => (
                 Code::NodeOverlay,
                 "make the node's overlay again: a tar of plain files, directories and links with relative names",
@@ -248,6 +253,30 @@ fn node_overlay_kind(error: &NodeOverlayError) -> Kind {
         ),
         NodeOverlayError::Read { .. } | NodeOverlayError::Url(_) => {
             (Code::NodeOverlay, "check the node's overlay in the configuration of bootserve")
+        }
+    }
+}
+
+fn secrets_kind(error: &SecretsError) -> Kind {
+    match error {
+        SecretsError::Trust(TrustError::Signature { .. }) => (
+            Code::Signature,
+            "name a key that this initramfs trusts in server.overlay_key; if there is one, find out who has changed the secrets",
+        ),
+        SecretsError::Trust(error) => trust_kind(error),
+        SecretsError::Refused { .. } => {
+            (Code::Secrets, "look in the log of bootserve for `secrets refused`, which says why")
+        }
+        SecretsError::Certificate(_) => (
+            Code::Secrets,
+            "find out who answers in place of bootserve; if its certificate was renewed a moment ago, the next boot is in order",
+        ),
+        SecretsError::NoNetwork => (Code::Secrets, "boot the node in mode fetched, or give it no secrets"),
+        SecretsError::Read { .. } | SecretsError::Credential(_) | SecretsError::Answer(_) => {
+            (Code::Secrets, "boot again; if that does not help, init and bootserve are of different releases")
+        }
+        SecretsError::GivenUp { .. } => {
+            (Code::Secrets, "check that bootserve runs, that it speaks TLS ([tls]), and the network between")
         }
     }
 }
@@ -402,7 +431,11 @@ mod tests {
         };
         check(unpack(std::io::ErrorKind::StorageFull.into()), Code::Full, "bootnode.root_size");
         check(unpack(std::io::Error::other("x")), Code::Unpack, "build the image again");
-        let overlay = NodeOverlayError::Extract(unpack(std::io::Error::other("x")));
-        check(overlay, Code::NodeOverlay, "make the node's overlay again");
+        let source = Box::new(unpack(std::io::Error::other("x")));
+        check(
+            NodeOverlayError::Extract { what: "the node's overlay", source },
+            Code::NodeOverlay,
+            "make the node's overlay again",
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! An HTTP/1.1 client for the boot network (RFC 9112): one request at a time, addresses instead of names, no TLS.
+//! An HTTP/1.1 client for the boot network (RFC 9112): one request at a time, addresses instead of names. TLS is for the node's
+//! secrets alone ([`send_private`]).
 //!
 //! The response head is parsed by httparse. What a boot server of ours or a common web server never sends to such requests,
 //! chunked coding and interim responses, is refused. Every wait for the server is limited, and no answer is held in memory
@@ -9,7 +10,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::str::FromStr;
 use std::time::Duration;
 
+use bootspec::Sha256Digest;
 use bootspec::cmdline::BaseUrl;
+use bootspec::credential::{SIGNATURE_HEADER, SecretToken};
+use zeroize::Zeroizing;
+
+use crate::tls::{self, TlsError, TlsStream};
 
 /// RFC 9112 leaves the limit to the recipient. Ours and nginx's heads have about 300 bytes.
 const MAX_HEAD_BYTES: u64 = 16 * 1024;
@@ -41,6 +47,15 @@ pub enum HttpError {
         #[source]
         source: io::Error,
     },
+    /// TLS does not come about.
+    #[error("cannot speak to {address} in private")]
+    Tls {
+        /// The server.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: TlsError,
+    },
     /// The connection broke, or nothing came for too long.
     #[error("cannot {action} {address}")]
     Io {
@@ -70,6 +85,11 @@ pub struct Url {
 }
 
 impl Url {
+    /// What is at `path`, which begins with a slash, on the server at `address`.
+    pub fn at(address: SocketAddr, path: String) -> Self {
+        Self { address, path }
+    }
+
     /// The URL of `path`, which begins with a slash, below `base`.
     pub fn below(base: &BaseUrl, path: &str) -> Result<Self, HttpError> {
         format!("{base}{path}").parse()
@@ -108,8 +128,42 @@ pub enum Request<'a> {
         /// Offset of the first byte wanted.
         from: u64,
     },
+    /// What is given to the bearer of this alone.
+    GetSecret(&'a SecretToken),
     /// To take a JSON document.
     Post(&'a [u8]),
+}
+
+/// A connection, with or without TLS.
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream>),
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
 }
 
 /// An answer whose body is still to be read.
@@ -123,8 +177,10 @@ pub struct Response {
     pub range: Option<Range>,
     /// Length of the body.
     pub length: u64,
+    /// The signature of the body, as it stands in the head ([`SIGNATURE_HEADER`]).
+    pub signature: Option<String>,
     address: SocketAddr,
-    body: Take<BufReader<TcpStream>>,
+    body: Take<BufReader<Stream>>,
 }
 
 /// What of a file is sent (RFC 9110 section 14.4).
@@ -138,28 +194,53 @@ pub struct Range {
 
 /// Sends `request` to `url` and reads the head of the answer.
 pub fn send(url: &Url, request: Request<'_>, timeouts: Timeouts) -> Result<Response, HttpError> {
+    let stream = connect(url.address, timeouts)?;
+    exchange(Stream::Plain(stream), url, request)
+}
+
+/// The same with TLS, with the server that has this certificate. What is sent and answered is seen by nobody else.
+pub fn send_private(
+    url: &Url,
+    certificate: Sha256Digest,
+    request: Request<'_>,
+    timeouts: Timeouts,
+) -> Result<Response, HttpError> {
     let address = url.address;
+    let stream = connect(address, timeouts)?;
+    let stream =
+        tls::connect(stream, address, certificate).map_err(|source| HttpError::Tls { address, source })?;
+    exchange(Stream::Tls(Box::new(stream)), url, request)
+}
+
+fn connect(address: SocketAddr, timeouts: Timeouts) -> Result<TcpStream, HttpError> {
     let stream = TcpStream::connect_timeout(&address, timeouts.connect)
         .map_err(|source| HttpError::Connect { address, source })?;
+    let failed = |source| HttpError::Io { action: "set a time-out for", address, source };
+    stream.set_read_timeout(Some(timeouts.stall)).map_err(failed)?;
+    stream.set_write_timeout(Some(timeouts.stall)).map_err(failed)?;
+    Ok(stream)
+}
+
+fn exchange(mut stream: Stream, url: &Url, request: Request<'_>) -> Result<Response, HttpError> {
+    let address = url.address;
     let failed = |action| move |source| HttpError::Io { action, address, source };
-    stream.set_read_timeout(Some(timeouts.stall)).map_err(failed("set a time-out for"))?;
-    stream.set_write_timeout(Some(timeouts.stall)).map_err(failed("set a time-out for"))?;
-    let mut message = head(url, request).into_bytes();
+    let mut message = Zeroizing::new(head(url, request).into_bytes());
     if let Request::Post(body) = request {
         message.extend_from_slice(body);
     }
-    (&stream).write_all(&message).map_err(failed("send the request to"))?;
+    stream.write_all(&message).and_then(|()| stream.flush()).map_err(failed("send the request to"))?;
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, stream);
     let head = read_head(&mut reader).map_err(failed("read the answer of"))?;
     let head = parse_head(&head).map_err(|problem| HttpError::Answer { address, problem })?;
-    let Head { status, retry_after, range, length } = head;
-    Ok(Response { status, retry_after, range, length, address, body: reader.take(length) })
+    let Head { status, retry_after, range, length, signature } = head;
+    Ok(Response { status, retry_after, range, length, signature, address, body: reader.take(length) })
 }
 
 fn head(url: &Url, request: Request<'_>) -> String {
     let (method, fields) = match request {
         Request::Get { from: 0 } => ("GET", String::new()),
         Request::Get { from } => ("GET", format!("Range: bytes={from}-\r\n")),
+        Request::GetSecret(token) => ("GET", format!("Authorization: Bearer {}\r\n", token.as_str())),
         Request::Post(body) => {
             ("POST", format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()))
         }
@@ -195,6 +276,7 @@ pub struct Head {
     pub retry_after: Option<Duration>,
     pub range: Option<Range>,
     pub length: u64,
+    pub signature: Option<String>,
 }
 
 #[doc(hidden)]
@@ -227,7 +309,8 @@ pub fn parse_head(bytes: &[u8]) -> Result<Head, &'static str> {
         _ => None,
     };
     let retry_after = field("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    Ok(Head { status, retry_after, range, length })
+    let signature = field(SIGNATURE_HEADER).map(str::to_owned);
+    Ok(Head { status, retry_after, range, length, signature })
 }
 
 /// `bytes START-END/TOTAL`
@@ -350,7 +433,8 @@ mod tests {
 
     #[test]
     fn heads_say_how_much_comes_and_when_to_ask_again() {
-        let busy = Head { status: 503, retry_after: Some(Duration::from_secs(7)), range: None, length: 0 };
+        let retry_after = Some(Duration::from_secs(7));
+        let busy = Head { status: 503, retry_after, range: None, length: 0, signature: None };
         check_head("503 Busy\r\nRetry-After: 7\r\nContent-Length: 0", Ok(busy));
         check_head("200 OK", Err("no Content-Length"));
         check_head("200 OK\r\nContent-Length: -1", Err("a malformed Content-Length"));

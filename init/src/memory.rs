@@ -70,6 +70,14 @@ pub struct Addition {
 }
 
 impl Addition {
+    /// Both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            page_rounded_bytes: self.page_rounded_bytes.saturating_add(other.page_rounded_bytes),
+            inodes: self.inodes.saturating_add(other.inodes),
+        }
+    }
+
     /// Adds an object of `size_bytes`.
     pub fn add(&mut self, size_bytes: u64) {
         let rounded = size_bytes.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX);

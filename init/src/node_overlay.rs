@@ -47,21 +47,32 @@ pub enum NodeOverlayError {
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// It cannot be extracted.
-    #[error("cannot apply the node's overlay")]
-    Extract(#[source] UnpackError),
+    #[error("cannot apply {what}")]
+    Extract {
+        /// Which it is.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<UnpackError>,
+    },
 }
 
 /// A tar that is trusted.
 pub struct NodeOverlay {
+    /// What it is called.
+    what: &'static str,
     tar: Vec<u8>,
 }
+
+/// What a node's overlay is called.
+const OVERLAY_OF_NODE: &str = "the node's overlay";
 
 /// Takes the overlay that the boot server added to the initramfs out of it, if there is one, so that it is in memory once.
 pub fn take(initramfs: &Path, trust: &Trust) -> Result<Option<NodeOverlay>, NodeOverlayError> {
     let path = initramfs.join(OVERLAY);
     let Some(tar) = read_if_there(&path, MAX_OVERLAY_BYTES)? else { return Ok(None) };
     let signature = read_if_there(&initramfs.join(OVERLAY_SIGNATURE), MAX_SIGNATURE_BYTES)?;
-    let node_overlay = NodeOverlay::verify(tar, signature.as_deref(), trust)?;
+    let node_overlay = NodeOverlay::verify(OVERLAY_OF_NODE, tar, signature.as_deref(), trust)?;
     if let Err(error) = fs::remove_file(&path) {
         kmsg::warn(&format!("cannot remove {}: {error}", path.display()));
     }
@@ -80,14 +91,20 @@ pub fn fetch(params: &BootParams, trust: &Trust) -> Result<Option<NodeOverlay>, 
     } else {
         None
     };
-    NodeOverlay::verify(tar, signature.as_deref(), trust).map(Some)
+    Ok(Some(NodeOverlay::verify(OVERLAY_OF_NODE, tar, signature.as_deref(), trust)?))
 }
 
 impl NodeOverlay {
-    fn verify(tar: Vec<u8>, signature: Option<&[u8]>, trust: &Trust) -> Result<Self, NodeOverlayError> {
+    /// The tar, which is called `what`, if it may be used.
+    pub fn verify(
+        what: &'static str,
+        tar: Vec<u8>,
+        signature: Option<&[u8]>,
+        trust: &Trust,
+    ) -> Result<Self, TrustError> {
         let signature = signature.map(String::from_utf8_lossy);
-        trust.check("the node's overlay", &tar, signature.as_deref())?;
-        Ok(Self { tar })
+        trust.check(what, &tar, signature.as_deref())?;
+        Ok(Self { what, tar })
     }
 
     /// What it adds to the root at most. Of a tar that is damaged, what lies before the damage.
@@ -113,8 +130,10 @@ impl NodeOverlay {
 
     /// Lays it over `root`.
     pub fn apply(&self, root: &Path) -> Result<(), NodeOverlayError> {
-        kmsg::info(&format!("applying the node's overlay of {} bytes", self.tar.len()));
-        unpack::lay_over(&self.tar, root).map_err(NodeOverlayError::Extract)
+        let what = self.what;
+        kmsg::info(&format!("applying {what} of {} bytes", self.tar.len()));
+        unpack::lay_over(&self.tar, root)
+            .map_err(|source| NodeOverlayError::Extract { what, source: Box::new(source) })
     }
 }
 
@@ -162,7 +181,7 @@ mod tests {
     }
 
     fn apply(tar: Vec<u8>, root: &Path) -> Result<(), NodeOverlayError> {
-        NodeOverlay { tar }.apply(root)
+        NodeOverlay { what: OVERLAY_OF_NODE, tar }.apply(root)
     }
 
     #[test]
@@ -226,10 +245,10 @@ mod tests {
     #[test]
     fn what_an_overlay_adds_is_counted_in_pages_and_inodes() {
         let long = "x".repeat(150);
-        let overlay = NodeOverlay { tar: tar(&[("etc/key", 0o600), (&long, 0o644)]) };
+        let overlay = NodeOverlay { what: OVERLAY_OF_NODE, tar: tar(&[("etc/key", 0o600), (&long, 0o644)]) };
         // Beside the files "." and "etc".
         assert_eq!(overlay.addition(), Addition { page_rounded_bytes: 2 * 4096, inodes: 4 });
-        let damaged = NodeOverlay { tar: overlay.tar[..1000].to_vec() };
+        let damaged = NodeOverlay { what: OVERLAY_OF_NODE, tar: overlay.tar[..1000].to_vec() };
         assert!(damaged.addition().inodes < 4);
     }
 
@@ -239,7 +258,7 @@ mod tests {
             let mut tar = tar(&[("key", 0o600)]);
             tar.truncate(cut);
             tar.iter_mut().skip(damage).take(1).for_each(|old| *old = byte);
-            let _ = NodeOverlay { tar }.addition();
+            let _ = NodeOverlay { what: OVERLAY_OF_NODE, tar }.addition();
         }
     }
 }

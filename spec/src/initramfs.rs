@@ -26,6 +26,8 @@ pub const OVERLAY: &str = "bootnode/overlay.tar";
 pub const MAX_OVERLAY_BYTES: u64 = 64 << 20;
 /// Signature of [`OVERLAY`].
 pub const OVERLAY_SIGNATURE: &str = "bootnode/overlay.tar.minisig";
+/// What the node shows to be given its secrets ([`crate::credential`]): boot servers add it as a further segment, for one boot.
+pub const CREDENTIAL: &str = "bootnode/credential";
 /// Directory of the root archive's chunks.
 pub const CHUNKS_DIR: &str = "bootnode/chunks";
 /// Directory of the kernel modules that the initramfs carries, not compressed, and of their two indexes.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,7 +95,9 @@ impl Bootserve {
         let program = places::program("bootserve")?;
         let config = dir.join("bootserve.toml");
         let log = dir.join("bootserve.log");
-        fs::write(&config, render_config(store, state, nodes, mode))
+        let tls = nodes.iter().any(|node| node.settings.contains_key("secrets"));
+        let tls = tls.then(|| make_certificate(dir)).transpose()?;
+        fs::write(&config, render_config(store, state, nodes, mode, tls))
             .map_err(|source| Error::Start { path: config.clone(), source })?;
         let notices = bind_notices(&notices_of(&log))
             .map_err(|source| Error::Start { path: notices_of(&log), source })?;
@@ -189,9 +191,30 @@ fn spawn(netns: &NetNs, program: &Path, config: &Path, log: &Path) -> Result<Chi
     start().map_err(|source| Error::Start { path: log.to_owned(), source })
 }
 
+/// A certificate that nobody has signed but itself, and its key: who has secrets is given them by TLS.
+fn make_certificate(dir: &Path) -> Result<Tls, Error> {
+    let tls = Tls { certificate: dir.join("tls.pem"), key: dir.join("tls.key") };
+    let key = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let mut openssl = Command::new("openssl");
+    openssl.args(key).args(["-subj", "/CN=lab", "-keyout"]).arg(&tls.key).arg("-out").arg(&tls.certificate);
+    let failed = |source| Error::Start { path: "openssl".into(), source };
+    match openssl.output().map_err(failed)? {
+        output if output.status.success() => Ok(tls),
+        output => Err(failed(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))),
+    }
+}
+
+#[derive(Serialize)]
+struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
 #[derive(Serialize)]
 struct Config<'a> {
     server: Server<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls>,
     dhcp: Dhcp,
     network: [Network; 2],
     boot: Boot,
@@ -260,8 +283,15 @@ pub fn overlays_dir(store: &Path) -> PathBuf {
     store.with_extension("overlays")
 }
 
-fn render_config(store: &Path, state: &Path, nodes: &[NodeSpec], mode: &'static str) -> String {
+fn render_config(
+    store: &Path,
+    state: &Path,
+    nodes: &[NodeSpec],
+    mode: &'static str,
+    tls: Option<Tls>,
+) -> String {
     let config = Config {
+        tls,
         server: Server {
             interface: BRIDGE,
             address: SERVER_ADDRESS,
@@ -303,7 +333,7 @@ mod tests {
             settings: toml::toml! { on_failure = "halt" },
             ..NodeSpec::classic(1, "compute")
         };
-        let text = render_config(Path::new("/store"), Path::new("/state"), &[node], "authoritative");
+        let text = render_config(Path::new("/store"), Path::new("/state"), &[node], "authoritative", None);
         let config: toml::Table = text.parse().unwrap();
         assert_eq!(config["server"]["store"].as_str(), Some("/store"));
         let node = &config["node"][0];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bootlab::bootserve::overlays_dir;
-use bootlab::deadline::within;
+use bootlab::deadline::{wait_until, within};
 use bootlab::firmware::Firmware;
 use bootlab::lab::{Lab, Node};
 use bootlab::places::{program, shell_store_dir, store_dir};
@@ -198,8 +198,19 @@ fn a_node_gets_its_own_files_over_the_root_in_both_modes() -> Result<()> {
         "{{ node.name }} {{ node.mac }} {{ node.address }}/{{ network.prefix }} boots {{ image.name }}\n";
     fs::write(overlays.join("lab/etc/lab.conf.j2"), template)?;
     fs::write(overlays.join("lab/overlay.toml"), "[files.'/etc/lab.conf']\nmode = '0640'\ngid = 1\n")?;
+    // What is handed out once a boot lies above both.
+    fs::create_dir_all(overlays.join("lab-secret/etc"))?;
+    fs::write(overlays.join("lab-secret/etc/lab.key.j2"), format!("{{{{ node.name }}}} {SECRET}\n"))?;
+    fs::write(overlays.join("lab-secret/etc/own-key"), "of-the-secrets\n")?;
+    fs::write(
+        overlays.join("lab-secret/overlay.toml"),
+        "[files.'/etc/lab.key']\nmode = '0400'\nuid = 7\n[files.'/etc/own-key']\nmode = '0600'\n",
+    )?;
     for mode in ["carried", "fetched"] {
-        let settings = toml::toml! { mode = mode overlays = ["lab"] };
+        let mut settings = toml::toml! { mode = mode overlays = ["lab"] };
+        if mode == "fetched" {
+            settings.insert("secrets".to_owned(), vec!["lab-secret"].into());
+        }
         let spec = with_shell(NodeSpec { settings, ..NodeSpec::classic(5, &image.to_string()) });
         let tar = overlays.join(format!("{}.tar", spec.name));
         let made =
@@ -210,7 +221,8 @@ fn a_node_gets_its_own_files_over_the_root_in_both_modes() -> Result<()> {
             &node,
             "cat /etc/hostname /etc/own-key; stat -c %a:%U /etc/own-key; wc -l < /etc/passwd",
         )?;
-        assert_eq!(found[..3], ["own-name", "secret", "600:root"]);
+        let own_key = if mode == "fetched" { "of-the-secrets" } else { "secret" };
+        assert_eq!(found[..3], ["own-name", own_key, "600:root"]);
         ensure!(found[3].parse::<u32>()? > 10, "the rest of the root is as it was: {found:?}");
         let found = lines_of(&node, "cat /etc/lab.conf; stat -c %a:%u:%g /etc/lab.conf")?;
         let rendered = Command::new(program("bootserve")?)
@@ -219,6 +231,63 @@ fn a_node_gets_its_own_files_over_the_root_in_both_modes() -> Result<()> {
             .output()?;
         ensure!(rendered.status.success(), "{rendered:?}");
         assert_eq!(found, [String::from_utf8(rendered.stdout)?.trim_end(), "640:0:1"]);
+        if mode == "fetched" {
+            check_secrets(&lab, &node, &spec)?;
+        }
+    }
+    Ok(())
+}
+
+const SECRET: &str = "for-nobody-else";
+
+/// The node has its secrets, nothing else has them, and nobody is given them again.
+fn check_secrets(lab: &Lab, node: &Node, spec: &NodeSpec) -> Result<()> {
+    let found = lines_of(node, "cat /etc/lab.key; stat -c %a:%u:%g /etc/lab.key")?;
+    assert_eq!(found, [format!("{} {SECRET}", spec.name), "400:7:0".to_owned()]);
+    // Where the token could be: what the kernel was told, what init leaves, and the file system that it came from.
+    let found =
+        lines_of(node, "grep -c -E '[0-9a-f]{64}' /proc/cmdline; find / -xdev -path '*bootnode/credential'")?;
+    assert_eq!(found, ["0"]);
+    let log = fs::read_to_string(lab.server().log())?;
+    ensure!(log.contains("secrets handed out"), "{log}");
+    ensure!(
+        !log.contains(SECRET) && !node.console().text().contains(&format!("{SECRET}\n{SECRET}")),
+        "{log}"
+    );
+    let plain = Command::new(program("bootserve")?)
+        .args(["overlay", "render", spec.name.as_str(), "--output", "-", "--config"])
+        .arg(lab.dir().join("bootserve.toml"))
+        .output()?;
+    ensure!(plain.status.success() && !String::from_utf8_lossy(&plain.stdout).contains(SECRET));
+    // The node's network is down; from here on its address is ours.
+    let events = api::events(lab.netns(), &spec.name)?;
+    let boot = events.iter().rev().find_map(|event| event.boot).context("it has booted")?;
+    lab.netns().add_address("lo", &spec.address.to_string())?;
+    let again = |url: &str| -> Result<String> {
+        let mut curl = lab.netns().command("curl");
+        curl.args(["--silent", "--insecure", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+        let output = curl.args(["--interface", &spec.address.to_string(), url]).output()?;
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let (name, address) = (&spec.name, spec.address);
+    for (what, url) in [
+        ("credential", format!("http://192.168.0.1/credentials/{name}.img?boot={boot}")),
+        ("secrets", format!("https://192.168.0.1/v1/secrets/{name}")),
+    ] {
+        let refusal = format!("secrets refused to {address} ({what}): ");
+        let is_noted = || -> Result<bool> {
+            ensure!(again(&url)? == "401", "{url}");
+            let events = api::events(lab.netns(), name)?;
+            Ok(events.iter().any(|event| event.message.iter().any(|text| text.starts_with(&refusal))))
+        };
+        let mut noted = false;
+        ensure!(
+            wait_until(ANSWER, || {
+                noted = noted || is_noted().unwrap_or(false);
+                noted
+            }),
+            "no event {refusal:?}"
+        );
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ impl OverlayCommand {
                 match (file, output) {
                     (Some(file), _) => write_out(&rendered_file(&overlays, node, file)?),
                     (None, Some(output)) => {
-                        write_tar(&archive::write(&overlays.rendered(node)?, None)?, output)
+                        write_tar(&archive::write(&overlays.rendered(node, &node.overlays)?, None)?, output)
                     }
                     (None, None) => bail!("neither a file nor --output is named"),
                 }
@@ -85,7 +85,11 @@ fn node_named<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a Node> {
 fn rendered_file(overlays: &Overlays, node: &Node, file: &str) -> anyhow::Result<Vec<u8>> {
     let name = &node.name;
     let path = plain_path(file).with_context(|| format!("{file} is no path of a file on a node"))?;
-    let placed = overlays.rendered_file(node, path)?;
+    let placed = match overlays.rendered_file(node, &node.secrets, path)? {
+        None => overlays.rendered_file(node, &node.overlays, path)?,
+        // Secrets are laid on top.
+        secret => secret,
+    };
     let placed = placed.with_context(|| {
         format!("the overlays of node {name} have no /{path}\nhint: bootserve overlay show {name}")
     })?;

@@ -9,6 +9,7 @@ mod identity;
 mod network;
 pub(crate) mod node;
 mod quirk;
+mod secrets;
 mod settings;
 pub(crate) mod text;
 mod wire;
@@ -40,6 +41,7 @@ pub use bmc::Bmc;
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
 pub use network::{AddressRange, Network, Networks};
 pub use quirk::{QuirkRule, Quirks};
+pub use secrets::SecretsProblem;
 pub use settings::{Change, Changes, Settings};
 
 /// What we are called in the zone, unless the configuration says otherwise.
@@ -123,6 +125,10 @@ pub struct Server {
     pub user: Option<String>,
     /// TCP port of scripts, images and API.
     pub http_port: u16,
+    /// A socket in the file system on which the API is answered without a token.
+    pub api_socket: Option<PathBuf>,
+    /// The group that may open it, besides `user`.
+    pub api_group: Option<String>,
     /// Whether the configuration is read again when its file has changed.
     pub watch: bool,
 }
@@ -206,6 +212,8 @@ pub struct Node {
     pub kernel_args: Vec<KernelArg>,
     /// Overlays that its own is made of; the later are laid over the earlier.
     pub overlays: Vec<OverlayName>,
+    /// Overlays that it is handed once a boot, over TLS, and that are no part of the others.
+    pub secrets: Vec<OverlayName>,
     /// What it tells init; bootserve adds node, MAC, boot id, report URL and attempt to each script.
     pub params: BootParams,
     /// Whether it boots from its own disk, and not that image.
@@ -315,6 +323,15 @@ pub enum ConfigError {
     NoOverlays {
         /// Which.
         node: NodeName,
+    },
+    /// A node has secrets, and could not be handed them.
+    #[error("node {node} has secrets")]
+    Secrets {
+        /// Which.
+        node: NodeName,
+        /// What is wrong.
+        #[source]
+        source: SecretsProblem,
     },
     /// A node is known by nothing, or by several things.
     #[error(

@@ -31,6 +31,8 @@ macro_rules! with_settings {
             kernel_args: Vec<KernelArg>,
             #[serde(default, with = "text::list")]
             overlays: Vec<OverlayName>,
+            #[serde(default, with = "text::list")]
+            secrets: Vec<OverlayName>,
             mode: Option<BootMode>,
             #[serde(default, with = "text::option")]
             root_size: Option<RootSize>,
@@ -99,6 +101,7 @@ impl TryFrom<Node> for super::Node {
             image,
             kernel_args: wire.kernel_args,
             overlays: wire.overlays,
+            secrets: wire.secrets,
             params,
             local_disk: wire.local_disk.unwrap_or_default(),
             bmc,

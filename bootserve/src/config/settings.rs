@@ -10,13 +10,15 @@ use serde_json::Value;
 const NAMES: [&str; 2] = ["name", "subnet"];
 
 /// What is read at the start alone: a table, and its key, or none for all of them.
-const NEEDS_RESTART: [(&str, Option<&str>); 11] = [
+const NEEDS_RESTART: [(&str, Option<&str>); 13] = [
     ("server", Some("interface")),
     ("server", Some("address")),
     ("server", Some("store")),
     ("server", Some("state")),
     ("server", Some("user")),
     ("server", Some("http_port")),
+    ("server", Some("api_socket")),
+    ("server", Some("api_group")),
     ("dhcp", None),
     ("network", Some("router_advertisements")),
     ("tftp", None),
@@ -225,6 +227,7 @@ mod tests {
     #[test]
     fn what_needs_a_restart_is_named_as_it_is_in_the_file() {
         let text = include_str!("../../bootserve.example.toml")
+            .replace("[server]", "[server]\napi_socket = 's'\napi_group = 'g'")
             .replace("[boot]", "[tls]\ncertificate = 'a'\nkey = 'b'\n[dns]\nzone = 'cluster'\n[boot]");
         let Settings(tables) = Config::parse(&text).unwrap().settings();
         for (table, key) in NEEDS_RESTART.iter().filter(|(_, key)| *key != Some("router_advertisements")) {

@@ -71,6 +71,8 @@ struct Server {
     user: Option<String>,
     #[serde(default = "default_http_port")]
     http_port: NonZeroU16,
+    api_socket: Option<PathBuf>,
+    api_group: Option<String>,
     #[serde(default = "default_watch")]
     watch: bool,
 }
@@ -330,11 +332,14 @@ impl Config {
             check_node_address(node, &server, &networks)?;
             check_overlays(node, &server)?;
         }
+        let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
+        for node in &nodes {
+            super::secrets::check(node, &server, tls.as_ref())?;
+        }
         let quirks = wire.quirks.into_iter().map(|quirk| quirk.check(&by_name)).collect::<Result<_, _>>()?;
         let boot = super::Boot::try_from(wire.boot)?;
         let compat = wire.compat.check()?;
         let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
-        let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
         Ok(super::Config {
             server,
             dhcp: wire.dhcp.mode,
@@ -380,6 +385,8 @@ impl From<Server> for super::Server {
             state: wire.state,
             user: wire.user,
             http_port: wire.http_port.get(),
+            api_socket: wire.api_socket,
+            api_group: wire.api_group,
             watch: wire.watch,
         }
     }

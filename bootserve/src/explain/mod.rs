@@ -20,7 +20,7 @@ pub use capture::{CaptureError, Captured, Port, read_capture};
 pub use question::{Asks, Question};
 
 use crate::compat::Labels;
-use crate::config::{Config, DhcpMode};
+use crate::config::{Config, DhcpMode, SecretsProblem};
 use crate::database::{Database, DatabaseError};
 use crate::dhcp::client::{Client, KnownBy};
 use crate::dhcp::ignored::Ignored;
@@ -31,6 +31,7 @@ use crate::dhcp::request::Request;
 use crate::dhcp::server::{Action, Server};
 use crate::dhcp::store::read_leases;
 use crate::nbp::{NbpError, NbpSet};
+use crate::overlay::OverlayName;
 use crate::policy::{BootDecision, Machine, Stage, decide, initramfs};
 use crate::store::selected_manifest;
 
@@ -142,6 +143,9 @@ pub struct Boots {
     pub mode: Option<String>,
     /// The file that is loaded.
     pub initramfs: Option<String>,
+    /// The overlays that the node is handed as secrets. What they hold is not told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// What it boots instead: the kernel of a data directory, as that names it, or its own disk.
     pub kernel: Option<String>,
     /// Why it boots nothing.
@@ -291,12 +295,17 @@ impl Setting {
             Ok(manifest) => {
                 let mode = assignment.mode(&manifest);
                 let initramfs = initramfs(&manifest, mode);
+                let secrets = assignment.node.map_or(&[][..], |node| &node.secrets);
+                let no_secrets = SecretsProblem::of_mode(mode)
+                    .filter(|_| !secrets.is_empty())
+                    .map(|error| explain(&error));
                 Boots {
                     rule,
                     image: Some(manifest.image.to_string()),
                     mode: Some(mode.to_string()),
-                    problem: initramfs.as_ref().err().map(|error| explain(error)),
+                    problem: initramfs.as_ref().err().map(|error| explain(error)).or(no_secrets),
                     initramfs: initramfs.ok().map(str::to_owned),
+                    secrets: secrets.iter().map(OverlayName::to_string).collect(),
                     kernel: None,
                 }
             }

@@ -67,6 +67,9 @@ impl fmt::Display for Boots {
             write!(f, "{kernel}; ")?;
         }
         writeln!(f, "rule: {}", self.rule)?;
+        if !self.secrets.is_empty() {
+            writeln!(f, "  secrets  {}, once a boot over TLS", self.secrets.join(", "))?;
+        }
         match &self.problem {
             Some(problem) => writeln!(f, "  problem  {}", problem.replace('\n', "\n           ")),
             None => Ok(()),

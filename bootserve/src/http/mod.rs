@@ -1,13 +1,13 @@
 //! The HTTP server: iPXE scripts, network boot programs, images, and the events API.
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
-//! nodes and [`documents`] texts for them, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
+//! nodes and [`secrets`] what is handed out once a boot, [`documents`] texts for them, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
 //! does and [`health`] how the server does. [`compat`] has the routes of older boot servers. [`transfers`] knows what is being sent.
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
 //! [`router`] finds. Files are sent by the kernel ([`body`]); [`admission`] says to how many machines at once.
 //! What nodes need is open to all: the network is their own. How they are configured is shown and changed by [`configured`], and
-//! [`access`] says to whom.
+//! [`access`] says to whom; [`local`] answers the same to users of this machine.
 
 mod access;
 pub mod admission;
@@ -24,11 +24,13 @@ mod file;
 mod health;
 mod images;
 mod listener;
+mod local;
 mod overlays;
 mod range;
 pub mod recent;
 #[doc(hidden)]
 pub mod scripts;
+mod secrets;
 mod status;
 pub mod tls;
 pub mod transfers;
@@ -57,7 +59,9 @@ use self::admission::Downloads;
 use self::connection::Context;
 pub use self::event_stream::EventStreams;
 use self::listener::{Listener, Slots};
+pub use self::local::run_local;
 use self::recent::RecentScripts;
+pub(crate) use self::secrets::HANDED_OUT;
 use self::transfers::Transfers;
 
 use crate::compat::pixiecore;
@@ -68,6 +72,7 @@ use crate::live::{Live, Served};
 use crate::metrics::Metrics;
 use crate::overlay;
 use crate::reload::InForce;
+use crate::secrets::{CREDENTIALS_PREFIX, SECRETS_PREFIX};
 
 /// What a handler has.
 #[derive(Clone, Debug)]
@@ -90,6 +95,8 @@ pub struct App {
     pub streams: Arc<EventStreams>,
     /// Which changes of nodes are in force.
     pub in_force: Arc<InForce>,
+    /// What is shown to those who speak TLS.
+    pub certificate: Option<Arc<tls::Certificate>>,
 }
 
 /// Gives each request what is served when it comes.
@@ -176,23 +183,31 @@ fn router(handlers: Handlers) -> Router {
         .route("/nbp/{name}", get(scripts::nbp))
         .route(&format!("{HTTP_PREFIX}/{{*path}}"), get(images::artifact))
         .route(&format!("{}/{{file}}", overlay::HTTP_PREFIX), get(overlays::overlay))
+        .route(&format!("{CREDENTIALS_PREFIX}/{{file}}"), get(secrets::credential))
+        .route(&format!("{SECRETS_PREFIX}/{{node}}"), get(secrets::secrets))
         .route("/nocloud/{node}/{file}", get(documents::nocloud))
         .route("/templates/{node}/{name}", get(documents::template))
         .route(EVENTS_PATH, post(api::report).get(event_stream::events))
+        .route(DISCOVER_PATH, post(discover::discover))
+        .merge(api_routes())
+        .with_state(handlers)
+}
+
+/// What admins ask for, but for the stream of events.
+fn api_routes() -> Router<Handlers> {
+    Router::new()
         .route("/v1/status", get(status::status))
         .route("/v1/nodes", get(api::nodes))
         .route("/v1/nodes/{node}", get(configured::explained))
+        .route("/v1/nodes/{node}/events", get(api::events_of))
         .route("/v1/inventory", get(configured::inventory))
         .route("/v1/changes", get(configured::changes).post(configured::make_change))
-        .route(DISCOVER_PATH, post(discover::discover))
         .route("/v1/machines", get(discover::list))
         .route("/v1/machines/{machine}", get(discover::facts))
         .route("/v1/openapi.json", get(configured::openapi))
-        .route("/v1/nodes/{node}/events", get(api::events_of))
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .with_state(handlers)
 }
 
 /// An answer of plain text.

@@ -22,7 +22,7 @@ use super::compat::{self, Settled};
 use super::recent::RecentScripts;
 use super::{App, internal_error, on_disk, script_url, text};
 use crate::compat::{Labels, bootcfg};
-use crate::config::{Config, Node, Scheme};
+use crate::config::{Config, Node, Scheme, SecretsProblem};
 use crate::database::DatabaseError;
 use crate::dhcp::store::leased_address;
 use crate::edits;
@@ -30,6 +30,7 @@ use crate::events::{BootEvent, LOCAL_DISK};
 use crate::overlay::{self, Overlays};
 use crate::policy::{self, Assignment, NoInitramfs, initramfs};
 use crate::script::{self, Client};
+use crate::secrets::CREDENTIALS_PREFIX;
 use crate::sources::sources;
 use crate::store;
 use bootspec::diagnosis::explain;
@@ -178,6 +179,8 @@ pub(super) fn log_cannot_boot(app: &App, mac: MacAddr, assignment: Assignment<'_
 pub(super) struct PreparedBoot<'a> {
     image: BootableImage,
     base_url: String,
+    /// Where the boot loader is given what init shows to be given the node's secrets.
+    credential: Option<String>,
     id: BootId,
     kernel_args: Vec<&'a KernelArg>,
     /// What init is told.
@@ -210,11 +213,18 @@ impl<'a> PreparedBoot<'a> {
             };
             on_disk(find).await?
         };
+        if image.has_secrets && app.certificate.is_none() {
+            return Err(CannotBoot::NoTls.into());
+        }
         let params = boot_params(app, mac, assignment, id, &image).await?;
         let config = &app.served.config;
         let node_args = assignment.node.map_or(&[][..], |node| &node.kernel_args);
         let kernel_args = config.boot.kernel_args.iter().chain(node_args).collect();
-        let boot = Self { image, base_url: config.url_by(scheme), id, kernel_args, params };
+        let base_url = config.url_by(scheme);
+        let credential = assignment.node.filter(|_| image.has_secrets).map(|node| {
+            format!("{base_url}{CREDENTIALS_PREFIX}/{}{}?boot={id}", node.name, overlay::SEGMENT_SUFFIX)
+        });
+        let boot = Self { image, base_url, credential, id, kernel_args, params };
         match boot.view().command_line_bytes() {
             found if found > MAX_COMMAND_LINE_BYTES => Err(CannotBoot::CommandLine { found }.into()),
             _ => Ok(boot),
@@ -227,6 +237,7 @@ impl<'a> PreparedBoot<'a> {
             manifest: &self.image.manifest,
             initramfs: self.image.initramfs,
             overlay: self.image.overlay_url.as_ref().filter(|_| self.image.mode == BootMode::Carried),
+            credential: self.credential.as_deref(),
             base_url: &self.base_url,
             id: self.id,
             kernel_args: &self.kernel_args,
@@ -267,6 +278,8 @@ struct BootableImage {
     mode: BootMode,
     initramfs: &'static str,
     overlay_url: Option<BaseUrl>,
+    /// Whether the node is to fetch its secrets.
+    has_secrets: bool,
 }
 
 /// A machine cannot boot what is assigned to it.
@@ -278,6 +291,12 @@ pub(super) enum CannotBoot {
     Initramfs(#[from] NoInitramfs),
     #[error(transparent)]
     Overlay(#[from] overlay::OverlayError),
+    #[error("the node has secrets")]
+    Secrets(#[from] SecretsProblem),
+    #[error(
+        "the node has secrets, and TLS is not spoken yet\nhint: [tls] is put in force by a restart of bootserve"
+    )]
+    NoTls,
     #[error("image {image} cannot be held in the store")]
     Removed { image: ImageRef, source: std::io::Error },
     #[error(
@@ -299,7 +318,26 @@ fn find_image(
         Some(node) => overlay_url(overlays, scheme, node, mode)?,
         None => None,
     };
-    Ok(BootableImage { manifest, mode, initramfs, overlay_url })
+    let has_secrets = match assignment.node {
+        Some(node) => has_secrets(overlays, node, mode)?,
+        None => false,
+    };
+    Ok(BootableImage { manifest, mode, initramfs, overlay_url, has_secrets })
+}
+
+/// Whether the node is to fetch secrets in this mode. As its overlay, they are made here already.
+fn has_secrets(overlays: &Overlays, node: &Node, mode: BootMode) -> Result<bool, CannotBoot> {
+    if node.secrets.is_empty() {
+        return Ok(false);
+    }
+    if let Some(problem) = SecretsProblem::of_mode(mode) {
+        return Err(problem.into());
+    }
+    let is_fetched = mode == BootMode::Fetched;
+    if is_fetched {
+        overlays.secrets(node)?;
+    }
+    Ok(is_fetched)
 }
 
 /// Where the node's overlay is fetched, if there is one: by the boot loader in carried mode, by init in fetched mode.
@@ -312,7 +350,7 @@ fn overlay_url(
     let config = overlays.config();
     let (base_url, suffix) = match mode {
         BootMode::Carried => (config.url_by(scheme), overlay::SEGMENT_SUFFIX),
-        // init speaks no TLS.
+        // init speaks TLS for secrets alone.
         BootMode::Fetched => (config.base_url(), overlay::TAR_SUFFIX),
         // There is no root to lay it over.
         BootMode::Failsafe | BootMode::Discover => return Ok(None),
@@ -452,6 +490,7 @@ mod tests {
             transfers: Arc::default(),
             streams: Arc::default(),
             in_force: Arc::default(),
+            certificate: None,
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bootspec::Sha256Digest;
+use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
@@ -70,6 +72,13 @@ impl Certificate {
             self.0.store(Arc::new(certified_key(tls, chain)?));
         }
         Ok(())
+    }
+
+    /// SHA-256 of the certificate itself, without those that vouch for it.
+    pub fn digest(&self) -> Sha256Digest {
+        let shown = self.0.load();
+        let own = shown.cert.first().expect("a chain that was read is not empty");
+        Sha256Digest::new(Sha256::digest(own).into())
     }
 
     /// What speaks TLS with it.

@@ -22,12 +22,12 @@ pub struct Placed {
     pub entry: Entry,
 }
 
-/// Reads the overlays of `node` in `dir`. What is in a later one takes the place of what is in an earlier one, and a file or a link that of
+/// Reads these overlays in `dir`, for `node`. What is in a later one takes the place of what is in an earlier one, and a file or a link that of
 /// a directory with all that is in it.
-pub fn read(dir: &Path, node: &Node) -> Result<Layers, RenderError> {
+pub fn read(dir: &Path, node: &Node, overlays: &[OverlayName]) -> Result<Layers, RenderError> {
     let mut room = Room { bytes: MAX_RENDERED_BYTES, entries: MAX_ENTRIES };
     let mut layers = Layers::new();
-    for overlay in &node.overlays {
+    for overlay in overlays {
         let tree = tree::read(&dir.join(overlay.as_str()), &mut room).map_err(|source| {
             RenderError::Tree { node: node.name.clone(), overlay: overlay.clone(), source: Box::new(source) }
         })?;

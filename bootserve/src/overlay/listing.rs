@@ -30,6 +30,8 @@ pub struct Row {
     pub bytes: u64,
     /// How many nodes have it.
     pub nodes: usize,
+    /// Whether they have it as a secret, all or some of them.
+    pub secret: bool,
 }
 
 /// Overlays cannot be listed.
@@ -93,7 +95,12 @@ impl Row {
             files: count(|kind| *kind != Kind::Directory),
             templates: count(|kind| matches!(kind, Kind::Template(_))),
             bytes: tree.values().map(|entry| size(&entry.kind)).sum(),
-            nodes: config.nodes().iter().filter(|node| node.overlays.contains(&name)).count(),
+            nodes: config
+                .nodes()
+                .iter()
+                .filter(|node| node.overlays.contains(&name) || node.secrets.contains(&name))
+                .count(),
+            secret: config.nodes().iter().any(|node| node.secrets.contains(&name)),
             name: name.to_string(),
         })
     }
@@ -113,8 +120,9 @@ impl fmt::Display for Listing {
         }
         let width = self.0.iter().map(|row| row.name.len()).max().unwrap_or(0).max("NAME".len());
         writeln!(f, "{:width$}  {:>6}  {:>9}  {:>9}  {:>6}", "NAME", "FILES", "TEMPLATES", "BYTES", "NODES")?;
-        for Row { name, files, templates, bytes, nodes } in &self.0 {
-            writeln!(f, "{name:width$}  {files:>6}  {templates:>9}  {bytes:>9}  {nodes:>6}")?;
+        for Row { name, files, templates, bytes, nodes, secret } in &self.0 {
+            write!(f, "{name:width$}  {files:>6}  {templates:>9}  {bytes:>9}  {nodes:>6}")?;
+            writeln!(f, "{}", if *secret { "  secret" } else { "" })?;
         }
         Ok(())
     }
@@ -131,6 +139,10 @@ pub struct Contents {
     pub tar: Option<OwnTar>,
     /// What the overlays hold, by path.
     pub files: Vec<FileRow>,
+    /// The overlays that it is given as secrets, the lowest first.
+    pub secrets: Vec<String>,
+    /// What those hold, by path.
+    pub secret_files: Vec<FileRow>,
 }
 
 /// The node's own tar.
@@ -203,17 +215,25 @@ impl fmt::Display for Contents {
             Some(OwnTar { path, is_signed: false }) => writeln!(f, "{} is laid on top", path.display())?,
             None => {}
         }
-        let width = self.files.iter().map(|row| row.overlay.len()).max().unwrap_or(0);
-        for FileRow { path, overlay, kind, mode, uid, gid, bytes, target } in &self.files {
-            let size = bytes.map(|bytes| bytes.to_string()).unwrap_or_default();
-            let owner = format!("{uid}:{gid}");
-            write!(f, "{overlay:width$}  {mode}  {owner:>11}  {size:>9}  {path}")?;
-            match (target, *kind) {
-                (Some(target), _) => writeln!(f, " -> {target}")?,
-                (None, "directory") => writeln!(f, "/")?,
-                _ => writeln!(f)?,
-            }
+        write_rows(f, &self.files)?;
+        if !self.secrets.is_empty() {
+            writeln!(f, "secrets, once a boot: {}", self.secrets.join(", "))?;
         }
-        Ok(())
+        write_rows(f, &self.secret_files)
     }
+}
+
+fn write_rows(f: &mut fmt::Formatter<'_>, rows: &[FileRow]) -> fmt::Result {
+    let width = rows.iter().map(|row| row.overlay.len()).max().unwrap_or(0);
+    for FileRow { path, overlay, kind, mode, uid, gid, bytes, target } in rows {
+        let size = bytes.map(|bytes| bytes.to_string()).unwrap_or_default();
+        let owner = format!("{uid}:{gid}");
+        write!(f, "{overlay:width$}  {mode}  {owner:>11}  {size:>9}  {path}")?;
+        match (target, *kind) {
+            (Some(target), _) => writeln!(f, " -> {target}")?,
+            (None, "directory") => writeln!(f, "/")?,
+            _ => writeln!(f)?,
+        }
+    }
+    Ok(())
 }

@@ -78,6 +78,15 @@ pub struct Overlay {
     pub signature: Option<Vec<u8>>,
 }
 
+/// What is made of overlays, in memory.
+#[derive(Debug)]
+pub struct Rendered {
+    /// The tar.
+    pub tar: Vec<u8>,
+    /// Its signature, if there is a key.
+    pub signature: Option<Vec<u8>>,
+}
+
 /// There is an overlay, and it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
@@ -228,19 +237,31 @@ impl Overlays {
             return Ok(own);
         }
         let tar = self.archive(dir, node, own)?;
-        let signature =
-            self.config.server.overlay_key.as_ref().map(|key| signer::sign(key, &node.name, &tar));
-        let signature =
-            signature.transpose().map_err(|source| OverlayError::Sign { node: node.name.clone(), source })?;
+        let signature = self.sign(node, &tar)?;
         let etag = format!("\"{}\"", hex::encode(Sha256::digest(&tar)));
         let file =
             in_memory(&tar).map_err(|source| OverlayError::Hold { node: node.name.clone(), source })?;
         Ok(Some(Overlay { tar: file, tar_bytes: tar.len() as u64, etag, signature }))
     }
 
+    /// What is made of the node's secrets. It is never a part of what [`Overlays::open`] gives.
+    pub fn secrets(&self, node: &Node) -> Result<Rendered, OverlayError> {
+        let layers = self.rendered(node, &node.secrets)?;
+        let tar = archive::write(&layers, None)
+            .map_err(|source| OverlayError::Hold { node: node.name.clone(), source })?;
+        let signature = self.sign(node, &tar)?;
+        Ok(Rendered { tar, signature })
+    }
+
+    /// The signature of what is made for `node`, if there is a key.
+    fn sign(&self, node: &Node, tar: &[u8]) -> Result<Option<Vec<u8>>, OverlayError> {
+        let signature = self.config.server.overlay_key.as_ref().map(|key| signer::sign(key, &node.name, tar));
+        signature.transpose().map_err(|source| OverlayError::Sign { node: node.name.clone(), source })
+    }
+
     /// What is made of the node's overlays, and its own tar on top.
     fn archive(&self, dir: &Path, node: &Node, own: Option<Overlay>) -> Result<Vec<u8>, OverlayError> {
-        let layers = self.rendered(node)?;
+        let layers = self.rendered(node, &node.overlays)?;
         let on_top = own.map(|own| {
             let mut tar = Vec::new();
             let read = own.tar.take(MAX_OVERLAY_BYTES).read_to_end(&mut tar);
@@ -257,26 +278,31 @@ impl Overlays {
         }
     }
 
-    /// What the overlays of `node` hold, with all templates rendered.
-    pub fn rendered(&self, node: &Node) -> Result<Layers, RenderError> {
-        let mut layers = self.layers(node)?;
+    /// What these overlays hold for `node`, its overlays or its secrets, with all templates rendered.
+    pub fn rendered(&self, node: &Node, overlays: &[OverlayName]) -> Result<Layers, RenderError> {
+        let mut layers = self.layers(node, overlays)?;
         if layers.values().any(|placed| matches!(placed.entry.kind, Kind::Template(_))) {
             layers::render_templates(&mut layers, node, &self.variables(node), None)?;
         }
         Ok(layers)
     }
 
-    /// The file, directory or link at `path` of the overlays of `node`. Templates of other files are not looked into.
-    pub fn rendered_file(&self, node: &Node, path: &str) -> Result<Option<Placed>, RenderError> {
-        let mut layers = self.layers(node)?;
+    /// The file, directory or link at `path` of these overlays of `node`. Templates of other files are not looked into.
+    pub fn rendered_file(
+        &self,
+        node: &Node,
+        overlays: &[OverlayName],
+        path: &str,
+    ) -> Result<Option<Placed>, RenderError> {
+        let mut layers = self.layers(node, overlays)?;
         layers::render_templates(&mut layers, node, &self.variables(node), Some(path))?;
         Ok(layers.remove(path))
     }
 
-    /// What the overlays of `node` hold; of templates, the source.
-    pub fn layers(&self, node: &Node) -> Result<Layers, RenderError> {
+    /// What these overlays hold for `node`; of templates, the source.
+    pub fn layers(&self, node: &Node, overlays: &[OverlayName]) -> Result<Layers, RenderError> {
         match &self.config.server.overlays {
-            Some(dir) => layers::read(dir, node),
+            Some(dir) => layers::read(dir, node, overlays),
             None => Ok(Layers::new()),
         }
     }
@@ -299,7 +325,9 @@ impl Overlays {
             node: node.name.to_string(),
             overlays: node.overlays.iter().map(OverlayName::to_string).collect(),
             tar: own.map(|(path, own)| OwnTar { path, is_signed: own.signature.is_some() }),
-            files: FileRow::of(&self.rendered(node)?),
+            files: FileRow::of(&self.rendered(node, &node.overlays)?),
+            secrets: node.secrets.iter().map(OverlayName::to_string).collect(),
+            secret_files: FileRow::of(&self.rendered(node, &node.secrets)?),
         })
     }
 

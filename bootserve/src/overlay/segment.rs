@@ -1,9 +1,9 @@
-//! A node's overlay as a segment of its initramfs: a newc archive (kernel: Documentation/driver-api/early-userspace/
+//! A node's overlay, or its credential, as a segment of its initramfs: a newc archive (kernel: Documentation/driver-api/early-userspace/
 //! buffer-format) that the boot loader puts behind the image's own, and that the kernel unpacks with it.
 
 use std::io;
 
-use bootspec::initramfs::{BOOTNODE_DIR, OVERLAY, OVERLAY_SIGNATURE};
+use bootspec::initramfs::{BOOTNODE_DIR, CREDENTIAL, OVERLAY, OVERLAY_SIGNATURE};
 use cpio::newc;
 
 const DIRECTORY: u32 = 0o040_755;
@@ -34,6 +34,14 @@ impl Frame {
         let padding = vec![0; tar_bytes.next_multiple_of(ALIGNMENT) - tar_bytes];
         Ok(Self { before: archive.bytes, after: newc::trailer(padding)? })
     }
+}
+
+/// The segment with the node's credential, of these bytes.
+pub fn credential(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut archive = Archive { bytes: Vec::new(), members: 0 };
+    archive.add(BOOTNODE_DIR, DIRECTORY, b"")?;
+    archive.add(CREDENTIAL, PRIVATE, bytes)?;
+    newc::trailer(archive.bytes)
 }
 
 /// Members one after the other. Times and owners are zero.
@@ -106,6 +114,14 @@ mod tests {
                 assert_eq!(mode, PRIVATE, "{file}");
             }
         }
+    }
+
+    #[test]
+    fn gnu_cpio_reads_a_credential_back() {
+        let dir = unpack(&credential(b"a\nb\n").unwrap());
+        let path = dir.path().join(CREDENTIAL);
+        assert_eq!(fs::read(&path).unwrap(), b"a\nb\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode(), PRIVATE);
     }
 
     #[test]

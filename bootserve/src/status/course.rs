@@ -9,7 +9,7 @@ use bootspec::manifest::BootMode;
 use bootspec::{ImageRef, MacAddr};
 use serde::{Deserialize, Serialize};
 
-use crate::events::{BootEvent, LOCAL_DISK, failure_code};
+use crate::events::{BootEvent, LOCAL_DISK, SECRETS_REFUSED, failure_code};
 
 /// More steps of one boot are not kept. There are ten phases, and some may come twice.
 const MAX_STEPS: usize = 16;
@@ -71,6 +71,8 @@ pub struct Course {
     pub problem: Option<Problem>,
     /// Whether that is newer than all steps.
     pub is_stopped: bool,
+    /// The last refusal of secrets, if nothing came since. The machine need not have been who asked.
+    pub refused_secrets: Option<Problem>,
     /// Whether the newest script has not come to an end that we know of.
     is_open: bool,
 }
@@ -123,6 +125,10 @@ impl Course {
     /// Takes note of an event. Events come in the order in which they were stored.
     pub fn add(&mut self, event: &BootEvent) -> Ended {
         match event.phase {
+            Phase::Refused if is_of_secrets(event) => {
+                self.refused_secrets = Some(Problem::told_by(event, Witness::Server));
+                return Ended::default();
+            }
             Phase::Refused => {
                 self.stop(event, Witness::Server);
                 return Ended::default();
@@ -139,7 +145,7 @@ impl Course {
             }
             _ => {}
         }
-        self.is_stopped = false;
+        (self.is_stopped, self.refused_secrets) = (false, None);
         let before = self.newest();
         if self.begins_boot(event) {
             self.steps.clear();
@@ -207,15 +213,25 @@ impl Course {
     }
 
     fn stop(&mut self, event: &BootEvent, by: Witness) {
+        self.problem = Some(Problem::told_by(event, by));
+        self.is_stopped = true;
+    }
+}
+
+impl Problem {
+    fn told_by(event: &BootEvent, by: Witness) -> Self {
         let message = event.message.clone().unwrap_or_else(|| "no reason was given".to_owned());
         let code = failure_code(&message).filter(|_| by == Witness::Node).map(str::to_owned);
         let message = match &code {
             Some(code) => message[code.len() + 2..].trim_start().to_owned(),
             None => message,
         };
-        self.problem = Some(Problem { time_unix_ms: event.time_unix_ms, by, code, message });
-        self.is_stopped = true;
+        Self { time_unix_ms: event.time_unix_ms, by, code, message }
     }
+}
+
+fn is_of_secrets(event: &BootEvent) -> bool {
+    event.message.as_ref().is_some_and(|message| message.starts_with(SECRETS_REFUSED))
 }
 
 /// Whether both are of one power-on of firmware.

@@ -17,7 +17,7 @@ const LARGE: &str = "large/v1";
 const LARGE_BYTES: usize = 32 << 20;
 
 /// A daemon with a large file in its store.
-fn daemon_with_large_file(change: impl Fn(String) -> String + 'static) -> Daemon {
+fn daemon_with_large_file(change: impl Fn(String) -> String + Send + Sync + 'static) -> Daemon {
     let daemon = Daemon::start_with(change);
     let bytes: Vec<u8> = (0..LARGE_BYTES).map(|n| (n / 7) as u8).collect();
     publish(&daemon.store(), LARGE, bootspec::manifest::BootMode::Failsafe, &[("initramfs.img", &bytes)]);

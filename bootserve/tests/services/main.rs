@@ -6,9 +6,11 @@ mod configured;
 mod discovery;
 mod event_stream;
 mod http;
+mod local_api;
 mod nodes;
 mod overlays;
 mod reload;
+mod secrets;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;

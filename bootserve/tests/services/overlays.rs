@@ -35,7 +35,7 @@ fn write(daemon: &Daemon, path: &str, text: &str) {
 }
 
 /// What GNU tar makes of a tar.
-fn unpacked(tar: &[u8]) -> tempfile::TempDir {
+pub fn unpacked(tar: &[u8]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("t"), tar).unwrap();
     let status = Command::new("tar").args(["-xf", "t", "--no-same-owner"]).current_dir(dir.path()).status();
@@ -43,7 +43,7 @@ fn unpacked(tar: &[u8]) -> tempfile::TempDir {
     dir
 }
 
-fn text(dir: &Path, file: &str) -> String {
+pub fn text(dir: &Path, file: &str) -> String {
     fs::read_to_string(dir.join(file)).unwrap()
 }
 

@@ -50,7 +50,7 @@ pub struct Daemon {
     http: SocketAddr,
     https: Option<SocketAddr>,
     tftp: SocketAddr,
-    change: Box<dyn Fn(String) -> String>,
+    change: Box<dyn Fn(String) -> String + Send + Sync>,
     shutdown: CancellationToken,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -68,7 +68,7 @@ impl Daemon {
     }
 
     /// A server whose configuration is changed first.
-    pub fn start_with(change: impl Fn(String) -> String + 'static) -> Self {
+    pub fn start_with(change: impl Fn(String) -> String + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_store(&dir.path().join("store"));
         std::fs::create_dir(dir.path().join("nbp")).unwrap();
@@ -78,13 +78,14 @@ impl Daemon {
         Self::start_in(dir, Box::new(change))
     }
 
-    fn start_in(dir: TempDir, change: Box<dyn Fn(String) -> String>) -> Self {
+    fn start_in(dir: TempDir, change: Box<dyn Fn(String) -> String + Send + Sync>) -> Self {
         let mut sockets = bind();
         let (http, tftp) = (sockets.http.local_addr().unwrap(), sockets.tftp.local_addr().unwrap());
         let dhcp = sockets.dhcp.as_ref().unwrap().local_addr().unwrap();
         std::fs::write(config_file(dir.path()), change(config(dir.path(), http.port()))).unwrap();
         let loaded = Loaded::read(&config_file(dir.path())).unwrap();
         sockets.https = loaded.config.tls.as_ref().map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        sockets.api = bootserve::api_socket::bind(&loaded.config.server).unwrap();
         let https = sockets.https.as_ref().map(|socket| socket.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
@@ -272,6 +273,7 @@ fn bind() -> Sockets {
         tftp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         http: TcpListener::bind("127.0.0.1:0").unwrap(),
         https: None,
+        api: None,
         router_solicitations: None,
         mtu_bytes: 1500,
     }

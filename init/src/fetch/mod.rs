@@ -24,11 +24,12 @@ use crate::kmsg;
 
 pub use blocks::Blocks;
 pub use retry::Patience;
-use retry::{Failure, Next, Retry};
+pub(crate) use retry::{Failure, Next, Retry};
 
 /// Half a minute is longer than a spanning tree takes, and than a head node's switch-over.
-const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(5), stall: Duration::from_secs(10) };
-const PATIENCE: Patience = Patience {
+pub(crate) const TIMEOUTS: Timeouts =
+    Timeouts { connect: Duration::from_secs(5), stall: Duration::from_secs(10) };
+pub(crate) const PATIENCE: Patience = Patience {
     first_pause: Duration::from_millis(250),
     max_pause: Duration::from_secs(15),
     give_up: Duration::from_secs(300),
