@@ -1,7 +1,7 @@
 //! bootserve tells the machines of a private network what to boot, and hands it to them.
 //!
 //! [`policy::decide`] says what a machine boots; [`dhcp`], [`tftp`] and [`http`] render that decision for firmware,
-//! boot programs and iPXE. [`config`] is what the admin wants, [`inventory`] the part of it that is of nodes by the hundred, [`store`] what imagebuild published, [`in_use`] what of it must stay, [`overlay`] what single
+//! boot programs and iPXE. [`config`] is what the admin wants, [`inventory`] the part of it that is of nodes by the hundred, [`store`] what imagebuild published, [`images`] who boots which of it, [`in_use`] what of it must stay, [`overlay`] what single
 //! nodes get besides, [`events`] what
 //! became of it and [`status`] what that means; [`dns`] gives them names, [`power`] switches them on and off, and [`export`] writes all of this for other programs. [`serve`] puts them together.
 
@@ -20,6 +20,7 @@ pub mod events;
 pub mod explain;
 pub mod export;
 pub mod http;
+pub mod images;
 pub mod in_use;
 pub mod inventory;
 pub mod live;

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::file::{ServedFile, Wanted};
 use super::images::busy_response;
 use super::scripts::{FIRST_PATH, NoBoot, PreparedBoot, log_cannot_boot};
-use super::{App, internal_error, on_disk, text};
+use super::{App, internal_error, on_disk, page, text};
 use crate::compat::data_dir::DataFile;
 use crate::compat::matchbox::{self, Resource};
 use crate::compat::pixiecore::{Answer, unrecorded_boot};
@@ -171,7 +171,10 @@ pub(super) async fn cloud(
 }
 
 /// `GET /`: who answers here.
-pub(super) async fn home(State(app): State<Arc<App>>) -> Response {
+pub(super) async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    if page::is_browser(&headers) {
+        return page::redirect();
+    }
     match &app.served.config.compat {
         Some(Site::Matchbox(_)) => text(StatusCode::OK, "matchbox"),
         _ => not_found(),

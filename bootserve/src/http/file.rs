@@ -121,7 +121,7 @@ fn multipart(spans: &[Span], size: u64, boundary: &str) -> Vec<Piece> {
 }
 
 /// Whether a header lists this ETag, or any (RFC 9110 section 13.1.2; `W/` compares alike there).
-fn lists(headers: &HeaderMap, name: HeaderName, etag: &str) -> bool {
+pub(super) fn lists(headers: &HeaderMap, name: HeaderName, etag: &str) -> bool {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
     tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)

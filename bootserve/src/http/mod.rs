@@ -2,7 +2,7 @@
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
 //! nodes and [`secrets`] what is handed out once a boot, [`documents`] texts for them, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
-//! does and [`health`] how the server does. [`compat`] has the routes of older boot servers. [`transfers`] knows what is being sent.
+//! does, [`image_list`] which images there are, and [`health`] how the server does; [`page`] shows it all in a browser. [`compat`] has the routes of older boot servers. [`transfers`] knows what is being sent.
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
 //! [`router`] finds. Files are sent by the kernel ([`body`]); [`admission`] says to how many machines at once.
@@ -22,10 +22,12 @@ mod documents;
 mod event_stream;
 mod file;
 mod health;
+mod image_list;
 mod images;
 mod listener;
 mod local;
 mod overlays;
+mod page;
 mod range;
 pub mod recent;
 #[doc(hidden)]
@@ -58,6 +60,7 @@ use tokio_util::sync::CancellationToken;
 use self::admission::Downloads;
 use self::connection::Context;
 pub use self::event_stream::EventStreams;
+pub use self::image_list::StoreLook;
 use self::listener::{Listener, Slots};
 pub use self::local::run_local;
 use self::recent::RecentScripts;
@@ -93,6 +96,8 @@ pub struct App {
     pub transfers: Arc<Transfers>,
     /// Who reads events as they happen.
     pub streams: Arc<EventStreams>,
+    /// What was found in the image store a moment ago.
+    pub store_look: Arc<StoreLook>,
     /// Which changes of nodes are in force.
     pub in_force: Arc<InForce>,
     /// What is shown to those who speak TLS.
@@ -205,6 +210,11 @@ fn api_routes() -> Router<Handlers> {
         .route("/v1/machines", get(discover::list))
         .route("/v1/machines/{machine}", get(discover::facts))
         .route("/v1/openapi.json", get(configured::openapi))
+        .route("/v1/images", get(image_list::list))
+        .route(page::PATH, get(page::page))
+        .route(&format!("{}/", page::PATH), get(page::page))
+        .route(&format!("{}/codes", page::PATH), get(page::codes))
+        .route(&format!("{}/{{file}}", page::PATH), get(page::file))
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -489,6 +489,7 @@ mod tests {
             recent: Arc::default(),
             transfers: Arc::default(),
             streams: Arc::default(),
+            store_look: Arc::default(),
             in_force: Arc::default(),
             certificate: None,
         };

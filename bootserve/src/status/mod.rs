@@ -10,7 +10,7 @@ pub mod remote;
 pub mod show;
 pub mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
@@ -312,21 +312,42 @@ impl Overview {
 impl Overview {
     /// Of the nodes with these names or MAC addresses alone. An error is a name that no node has.
     pub fn of(mut self, names: &[String]) -> Result<Self, String> {
-        if let Some(unknown) = names.iter().find(|name| !self.nodes.iter().any(|node| node.is_called(name))) {
+        // All nodes may be asked for by their names, so none is looked for in a list.
+        let known = NameSet::of(self.nodes.iter().filter_map(|node| Some(node.name.as_ref()?.as_str())))
+            .with(self.nodes.iter().filter_map(|node| node.mac));
+        let is_known = |name: &str| known.has(Some(name), name.parse().ok());
+        if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
             return Err(unknown.clone());
         }
-        self.nodes.retain(|node| names.iter().any(|name| node.is_called(name)));
+        let wanted = NameSet::of(names.iter().map(String::as_str))
+            .with(names.iter().filter_map(|name| name.parse().ok()));
+        self.nodes.retain(|node| wanted.has(node.name.as_ref().map(NodeName::as_str), node.mac));
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.time_unix_ms.try_into().unwrap_or(0));
         Ok(Self::new(self.nodes, now))
     }
 }
 
-impl NodeStatus {
-    fn is_called(&self, name: &str) -> bool {
-        let by_name = self.name.as_ref().is_some_and(|own| own.as_str() == name);
-        by_name || self.mac.is_some_and(|mac| name.parse() == Ok(mac))
+/// What nodes are called by.
+struct NameSet<'a> {
+    names: HashSet<&'a str>,
+    macs: HashSet<MacAddr>,
+}
+
+impl<'a> NameSet<'a> {
+    fn of(names: impl Iterator<Item = &'a str>) -> Self {
+        Self { names: names.collect(), macs: HashSet::new() }
     }
 
+    fn with(self, macs: impl Iterator<Item = MacAddr>) -> Self {
+        Self { macs: macs.collect(), ..self }
+    }
+
+    fn has(&self, name: Option<&str>, mac: Option<MacAddr>) -> bool {
+        name.is_some_and(|name| self.names.contains(name)) || mac.is_some_and(|mac| self.macs.contains(&mac))
+    }
+}
+
+impl NodeStatus {
     /// What people call it.
     pub fn label(&self) -> String {
         match (&self.name, self.mac) {

@@ -9,6 +9,7 @@ mod http;
 mod local_api;
 mod nodes;
 mod overlays;
+mod page;
 mod reload;
 mod secrets;
 mod status;

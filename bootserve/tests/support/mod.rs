@@ -168,6 +168,11 @@ impl Daemon {
         self.join();
     }
 
+    /// Where HTTP is spoken.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
     /// A connection to the HTTP server.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.http).unwrap();
