@@ -150,9 +150,11 @@ impl Findings {
     /// What each machine boots, each combination of image and mode once.
     fn check_images(&mut self, config: &Config) {
         let nodes = config.nodes().iter().map(|node| Assignment { image: &node.image, node: Some(node) });
+        let made = config.policies.policies.iter().filter_map(|policy| policy.example.as_deref());
+        let made = made.map(|node| Assignment { image: &node.image, node: Some(node) });
         let strangers = config.boot.default_image.iter().map(|image| Assignment { image, node: None });
         let mut seen = BTreeSet::new();
-        for assignment in nodes.chain(strangers) {
+        for assignment in nodes.chain(made).chain(strangers) {
             let mode = assignment.node.and_then(|node| node.params.mode);
             let has_secrets = assignment.node.is_some_and(|node| !node.secrets.is_empty());
             if seen.insert((assignment.image.to_string(), mode.map(|mode| mode.to_string()), has_secrets))

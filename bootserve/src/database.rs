@@ -93,6 +93,24 @@ CREATE TRIGGER IF NOT EXISTS machines_are_bounded AFTER INSERT ON machines BEGIN
     DELETE FROM machines WHERE mac IN
         (SELECT mac FROM machines ORDER BY last_seen_unix_ms DESC, mac LIMIT -1 OFFSET 4096);
 END;
+-- What nodes were known by that were taken away, or that are known by something else now: policies leave such machines alone.
+CREATE TABLE IF NOT EXISTS released_machines (
+    id           INTEGER PRIMARY KEY,
+    key          TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS released_machines_are_bounded AFTER INSERT ON released_machines BEGIN
+    DELETE FROM released_machines WHERE id <= new.id - 100000;
+END;
+-- Where relays have last seen machines that are no nodes. The newest are kept.
+CREATE TABLE IF NOT EXISTS switch_ports (
+    id           INTEGER PRIMARY KEY,
+    mac          TEXT NOT NULL UNIQUE,
+    circuit_id   TEXT,
+    remote_id    TEXT
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS switch_ports_are_bounded AFTER INSERT ON switch_ports BEGIN
+    DELETE FROM switch_ports WHERE id <= new.id - 10000;
+END;
 CREATE TABLE IF NOT EXISTS tokens (
     name            TEXT PRIMARY KEY,
     role            TEXT NOT NULL,

@@ -334,7 +334,9 @@ impl EventLog {
     /// The newest step of each machine's boots: what was refused is none.
     pub async fn latest(&self) -> Result<HashMap<MacAddr, BootEvent>, DatabaseError> {
         // With max(), SQLite takes the other columns from the row that has the maximum.
-        let query = sqlx::query("SELECT *, max(id) FROM events WHERE phase != 'refused' GROUP BY mac");
+        let query = sqlx::query(
+            "SELECT *, max(id) FROM events WHERE phase NOT IN ('refused', 'policy') GROUP BY mac",
+        );
         let rows =
             query.fetch_all(&self.shared.database.pool).await.map_err(query_error("read events from"))?;
         rows.iter().map(|row| event(row).map(|event| (event.mac, event))).collect()
@@ -511,9 +513,9 @@ fn log(live: &Live, events: &[BootEvent]) {
         if *phase == Phase::Failed {
             let code = message.as_deref().and_then(failure_code);
             warn!(%mac, node, code, boot, image, detail = message, "boot failed");
-        } else if *phase == Phase::Refused {
-            // Whoever refused it has said so with more.
-            debug!(%mac, node, detail = message, "boot event: refused");
+        } else if matches!(phase, Phase::Refused | Phase::Policy) {
+            // Whoever refused it, or has decided of it, has said so with more.
+            debug!(%mac, node, %phase, detail = message, "boot event");
         } else {
             info!(%mac, node, %phase, boot, image, detail = message, "boot event");
         }

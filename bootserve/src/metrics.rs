@@ -42,6 +42,7 @@ pub struct Metrics {
     dns_queries: Family<Label, Counter>,
     reloads: Family<Label, Counter>,
     secrets: Family<Label, Counter>,
+    rulings: Family<Label, Counter>,
     nodes: Family<Label, Gauge>,
     states: Family<Label, Gauge>,
     boots: Family<Label, Counter>,
@@ -73,6 +74,32 @@ pub enum FoundBy {
     Decline,
     /// We, before it was offered.
     Probe,
+}
+
+/// What policies have said of a machine that has checked in, if it is not what they said before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// It was made a node.
+    Bound,
+    /// It may become one if somebody approves.
+    Proposed,
+    /// A rule cannot be answered.
+    RuleError,
+    /// A policy would have it and has no name left.
+    NoNameLeft,
+}
+
+impl Ruling {
+    const ALL: [Self; 4] = [Self::Bound, Self::Proposed, Self::RuleError, Self::NoNameLeft];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::Proposed => "proposed",
+            Self::RuleError => "rule_error",
+            Self::NoNameLeft => "no_name_left",
+        }
+    }
 }
 
 /// How a TFTP request ended.
@@ -114,6 +141,7 @@ impl Metrics {
         let dns_queries = counters("dns_queries", "DNS queries, by what became of them");
         let reloads = counters("reloads", "How often the configuration was read again, by what became of it");
         let secrets = counters("secrets", "Requests for secrets of nodes, by what became of them");
+        let rulings = counters("policy_rulings", "What policies have said of machines, by what it was");
         let (nodes, leases) = (Family::default(), Gauge::default());
         registry.register("nodes", "Nodes of the configuration, by newest phase", nodes.clone());
         let (states, downloads, event_streams) = (Family::default(), Gauge::default(), Gauge::default());
@@ -142,6 +170,9 @@ impl Metrics {
         for result in [HANDED_OUT].into_iter().chain(Refusal::WORDS) {
             drop(secrets.get_or_create(&label("result", result)));
         }
+        for ruling in Ruling::ALL {
+            drop(rulings.get_or_create(&label("ruling", ruling.word())));
+        }
         for end in BootEnd::ALL {
             drop(boots.get_or_create(&label("result", end.word())));
         }
@@ -160,6 +191,7 @@ impl Metrics {
             dns_queries,
             reloads,
             secrets,
+            rulings,
             nodes,
             states,
             boots,
@@ -226,6 +258,11 @@ impl Metrics {
     /// Counts a configuration that was put in force, or was not.
     pub fn reloaded(&self, in_force: bool) {
         self.reloads.get_or_create(&label("end", RELOAD_ENDS[usize::from(in_force)])).inc();
+    }
+
+    /// Counts what policies have said of a machine.
+    pub fn ruled(&self, ruling: Ruling) {
+        self.rulings.get_or_create(&label("ruling", ruling.word())).inc();
     }
 
     /// The text, with what there is at present.

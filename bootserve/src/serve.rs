@@ -19,6 +19,7 @@ use crate::dhcp::leases::Lease;
 use crate::dhcp::ping::Pinger;
 use crate::dhcp::proxy::Proxy;
 use crate::dhcp::server::Server;
+use crate::discovery::binder::Binder;
 use crate::edits::store::newest_revision;
 use crate::events::EventLog;
 use crate::http::admission::Downloads;
@@ -130,6 +131,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         None => None,
     };
     let router_solicitations = sockets.router_solicitations.map(udp).transpose()?;
+    let binder = Binder::start(Arc::clone(&events), Arc::clone(&in_force), Arc::clone(&metrics));
     let app = http::App {
         served: live.now(),
         events,
@@ -142,6 +144,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         store_look: Arc::default(),
         in_force: Arc::clone(&in_force),
         certificate: certificate.clone(),
+        binder: Arc::new(binder),
     };
     let tls = certificate.clone().map(Certificate::acceptor).transpose().context("cannot speak TLS")?;
     let https = sockets.https.map(tcp).transpose()?.zip(tls);

@@ -19,12 +19,15 @@ const MAX_EVENTS: usize = 64;
 /// A longer message of an event is refused.
 pub const MAX_MESSAGE_BYTES: usize = 1024;
 
-/// How far a boot has come. The order is the order in time, but for [`Self::Refused`], which can come at any time.
+/// How far a boot has come. The order is the order in time, but for [`Self::Refused`] and [`Self::Policy`], which can
+/// come at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// bootserve could not give the machine what it asked for; the message says what and why. No step of a boot.
     Refused,
+    /// A policy of bootserve's said something of the machine, which the message has. No step of a boot.
+    Policy,
     /// bootserve acknowledged an address.
     Dhcp,
     /// bootserve sent a network boot program.
@@ -53,6 +56,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => "refused",
+            Self::Policy => "policy",
             Self::Dhcp => "dhcp",
             Self::Nbp => "nbp",
             Self::Script => "script",
@@ -216,7 +220,7 @@ mod tests {
 
     #[test]
     fn display_and_json_name_a_phase_alike() {
-        for phase in [Phase::Refused, Phase::Dhcp, Phase::SwitchRoot, Phase::Failed] {
+        for phase in [Phase::Refused, Phase::Policy, Phase::Dhcp, Phase::SwitchRoot, Phase::Failed] {
             assert_eq!(serde_json::to_value(phase).unwrap(), phase.to_string());
         }
     }

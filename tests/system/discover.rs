@@ -13,7 +13,7 @@ use bootlab::deadline::{wait_until, within};
 use bootlab::images;
 use bootlab::lab::{Goal, Lab};
 use bootlab::netns::SERVER_ADDRESS;
-use bootlab::places::{program, store_dir};
+use bootlab::places::store_dir;
 use bootlab::qemu::NodeSpec;
 use bootspec::event::Phase;
 use bootspec::facts::{CheckInAnswer, DISCOVER_PATH, Disk, Facts, FirmwareKind, Transport};
@@ -22,32 +22,29 @@ use bootspec::store::{INITRAMFS, VMLINUZ};
 /// From power-on to the first check-in, on an idle machine without KVM.
 const IDLE_BOOT: Duration = Duration::from_secs(60);
 
-/// How often machines check in.
-const POLL_SECONDS: u64 = 2;
-
 #[test]
-fn a_machine_that_nobody_knows_introduces_itself_is_approved_and_boots_its_image() -> Result<()> {
+fn a_machine_that_nobody_knows_becomes_a_node_by_a_policy_and_boots_its_image() -> Result<()> {
     let (discover, failsafe) = (images::shared("discover")?, images::shared("failsafe")?);
     let lab = Lab::start("discover-unknown", &store_dir(), &[])?;
     let config = lab.dir().join("bootserve.toml");
+    let spec = NodeSpec::classic(0, &failsafe.to_string());
     let strangers = format!("[boot]\ndefault_image = \"{discover}\"\n");
     let text = fs::read_to_string(&config)?.replacen("[boot]\n", &strangers, 1);
-    fs::write(&config, format!("{text}\n[discovery]\npoll_seconds = {POLL_SECONDS}\n"))?;
+    let policy = format!(
+        "[[discovery.tag]]\nname = 'lab'\nrule = 'firmware.kind == \"bios\" and cpu.cores >= 1'\n\
+         [[discovery.policy]]\nname = 'lab'\ntags = ['lab']\nnodes = '{}'\naddress = '{}'\nimage = '{failsafe}'\n",
+        spec.name, spec.address
+    );
+    fs::write(&config, format!("{text}\n{policy}"))?;
     let is_in_force = || log_of(&lab).contains("the configuration is in force");
     assert!(wait_until(within(IDLE_BOOT), is_in_force), "{}", log_of(&lab));
 
-    let spec = NodeSpec::classic(0, &failsafe.to_string());
     let node = lab.boot(&spec)?;
-    node.console().wait_for("the machine is known and is to wait", within(IDLE_BOOT))?;
-    assert!(log_of(&lab).contains("a machine introduced itself"), "{}", log_of(&lab));
-    let (mac, address) = (spec.mac.to_string(), format!("address={}", spec.address));
-    let image = format!("image={failsafe}");
-    let mut command = lab.netns().command(program("bootserve")?);
-    command.args(["machine", "approve", &mac, spec.name.as_str(), &address, &image]);
-    let output = command.arg("--config").arg(&config).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     node.console().wait_for("the machine is to reboot; rebooting", within(IDLE_BOOT))?;
     assert!(node.console().wait_for_end(within(IDLE_BOOT)), "it did not reboot");
+    for line in ["a machine introduced itself", "a policy has made a node of a machine"] {
+        assert!(log_of(&lab).contains(line), "{}", log_of(&lab));
+    }
     drop(node);
 
     let node = lab.boot(&spec)?;

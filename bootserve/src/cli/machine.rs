@@ -2,8 +2,9 @@
 
 use anyhow::{Context, bail};
 use bootserve::config::Config;
-use bootserve::discovery::listing::Listing;
-use bootserve::discovery::{Machine, store};
+use bootserve::discovery::listing::{Explanation, Listing, Outlook};
+use bootserve::discovery::policy::Candidate;
+use bootserve::discovery::{Machine, node_of, store};
 use bootserve::edits::{KEYS, Operation};
 use clap::Subcommand;
 use serde_json::json;
@@ -36,14 +37,21 @@ pub enum MachineCommand {
         args: EditArgs,
         /// Its MAC address, serial number or UUID
         machine: String,
-        /// The name of the node
-        #[arg(value_name = "NODE")]
-        name: String,
+        /// The name of the node [default: all that a policy proposes]
+        #[arg(value_name = "NODE", requires = "assignments")]
+        name: Option<String>,
         /// As of node add: address=10.1.5.1 profile=compute image=rocky-9; the node is known by the machine's MAC unless uuid=… is said
-        #[arg(value_name = "KEY=VALUE", required = true)]
+        #[arg(value_name = "KEY=VALUE")]
         assignments: Vec<String>,
     },
-    /// Forget a machine, until it checks in again
+    /// Say what tags a machine has and what each policy makes of it, and why; nothing is changed
+    Explain {
+        #[command(flatten)]
+        args: PrintArgs,
+        /// Its MAC address, serial number or UUID
+        machine: String,
+    },
+    /// Forget a machine, until it checks in again; policies may make a node of it then, though it was one that was taken away
     Forget {
         #[command(flatten)]
         args: PrintArgs,
@@ -61,9 +69,14 @@ impl MachineCommand {
                 let nothing = || "no machine waits".to_owned();
                 args.print(&listing, || if listing.0.is_empty() { nothing() } else { listing.to_string() })
             }
-            Self::Show { config, machine } => print(&as_json(&find(&read_config(config)?, machine)?.facts)?),
+            Self::Show { config, machine } => {
+                print(&as_json(&find(&stored(&read_config(config)?)?, machine)?.json())?)
+            }
             Self::Approve { args, machine, name, assignments } => {
-                let machine = find(&read_config(&args.print.config)?, machine)?;
+                let config = read_config(&args.print.config)?;
+                let machines = stored(&config)?;
+                let machine = find(&machines, machine)?;
+                let Some(name) = name else { return args.run(&proposal(machine, &machines, &config)?) };
                 let is_key =
                     |assignment: &String| KEYS.iter().any(|key| assignment.starts_with(&format!("{key}=")));
                 let mut assignments = assignments.clone();
@@ -72,9 +85,15 @@ impl MachineCommand {
                 }
                 args.run(&Operation::add(name, &assignments)?)
             }
+            Self::Explain { args, machine } => {
+                let config = read_config(&args.config)?;
+                let machines = stored(&config)?;
+                let explanation = Explanation::of(find(&machines, machine)?, &machines, &config);
+                args.print(&explanation, || explanation.to_string())
+            }
             Self::Forget { args, machine } => {
                 let config = read_config(&args.config)?;
-                let mac = find(&config, machine)?.mac();
+                let mac = find(&stored(&config)?, machine)?.mac();
                 with_database(&config, async |database| store::forget(database, mac).await)?;
                 args.print(&json!({"forgotten": mac}), || format!("{mac} is forgotten"))
             }
@@ -86,9 +105,25 @@ fn stored(config: &Config) -> anyhow::Result<Vec<Machine>> {
     Ok(block_on(store::stored_machines(&config.server.state))??)
 }
 
+/// What a policy proposes for the machine.
+fn proposal(machine: &Machine, machines: &[Machine], config: &Config) -> anyhow::Result<Operation> {
+    if let Some(node) = node_of(config, &machine.facts) {
+        bail!("{} is {} already", machine.mac(), node.name);
+    }
+    let outlook = Outlook::of(machines, config);
+    let (candidate, offer) = outlook.offer(machine.mac()).with_context(|| {
+        format!(
+            "no policy proposes a node for {0}\nhint: bootserve machine explain {0}, or name a node and its address",
+            machine.mac()
+        )
+    })?;
+    let candidate = Candidate { approved: Some(offer.node), ..candidate.clone() };
+    Ok(Operation::Bind { policy: offer.policy, candidates: [candidate].into() })
+}
+
 /// The one machine that is called so.
-fn find(config: &Config, name: &str) -> anyhow::Result<Machine> {
-    let mut found = stored(config)?.into_iter().filter(|machine| machine.is_called(name));
+fn find<'a>(machines: &'a [Machine], name: &str) -> anyhow::Result<&'a Machine> {
+    let mut found = machines.iter().filter(|machine| machine.is_called(name));
     let first = found
         .next()
         .with_context(|| format!("no machine {name:?} has checked in\nhint: bootserve machine list --all"))?;

@@ -4,6 +4,7 @@
 //! program never meets an address outside the subnet or two nodes with one MAC. Every key: `docs/bootserve.md`.
 
 pub mod bmc;
+mod discovery;
 mod forwarder;
 mod identity;
 mod network;
@@ -33,11 +34,13 @@ use crate::dns::zone::{Zone, ZoneError};
 
 use crate::arch::Arch;
 use crate::compat::Site;
+use crate::discovery::policy::Policies;
 use crate::edits::Edits;
 use crate::inventory::{Inventory, InventoryError};
 use crate::overlay::OverlayName;
 
 pub use bmc::Bmc;
+pub use discovery::PolicyError;
 pub use identity::{LearnedMacs, NodeKey, OptionBytes};
 pub use network::{AddressRange, Network, Networks};
 pub use quirk::{QuirkRule, Quirks};
@@ -66,6 +69,8 @@ pub struct Config {
     pub router_advertisements: bool,
     /// How often machines in discover mode check in.
     pub discovery_poll: Duration,
+    /// What is made of machines that nobody has described.
+    pub policies: Arc<Policies>,
     /// How files are sent by TFTP.
     pub tftp: Tftp,
     /// Directories that are searched for network boot programs, in order.
@@ -342,6 +347,17 @@ pub enum ConfigError {
         node: NodeName,
         /// What is wrong.
         problem: &'static str,
+    },
+    /// A tag or a policy of discovery cannot be used.
+    #[error("[[discovery.{table}]] {name}\nhint: docs/discover.md#policies")]
+    Policy {
+        /// `tag` or `policy`.
+        table: &'static str,
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: PolicyError,
     },
     /// The nodes' names cannot be those of a zone.
     #[error(transparent)]

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bootspec::cmdline::{BaseUrl, KernelArg};
-use bootspec::facts::{MAX_WAIT, MIN_WAIT};
 use bootspec::store::NodeName;
 use ipnet::Ipv4Net;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::discovery::{Discovery, Surroundings};
 use super::forwarder::Forwarder;
 use crate::arch::Arch;
 use crate::compat::Site;
@@ -123,29 +123,6 @@ fn default_lease_seconds() -> u32 {
 struct Tftp {
     #[serde(default)]
     single_port: bool,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-struct Discovery {
-    poll_seconds: u64,
-}
-
-impl Default for Discovery {
-    fn default() -> Self {
-        Self { poll_seconds: 30 }
-    }
-}
-
-impl Discovery {
-    fn check(&self) -> Result<Duration, ConfigError> {
-        let poll = Duration::from_secs(self.poll_seconds);
-        if (MIN_WAIT..=MAX_WAIT).contains(&poll) {
-            return Ok(poll);
-        }
-        let (found, expected) = (self.poll_seconds.to_string(), "1 to 3600");
-        Err(ConfigError::Value { key: "discovery.poll_seconds", found, expected })
-    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -340,6 +317,8 @@ impl Config {
         let boot = super::Boot::try_from(wire.boot)?;
         let compat = wire.compat.check()?;
         let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
+        let around = Surroundings { inventory: &inventory, networks: &networks, server: &server };
+        let policies = wire.discovery.policies(&around)?;
         Ok(super::Config {
             server,
             dhcp: wire.dhcp.mode,
@@ -347,7 +326,8 @@ impl Config {
             quirks,
             networks,
             router_advertisements,
-            discovery_poll: wire.discovery.check()?,
+            discovery_poll: wire.discovery.poll()?,
+            policies: Arc::new(policies),
             tftp: super::Tftp { single_port: wire.tftp.single_port },
             nbp_dirs: wire.nbp.dirs,
             max_downloads: wire.http.max_downloads,
@@ -366,7 +346,7 @@ impl Config {
     }
 }
 
-fn check_overlays(node: &super::Node, server: &super::Server) -> Result<(), ConfigError> {
+pub(super) fn check_overlays(node: &super::Node, server: &super::Server) -> Result<(), ConfigError> {
     match node.overlays.is_empty() || server.overlays.is_some() {
         true => Ok(()),
         false => Err(ConfigError::NoOverlays { node: node.name.clone() }),
@@ -569,7 +549,7 @@ fn check_node_address(
 }
 
 /// An address that a host of one of `networks` can have.
-fn check_host<'a>(
+pub(super) fn check_host<'a>(
     networks: impl IntoIterator<Item = &'a super::Network>,
     what: &str,
     address: Ipv4Addr,

@@ -29,6 +29,7 @@ use super::reply::Reply;
 use super::server::Action;
 use super::store::write_leases;
 use crate::database::{DatabaseError, query_error};
+use crate::discovery::port::write_ports;
 use crate::events::{BootEvent, EventLog};
 use crate::metrics::{FoundBy, Metrics};
 use crate::status::course::Course;
@@ -248,9 +249,14 @@ async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseErr
         Action::Booting(mac) => Some(BootEvent::now(*mac, Phase::Dhcp)),
         _ => None,
     });
+    let ports = actions.iter().filter_map(|action| match action {
+        Action::Port(mac, port) => Some((*mac, port.clone())),
+        _ => None,
+    });
     let mut transaction =
         events.database().pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
     write_leases(&mut transaction, leases).await?;
+    write_ports(&mut transaction, ports).await?;
     let news = EventLog::write(&mut transaction, news.collect()).await?;
     transaction.commit().await.map_err(query_error("write to"))?;
     events.publish(&news);

@@ -20,6 +20,7 @@ use super::probe::Probes;
 use super::reply::{self, Reply};
 use super::request::{Kind, Request};
 use crate::config::{Config, Network, Node, NodeKey};
+use crate::discovery::port::RelayPort;
 use crate::nbp::NbpSet;
 use crate::policy::Stage;
 
@@ -40,6 +41,8 @@ pub enum Action {
     Store(Lease),
     /// Note that the firmware of this machine was given an address.
     Booting(MacAddr),
+    /// Store where a relay has seen a machine that is no node.
+    Port(MacAddr, RelayPort),
     /// Count an address that its client found to be in use.
     Declined,
     /// Ask this address whether someone has it, and tell [`Server::probed`].
@@ -221,6 +224,7 @@ impl Server {
         let boot = boot_options(&self.config, &self.nbps, client);
         info!(%mac, node = client.node_name(), %address, offer = %boot, "DHCP lease");
         let mut actions = vec![Action::Store(Lease { mac, address, expires })];
+        actions.extend(port_of(client).map(|port| Action::Port(mac, port)));
         if client.request.stage != Stage::OperatingSystem {
             actions.push(Action::Booting(mac));
         }
@@ -285,6 +289,13 @@ fn recall(config: &Config, stored: &[Lease]) {
             config.learned.learn(lease.mac, &node.name);
         }
     }
+}
+
+/// Where the relay has seen a machine that may become a node.
+fn port_of(client: &Client) -> Option<RelayPort> {
+    let relay = client.request.relay.as_ref().filter(|_| client.node().is_none())?;
+    let port = RelayPort { circuit_id: relay.circuit_id.clone(), remote_id: relay.remote_id.clone() };
+    (port.circuit_id.is_some() || port.remote_id.is_some()).then_some(port)
 }
 
 /// Sends `reply`, if it could be written.
@@ -591,6 +602,26 @@ mod tests {
         check(relayed(packet(&[DISCOVER]), [10, 9, 0, 1]), None, "no network of ours");
         let renewing = with_ciaddr(from_stranger(packet(&[REQUEST]), 1), [10, 1, 0, 7]);
         check(renewing, Some([10, 1, 0, 7]), "renewing, past the relay");
+    }
+
+    #[test]
+    fn where_a_relay_sees_a_machine_that_is_no_node_is_stored_with_its_lease() {
+        let option = b"\x52\x09\x01\x02p9\x02\x03sw1";
+        let request = packet(&[REQUEST, &[50, 4, 10, 1, 0, 7], option]);
+        let port = |mut server: Server, request: Vec<u8>| {
+            let actions = server.act(T0, &relayed(request, [10, 1, 0, 1]));
+            let port = actions.iter().find_map(|action| match action {
+                Action::Port(mac, port) => Some((*mac, port.clone())),
+                _ => None,
+            });
+            port.map(|(mac, port)| (mac.to_string(), port.fact().to_string()))
+        };
+        let expected =
+            ("02:00:00:00:00:01".to_owned(), r#"{"circuit_id":"p9","remote_id":"sw1"}"#.to_owned());
+        assert_eq!(port(server_with_relays(), from_stranger(request.clone(), 1)), Some(expected));
+        assert_eq!(port(server_with_relays(), request), None, "it is a node");
+        let plain = packet(&[REQUEST, &[50, 4, 10, 1, 0, 7]]);
+        assert_eq!(port(server_with_relays(), from_stranger(plain, 1)), None);
     }
 
     #[test]

@@ -1,15 +1,23 @@
 //! Machines in discover mode: what they have said about themselves, until somebody makes nodes of them.
 //!
-//! [`store`] keeps their facts. A machine becomes a node by [`crate::edits::Operation::Add`] with its MAC address; it is told to
+//! [`store`] keeps their facts, [`policy`] says what becomes of them by themselves, by [`rule`]s and by the [`port`] that they are plugged
+//! in at, and [`binder`] has it happen.
+//! A machine becomes a node by [`crate::edits::Operation::Add`] with its MAC address, or by `Bind`; it is told to
 //! reboot when it checks in the next time, and boots its image.
 
+pub mod binder;
 pub mod listing;
+pub mod policy;
+pub mod port;
+pub mod rule;
 pub mod store;
 
 use bootspec::MacAddr;
 use bootspec::facts::Facts;
 
 use crate::config::{Config, Node, NodeKey};
+use policy::{Candidate, Policies};
+use port::{RelayPort, lldp_of};
 
 /// The node that the machine with these facts is, if it is one.
 pub fn node_of<'a>(config: &'a Config, facts: &Facts) -> Option<&'a Node> {
@@ -28,12 +36,37 @@ pub struct Machine {
     pub last_seen_unix_ms: i64,
     /// How often it has checked in.
     pub check_ins: u64,
+    /// Where a relay has last seen it.
+    pub port: Option<RelayPort>,
+    /// Whether it was a node that was taken away.
+    pub is_released: bool,
 }
 
 impl Machine {
     /// The interface that it checks in by.
     pub fn mac(&self) -> MacAddr {
         self.facts.mac
+    }
+
+    /// When it was first heard of; of two at the same moment, one comes first always.
+    pub fn arrival(&self) -> (i64, MacAddr) {
+        (self.first_seen_unix_ms, self.mac())
+    }
+
+    /// What is known of it, as rules see it: its facts, `port` as a relay has said it, and `lldp` of the interface that it checks in by.
+    pub fn json(&self) -> serde_json::Value {
+        let mut facts = serde_json::to_value(&self.facts).expect("facts are JSON");
+        let known = [("port", self.port.as_ref().map(RelayPort::fact)), ("lldp", lldp_of(&facts))];
+        for (key, value) in known {
+            value.into_iter().for_each(|value| facts[key] = value);
+        }
+        facts
+    }
+
+    /// The machine, as policies look at it.
+    pub fn examined_by(&self, policies: &Policies) -> Candidate {
+        let candidate = policies.examine(self.mac(), self.facts.uuid, &self.json());
+        Candidate { is_released: self.is_released, ..candidate }
     }
 
     /// Its serial number: that of the system, or else of its board.

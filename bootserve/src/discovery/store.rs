@@ -8,7 +8,17 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::Machine;
-use crate::database::{Database, DatabaseError, query_error};
+use super::port::RelayPort;
+use crate::database::{Database, DatabaseError, parse_column, query_error};
+
+/// With where they are plugged in, and whether they were nodes.
+macro_rules! select_machines {
+    () => {
+        "SELECT machines.*, circuit_id, remote_id, EXISTS (SELECT 1 FROM released_machines \
+         WHERE key IN (machines.mac, facts ->> 'uuid')) AS is_released \
+         FROM machines LEFT JOIN switch_ports ON switch_ports.mac = machines.mac"
+    };
+}
 
 /// Stores what a machine said at `now`, in milliseconds since 1970. Whether it is heard of for the first time.
 pub async fn check_in(database: &Database, facts: &Facts, now_unix_ms: i64) -> Result<bool, DatabaseError> {
@@ -25,24 +35,47 @@ pub async fn check_in(database: &Database, facts: &Facts, now_unix_ms: i64) -> R
 
 /// All machines, those first that were heard of last.
 pub async fn machines(database: &Database) -> Result<Vec<Machine>, DatabaseError> {
-    let query = sqlx::query("SELECT * FROM machines ORDER BY last_seen_unix_ms DESC, mac");
+    let query = sqlx::query(concat!(select_machines!(), " ORDER BY last_seen_unix_ms DESC, machines.mac"));
+    let rows = query.fetch_all(&database.pool).await.map_err(query_error("read machines from"))?;
+    rows.iter().map(machine_of_row).collect()
+}
+
+/// Those of the machines with these MAC addresses that are known, those first that came first.
+pub async fn machines_with(database: &Database, macs: &[MacAddr]) -> Result<Vec<Machine>, DatabaseError> {
+    let query = sqlx::query(concat!(
+        select_machines!(),
+        " WHERE machines.mac IN (SELECT value FROM json_each(?)) ORDER BY first_seen_unix_ms, machines.mac"
+    ));
+    let macs: Vec<_> = macs.iter().map(MacAddr::to_string).collect();
+    let query = query.bind(serde_json::to_string(&macs).expect("texts are JSON"));
     let rows = query.fetch_all(&database.pool).await.map_err(query_error("read machines from"))?;
     rows.iter().map(machine_of_row).collect()
 }
 
 /// The machines that are stored below the state directory of a bootserve, which may run or not. Nothing is written there.
 pub async fn stored_machines(state: &Path) -> Result<Vec<Machine>, DatabaseError> {
-    match Database::open_to_read_table(state, "machines").await? {
+    match Database::open_to_read_table(state, "released_machines").await? {
         Some(database) => machines(&database).await,
         None => Ok(Vec::new()),
     }
 }
 
-/// Forgets a machine, until it checks in again. Whether it was there.
+/// Forgets a machine, until it checks in again, and that it was a node, so that policies have it again. Whether it was there.
 pub async fn forget(database: &Database, mac: MacAddr) -> Result<bool, DatabaseError> {
-    let query = sqlx::query("DELETE FROM machines WHERE mac = ?").bind(mac.to_string());
-    let done = query.execute(&database.pool).await.map_err(query_error("remove a machine from"))?;
-    Ok(done.rows_affected() > 0)
+    let failed = || query_error("remove a machine from");
+    let mut transaction = database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
+    let mut removed = 0;
+    for sql in [
+        "DELETE FROM released_machines \
+         WHERE key IN (SELECT mac FROM machines WHERE mac = ?1 UNION SELECT facts ->> 'uuid' FROM machines WHERE mac = ?1)",
+        "DELETE FROM switch_ports WHERE mac = ?1",
+        "DELETE FROM machines WHERE mac = ?1",
+    ] {
+        let done = sqlx::query(sql).bind(mac.to_string()).execute(&mut *transaction).await;
+        removed = done.map_err(failed())?.rows_affected();
+    }
+    transaction.commit().await.map_err(failed())?;
+    Ok(removed > 0)
 }
 
 fn machine_of_row(row: &SqliteRow) -> Result<Machine, DatabaseError> {
@@ -54,7 +87,19 @@ fn machine_of_row(row: &SqliteRow) -> Result<Machine, DatabaseError> {
         first_seen_unix_ms: row.get("first_seen_unix_ms"),
         last_seen_unix_ms: row.get("last_seen_unix_ms"),
         check_ins: u64::try_from(row.get::<i64, _>("check_ins")).unwrap_or(0),
+        port: port_of_row(row)?,
+        is_released: row.get("is_released"),
     })
+}
+
+fn port_of_row(row: &SqliteRow) -> Result<Option<RelayPort>, DatabaseError> {
+    let id = |column: &str| {
+        let text: Option<String> = row.get(column);
+        text.map(|text| parse_column("the port of a machine", text)).transpose()
+    };
+    let (circuit_id, remote_id) = (id("circuit_id")?, id("remote_id")?);
+    let is_known = circuit_id.is_some() || remote_id.is_some();
+    Ok(is_known.then_some(RelayPort { circuit_id, remote_id }))
 }
 
 #[cfg(test)]
@@ -82,7 +127,10 @@ mod tests {
         let more = Facts { memory_bytes: 7, ..facts(1) };
         assert!(!check_in(&database, &more, 30).await.unwrap());
         let machines = machines(&database).await.unwrap();
-        let expected = Machine { facts: more, first_seen_unix_ms: 10, last_seen_unix_ms: 30, check_ins: 2 };
+        let (first_seen_unix_ms, last_seen_unix_ms) = (10, 30);
+        let (port, is_released) = (None, false);
+        let expected =
+            Machine { facts: more, first_seen_unix_ms, last_seen_unix_ms, check_ins: 2, port, is_released };
         assert_eq!(machines[0], expected);
         assert!(machines[1].is_called("S2") && machines[1].is_called("02:00:00:00:00:02"));
         assert!(!machines[1].is_called("S1") && !machines[1].is_called(""));

@@ -41,8 +41,17 @@ pub const KEYS: [&str; 4] = ["mac", "client_id", "uuid", "circuit_id"];
 pub(crate) const IDENTITY: [&str; 6] = ["mac", "client_id", "uuid", "circuit_id", "relay", "address"];
 /// Of an added node.
 pub(crate) const PROFILE: &str = "profile";
+/// Of one that a policy of discovery has added.
+pub(crate) const POLICY: &str = "policy";
+/// What is none of the settings of an added node, besides its identity.
+pub(crate) const OF_ADDED: [&str; 2] = [PROFILE, POLICY];
 
 impl Edits {
+    /// The policy of discovery that has added the node, if one has.
+    pub fn policy_of(&self, name: &NodeName) -> Option<String> {
+        self.0.get(name)?.policy().map(str::to_owned)
+    }
+
     /// Whether the node has settings for its next boot alone.
     pub fn has_once(&self, name: &NodeName) -> bool {
         self.0.get(name).is_some_and(|edit| !edit.once.is_empty())
@@ -67,7 +76,7 @@ impl Edit {
 
     /// Its settings.
     pub(crate) fn settings(&self) -> Table {
-        self.only(|key| !IDENTITY.contains(&key) && key != PROFILE && !FILES_ALONE.contains(&key))
+        self.only(|key| ![&IDENTITY[..], &OF_ADDED, &FILES_ALONE].concat().contains(&key))
     }
 
     /// Those for its next boot alone.
@@ -78,6 +87,11 @@ impl Edit {
     /// Its profile.
     pub(crate) fn profile(&self) -> Option<&str> {
         self.table.get(PROFILE)?.as_str()
+    }
+
+    /// The policy of discovery that has added it, if one has.
+    pub fn policy(&self) -> Option<&str> {
+        self.table.get(POLICY)?.as_str().filter(|_| self.added)
     }
 
     fn only(&self, keep: impl Fn(&str) -> bool) -> Table {

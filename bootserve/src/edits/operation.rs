@@ -1,14 +1,17 @@
 //! Changes of nodes that can be asked for, and what they make of those before them.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use bootspec::store::NodeName;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::assignment::{self, AssignmentError};
-use super::{Edit, Edits, IDENTITY, PROFILE};
+use super::{Edit, Edits, IDENTITY, OF_ADDED, POLICY, PROFILE};
 use crate::config::Config;
+use crate::discovery::policy::{Candidate, Room};
 use crate::inventory::layers::Origin;
 use crate::inventory::listing::{ListingError, nodes_of};
 use crate::inventory::node_set::{NodeSet, NodeSetError};
@@ -48,6 +51,14 @@ pub enum Operation {
     Remove {
         /// Which nodes.
         nodes: String,
+    },
+    /// Makes nodes of machines, as a policy of discovery says. Nobody can ask for it but by [`crate::discovery`].
+    #[serde(skip)]
+    Bind {
+        /// Which policy; a machine that another one has by now is left alone.
+        policy: String,
+        /// The machines, in the order in which they get their names.
+        candidates: Arc<[Candidate]>,
     },
     /// Takes back one of the changes before.
     Undo {
@@ -129,6 +140,15 @@ pub(super) struct Changed {
     pub after: Option<Edit>,
 }
 
+/// What is known of the changes before, as far as a change needs it.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// The change that is undone, if one is.
+    pub undone: Option<Made>,
+    /// What nodes were known by that were taken away.
+    pub released: HashSet<String>,
+}
+
 /// A change that was made: its number, and what it made of each node.
 pub(super) type Made = (i64, Vec<Changed>);
 
@@ -151,13 +171,13 @@ impl Operation {
     }
 
     /// What was changed of all nodes once this is done to `edits`, as change number `revision`. `config` has them, or does not, if they
-    /// do not fit its files; `undone` is the change that is undone.
+    /// do not fit its files.
     pub(super) fn apply(
         &self,
         config: &Config,
         edits: &Edits,
         revision: i64,
-        undone: Option<Made>,
+        past: Past,
     ) -> Result<Edits, OperationError> {
         let mut edits = edits.clone();
         match self {
@@ -181,8 +201,11 @@ impl Operation {
                     }
                 }
             }
+            Self::Bind { policy, candidates } => {
+                bind(config, &mut edits, policy, candidates, &past.released, revision);
+            }
             Self::Undo { revision: which } => {
-                let (undone, nodes) = undone.ok_or(OperationError::NoChange(*which))?;
+                let (undone, nodes) = past.undone.ok_or(OperationError::NoChange(*which))?;
                 for Changed { name, before, after } in nodes {
                     let now = edits.0.remove(&name);
                     if now.as_ref().map(content) != after.as_ref().map(content) {
@@ -265,7 +288,7 @@ fn unset(
         };
         (is_done, edit.revision) = (true, revision);
         if keys.is_empty() {
-            let is_kept = |key: &str| edit.added && (IDENTITY.contains(&key) || key == PROFILE);
+            let is_kept = |key: &str| edit.added && (IDENTITY.contains(&key) || OF_ADDED.contains(&key));
             edit.table.retain(|key, _| is_kept(key));
             edit.once.clear();
         }
@@ -327,6 +350,31 @@ fn add(
     Ok(())
 }
 
+/// Makes nodes of those machines that the policy still has a place for.
+fn bind(
+    config: &Config,
+    edits: &mut Edits,
+    policy: &str,
+    candidates: &[Candidate],
+    released: &HashSet<String>,
+    revision: i64,
+) {
+    let mut room = Room::of(config);
+    for candidate in candidates.iter().filter(|candidate| candidate.node_in(config).is_none()) {
+        let candidate = Candidate { is_released: candidate.is_among(released), ..candidate.clone() };
+        let Some(choice) = room.decide(&candidate).choice.filter(|choice| !choice.is_proposal) else {
+            continue;
+        };
+        let chosen = &config.policies.policies[choice.policy];
+        if chosen.name == policy {
+            room.take(choice);
+            let table = chosen.table(choice.place, candidate.mac);
+            let name = chosen.places[choice.place].name.clone();
+            edits.0.insert(name, Edit { added: true, table, ..Edit::empty(revision) });
+        }
+    }
+}
+
 /// With the keys of a `[[nodes]]` in place of those of one node.
 fn plural(mut table: Table) -> Table {
     for (one, several) in PLURALS {
@@ -357,6 +405,7 @@ impl fmt::Display for Operation {
                 all(f, nodes)
             }
             Self::Remove { nodes } => write!(f, "rm {nodes}"),
+            Self::Bind { policy, .. } => write!(f, "bind {POLICY}={policy}"),
             Self::Undo { revision } => {
                 f.write_str("undo")?;
                 revision.iter().try_for_each(|revision| write!(f, " {revision}"))

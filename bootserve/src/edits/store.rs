@@ -2,11 +2,13 @@
 //! and stores it with what it changed: of any number of writers, none loses what another has written,
 //! and a killed one has changed all or nothing.
 
+use std::collections::{BTreeSet, HashSet};
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bootspec::MacAddr;
 use bootspec::store::NodeName;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -14,10 +16,11 @@ use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 use tokio::task::spawn_blocking;
 use toml::Table;
 
-use super::operation::{Changed, Made, Operation, OperationError, changed};
-use super::{Edit, Edits};
+use super::operation::{Changed, Made, Operation, OperationError, Past, changed};
+use super::{Edit, Edits, KEYS};
 use crate::config::{Changes, Config, ConfigError};
 use crate::database::{Database, DatabaseError, parse_column, query_error};
+use crate::inventory::node_set::NodeSet;
 use crate::timestamp::unix_ms;
 
 /// Older databases do not have it.
@@ -118,6 +121,33 @@ fn revision_of_row(row: &SqliteRow) -> Result<Revision, DatabaseError> {
     })
 }
 
+/// A node that a machine became.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// By which change.
+    pub revision: i64,
+    /// The MAC address of the machine.
+    pub mac: MacAddr,
+    /// The node.
+    pub node: NodeName,
+}
+
+/// Makes nodes of machines, by an [`Operation::Bind`]; those that became none are left out.
+pub async fn bind(
+    database: &Database,
+    config: &Arc<Config>,
+    author: &str,
+    operation: &Operation,
+) -> Result<Vec<Bound>, ChangeError> {
+    let (outcome, nodes) = make(database, config, author, operation).await?;
+    let Some(revision) = outcome.revision else { return Ok(Vec::new()) };
+    let bound = nodes.into_iter().filter_map(|Changed { name: node, after, .. }| {
+        let mac = after?.table.get("mac")?.as_str()?.parse().ok()?;
+        Some(Bound { revision, mac, node })
+    });
+    Ok(bound.collect())
+}
+
 /// Makes a change of `config`'s nodes. Whatever edits `config` has, those of the database count.
 ///
 /// It is checked without holding up other writers of the database, those of leases among them, unless others are quicker each time.
@@ -127,13 +157,22 @@ pub async fn change(
     author: &str,
     operation: &Operation,
 ) -> Result<Outcome, ChangeError> {
+    make(database, config, author, operation).await.map(|(outcome, _)| outcome)
+}
+
+async fn make(
+    database: &Database,
+    config: &Arc<Config>,
+    author: &str,
+    operation: &Operation,
+) -> Result<(Outcome, Vec<Changed>), ChangeError> {
     for _ in 0..QUICK_TRIES {
         let mut reading = database.pool.begin().await.map_err(failed())?;
         let before = Before::read(&mut reading, operation).await?;
         reading.rollback().await.map_err(failed())?;
         let plan = Plan::make(config, operation, before).await?;
         if plan.nodes.is_empty() {
-            return Ok(Outcome { revision: None, changes: plan.changes });
+            return Ok((Outcome { revision: None, changes: plan.changes }, Vec::new()));
         }
         let mut writing = database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
         if next_revision(&mut writing).await? == plan.revision {
@@ -163,7 +202,7 @@ pub async fn stored_trial(config: &Arc<Config>, operation: &Operation) -> Result
     if let Some(database) = Database::open_to_read_table(&config.server.state, TABLE).await? {
         return trial(&database, config, operation).await;
     }
-    let before = Before { edits: Edits::default(), next_revision: 1, undone: None };
+    let before = Before { edits: Edits::default(), next_revision: 1, past: Past::default() };
     let Plan { changes, .. } = Plan::make(config, operation, before).await?;
     Ok(Outcome { revision: None, changes })
 }
@@ -188,18 +227,20 @@ pub async fn spend_once(database: &Database, name: &NodeName) -> Result<(), Data
 struct Before {
     edits: Edits,
     next_revision: i64,
-    /// The change that is undone, if one is.
-    undone: Option<Made>,
+    past: Past,
 }
 
 impl Before {
     async fn read(connection: &mut SqliteConnection, operation: &Operation) -> Result<Self, DatabaseError> {
-        let undone = match operation {
-            Operation::Undo { revision } => made(connection, *revision).await?,
-            _ => None,
+        let past = match operation {
+            Operation::Undo { revision } => {
+                Past { undone: made(connection, *revision).await?, ..Past::default() }
+            }
+            Operation::Bind { .. } => Past { released: released(connection).await?, ..Past::default() },
+            _ => Past::default(),
         };
         let (edits, next_revision) = (read_edits(connection).await?, next_revision(connection).await?);
-        Ok(Self { edits, next_revision, undone })
+        Ok(Self { edits, next_revision, past })
     }
 }
 
@@ -215,10 +256,10 @@ impl Plan {
     async fn make(config: &Arc<Config>, operation: &Operation, before: Before) -> Result<Self, ChangeError> {
         let (config, operation) = (Arc::clone(config), operation.clone());
         let made = spawn_blocking(move || {
-            let Before { edits, next_revision: revision, undone } = before;
+            let Before { edits, next_revision: revision, past } = before;
             let before = config.with_edits(edits.clone());
             let base = before.as_ref().unwrap_or(&config);
-            let new = operation.apply(base, &edits, revision, undone)?;
+            let new = operation.apply(base, &edits, revision, past)?;
             let nodes = changed(&edits, &new);
             let changes = match config.with_edits(new) {
                 Ok(after) => base.settings().changes(&after.settings()),
@@ -236,14 +277,25 @@ impl Plan {
         mut transaction: Transaction<'_, Sqlite>,
         author: &str,
         operation: &Operation,
-    ) -> Result<Outcome, ChangeError> {
+    ) -> Result<(Outcome, Vec<Changed>), ChangeError> {
         let Self { revision, nodes, changes } = self;
         if nodes.is_empty() {
-            return Ok(Outcome { revision: None, changes });
+            return Ok((Outcome { revision: None, changes }, nodes));
         }
-        write(&mut transaction, revision, author, &operation.to_string(), &nodes).await?;
+        write(&mut transaction, revision, author, &described(operation, &nodes), &nodes).await?;
         transaction.commit().await.map_err(failed())?;
-        Ok(Outcome { revision: Some(revision), changes })
+        Ok((Outcome { revision: Some(revision), changes }, nodes))
+    }
+}
+
+/// What was asked for. Which nodes a policy makes is not asked for, and is told with it.
+fn described(operation: &Operation, nodes: &[Changed]) -> String {
+    match operation {
+        Operation::Bind { policy, .. } => {
+            let names = NodeSet(nodes.iter().map(|node| node.name.clone()).collect());
+            format!("bind {names} policy={policy}")
+        }
+        other => other.to_string(),
     }
 }
 
@@ -341,5 +393,34 @@ async fn write(
         };
         query.execute(&mut *connection).await.map_err(failed())?;
     }
+    release(connection, nodes).await
+}
+
+/// Notes what nodes were known by and are not any more: policies of discovery leave such machines alone, or what was undone would be done
+/// again at their next check-in.
+async fn release(connection: &mut SqliteConnection, nodes: &[Changed]) -> Result<(), DatabaseError> {
+    let before: BTreeSet<_> = nodes.iter().flat_map(|node| keys(node.before.as_ref())).collect();
+    let after: BTreeSet<_> = nodes.iter().flat_map(|node| keys(node.after.as_ref())).collect();
+    for (sql, keys) in [
+        ("INSERT OR REPLACE INTO released_machines (key) SELECT value FROM json_each(?)", &before - &after),
+        ("DELETE FROM released_machines WHERE key IN (SELECT value FROM json_each(?))", after),
+    ] {
+        if !keys.is_empty() {
+            let keys = serde_json::to_string(&keys).expect("texts are JSON");
+            sqlx::query(sql).bind(keys).execute(&mut *connection).await.map_err(failed())?;
+        }
+    }
     Ok(())
+}
+
+/// What the machine of an edited node is known by.
+fn keys(edit: Option<&Edit>) -> impl Iterator<Item = &str> {
+    KEYS.iter().filter_map(move |key| edit?.table.get(*key)?.as_str())
+}
+
+async fn released(connection: &mut SqliteConnection) -> Result<HashSet<String>, DatabaseError> {
+    let query = sqlx::query_scalar("SELECT key FROM released_machines");
+    let keys: Vec<String> =
+        query.fetch_all(connection).await.map_err(query_error("read released machines from"))?;
+    Ok(keys.into_iter().collect())
 }

@@ -19,6 +19,7 @@ use crate::config::Node;
 use crate::discovery::listing::Listing;
 use crate::discovery::store::{check_in, machines};
 use crate::discovery::{Machine, node_of};
+use crate::live::Served;
 use crate::policy::Assignment;
 use crate::store::{StoreError, selected_manifest};
 use crate::timestamp::unix_ms;
@@ -45,7 +46,12 @@ pub(super) async fn discover(State(app): State<Arc<App>>, body: Body) -> Respons
         Ok(false) => {}
         Err(error) => return internal_error(&error),
     }
-    Json(answer(&app, &facts).await).into_response()
+    let config = &app.served.config;
+    if !config.policies.is_empty() && node_of(config, &facts).is_none() {
+        app.binder.bind(facts.mac).await;
+    }
+    // Policies may have made a node of it since it asked.
+    Json(answer(&app.events.served(), &facts).await).into_response()
 }
 
 /// Says in the log who is there.
@@ -56,11 +62,11 @@ fn introduce(facts: &Facts) {
 }
 
 /// A node that is to boot something else reboots; all others wait.
-async fn answer(app: &App, facts: &Facts) -> CheckInAnswer {
-    let config = &app.served.config;
+async fn answer(served: &Served, facts: &Facts) -> CheckInAnswer {
+    let config = &served.config;
     let wait = CheckInAnswer::Wait(config.discovery_poll);
     let Some(node) = node_of(config, facts) else { return wait };
-    match boots_discover(app, node).await {
+    match boots_discover(served, node).await {
         Ok(true) => wait,
         Ok(false) => {
             info!(mac = %facts.mac, node = %node.name, "a machine in discover mode is told to reboot into its image");
@@ -75,11 +81,11 @@ async fn answer(app: &App, facts: &Facts) -> CheckInAnswer {
 }
 
 /// Whether the node would only come back here.
-async fn boots_discover(app: &App, node: &Node) -> Result<bool, StoreError> {
+async fn boots_discover(served: &Served, node: &Node) -> Result<bool, StoreError> {
     if node.local_disk {
         return Ok(false);
     }
-    let (store, node) = (app.served.config.server.store.clone(), node.clone());
+    let (store, node) = (served.config.server.store.clone(), node.clone());
     on_disk(move || {
         let manifest = selected_manifest(&store, &node.image)?;
         let assignment = Assignment { image: &node.image, node: Some(&node) };
@@ -91,7 +97,10 @@ async fn boots_discover(app: &App, node: &Node) -> Result<bool, StoreError> {
 /// `GET /v1/machines`: those that have checked in, those first that were heard of last.
 pub(super) async fn list(_: Viewer, State(app): State<Arc<App>>) -> Response {
     match machines(app.events.database()).await {
-        Ok(machines) => Json(Listing::of(&machines, &app.served.config, true)).into_response(),
+        Ok(machines) => {
+            let config = Arc::clone(&app.served.config);
+            Json(on_disk(move || Listing::of(&machines, &config, true)).await).into_response()
+        }
         Err(error) => internal_error(&error),
     }
 }
@@ -102,7 +111,7 @@ pub(super) async fn facts(_: Viewer, State(app): State<Arc<App>>, Path(name): Pa
         .await
         .map(|machines| machines.into_iter().find(|machine| machine.is_called(&name)));
     match found {
-        Ok(Some(machine)) => Json(machine.facts).into_response(),
+        Ok(Some(machine)) => Json(machine.json()).into_response(),
         Ok(None) => text(StatusCode::NOT_FOUND, format!("no machine {name:?} has checked in")),
         Err(error) => internal_error(&error),
     }

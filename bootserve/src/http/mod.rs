@@ -69,6 +69,7 @@ use self::transfers::Transfers;
 
 use crate::compat::pixiecore;
 use crate::config::Config;
+use crate::discovery::binder::Binder;
 use crate::events::EventLog;
 use crate::in_use::InUse;
 use crate::live::{Live, Served};
@@ -102,6 +103,8 @@ pub struct App {
     pub in_force: Arc<InForce>,
     /// What is shown to those who speak TLS.
     pub certificate: Option<Arc<tls::Certificate>>,
+    /// Who makes nodes of machines, by policies.
+    pub binder: Arc<Binder>,
 }
 
 /// Gives each request what is served when it comes.

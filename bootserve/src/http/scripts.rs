@@ -448,6 +448,7 @@ mod tests {
     use crate::database::Database;
     use crate::dhcp::leases::Lease;
     use crate::dhcp::store::write_leases;
+    use crate::discovery::binder::Binder;
     use crate::events::EventLog;
     use crate::http::admission::Downloads;
     use crate::in_use::InUse;
@@ -479,6 +480,7 @@ mod tests {
             write_leases(&mut connection, [lease]).await.unwrap();
         }
         let events = Arc::new(EventLog::new(database, live));
+        let binder = Binder::start(Arc::clone(&events), Arc::default(), Arc::default());
         let in_use = InUse::new(config.server.store.clone(), []);
         let app = App {
             served: Arc::clone(&served),
@@ -492,6 +494,7 @@ mod tests {
             store_look: Arc::default(),
             in_force: Arc::default(),
             certificate: None,
+            binder: Arc::new(binder),
         };
         let node = &config.nodes()[1];
         for (mac, node, expected) in [

@@ -25,6 +25,8 @@ pub enum Origin {
     Edit(i64),
     /// The same, for the next boot alone.
     Once(i64),
+    /// `[[discovery.policy]]` with this name.
+    Policy(String),
 }
 
 impl fmt::Display for Origin {
@@ -36,6 +38,7 @@ impl fmt::Display for Origin {
             Self::Set(nodes) => write!(f, "[[set]] nodes = \"{nodes}\""),
             Self::Configuration => f.write_str("[[node]] of the configuration"),
             Self::Edit(revision) => write!(f, "bootserve node, change {revision}"),
+            Self::Policy(name) => write!(f, "[[discovery.policy]] {name}"),
             Self::Once(revision) => write!(f, "bootserve node, change {revision}, for one boot"),
         }
     }
@@ -88,6 +91,12 @@ pub fn merged(layers: &[Arc<Layer>]) -> Table {
         merge(&mut all, &layer.settings);
     }
     all
+}
+
+/// `below` with `over` laid over it.
+pub fn laid_over(mut below: Table, over: &Table) -> Table {
+    merge(&mut below, over);
+    below
 }
 
 fn merge(all: &mut Table, over: &Table) {

@@ -175,6 +175,11 @@ impl Inventory {
         Ok(layers)
     }
 
+    /// The settings that nodes with this profile have of it and of `[defaults]`; `place` is where it is named.
+    pub(crate) fn settings_below(&self, profile: Option<&str>, place: &str) -> Result<Table, InventoryError> {
+        Ok(merged(&self.below(profile, &Origin::Policy(place.to_owned()))?))
+    }
+
     /// Lays what was changed over what the files say. `configured` are the `[[node]]` tables of the configuration that were changed.
     pub(crate) fn edit(
         &mut self,

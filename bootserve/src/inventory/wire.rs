@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use bootspec::MacAddr;
 use bootspec::cmdline::{ByteSize, InitPath, KernelArg, Mpol, OnFailure, RootSize};
 use bootspec::manifest::BootMode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Table;
 use uuid::Uuid;
 
@@ -139,8 +139,9 @@ pub(crate) fn check_added(table: Table) -> Result<(), toml::de::Error> {
 }
 
 /// One pattern, or several.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Patterns(pub Vec<String>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Patterns(pub Vec<String>);
 
 impl<'de> Deserialize<'de> for Patterns {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -133,6 +133,7 @@ impl Course {
                 self.stop(event, Witness::Server);
                 return Ended::default();
             }
+            Phase::Policy => return Ended::default(),
             // Of a boot before: its report came late.
             _ if event.uptime_ms.is_some()
                 && event.boot.is_some_and(|id| Some(id) != self.boot.or(Some(id))) =>

@@ -277,7 +277,9 @@ fn awaited(course: &Course, phase: Phase, age: Duration) -> Verdict {
         ),
         (Phase::Ready, _) => Verdict::new(State::Ready, format!("up for {since}")),
         // Both have a message, which was told of already.
-        (Phase::Failed | Phase::Refused, _) => Verdict::new(State::Failed, "no reason was given"),
+        (Phase::Failed | Phase::Refused | Phase::Policy, _) => {
+            Verdict::new(State::Failed, "no reason was given")
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod local_api;
 mod nodes;
 mod overlays;
 mod page;
+mod policies;
 mod reload;
 mod secrets;
 mod status;

@@ -304,6 +304,14 @@ pub fn request(url: &str, method: &str, path: &str, headers: &[(&str, &str)]) ->
     read(agent().run(request.body(()).unwrap()).unwrap())
 }
 
+/// POST of JSON to a server that may be killed meanwhile.
+pub fn post_to(url: &str, path: &str, body: &[u8]) -> Option<Response> {
+    let response = agent().post(format!("{url}{path}")).send(body).ok()?;
+    let (parts, mut body) = response.into_parts();
+    let body = body.read_to_vec().ok()?;
+    Some(Response { status: parts.status.as_u16(), headers: parts.headers, body })
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.shutdown.cancel();

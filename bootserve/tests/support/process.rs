@@ -16,6 +16,8 @@ pub struct ServerProcess {
     pub url: String,
 }
 
+/// In that directory: what the server has in its configuration besides.
+const MORE: &str = "more.toml";
 /// Tells [`serve_for_parent`] where its store is.
 const DIR_VARIABLE: &str = "BOOTSERVE_TEST_DIR";
 
@@ -36,6 +38,12 @@ impl ServerProcess {
         });
         assert!(has_started, "the server process has not started");
         server
+    }
+
+    /// Kills it.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Downloads at least `wanted` bytes, kills the server, and reads on until the connection ends. Returns the entity tag
@@ -70,7 +78,8 @@ pub fn serve_for_parent() {
     for name in ["nbp", "state", "overlays"] {
         std::fs::create_dir_all(dir.join(name)).unwrap();
     }
-    std::fs::write(config_file(dir), config(dir, http.port())).unwrap();
+    let more = std::fs::read_to_string(dir.join(MORE)).unwrap_or_default();
+    std::fs::write(config_file(dir), config(dir, http.port()) + &more).unwrap();
     let loaded = Loaded::read(&config_file(dir)).unwrap();
     std::fs::write(dir.join("url.new"), format!("http://{http}")).unwrap();
     std::fs::rename(dir.join("url.new"), dir.join("url")).unwrap();
