@@ -64,12 +64,12 @@ fn decided(config: &Config, machines: &[Value]) -> Vec<String> {
 #[test]
 fn the_first_policy_that_fits_takes_the_machine() {
     let text = policy("off", "enabled = false")
-        + &policy("both", "tags = ['big', 'dell']\nmax_count = 1")
+        + &policy("dual", "tags = ['big', 'dell']\nmax_count = 1")
         + &policy("big", "tags = ['big']\napproval = true")
         + &policy("all", "");
     let config = parse(&text).unwrap();
     let dell = |cores| facts(1, cores, Some("Dell Inc."));
-    let expected = ["both-1", "?big-1", "all-1", "?big-2", "all-2"];
+    let expected = ["dual-1", "?big-1", "all-1", "?big-2", "all-2"];
     assert_eq!(
         decided(&config, &[dell(40), dell(40), dell(2), facts(1, 40, None), facts(1, 2, None)]),
         expected
