@@ -111,6 +111,31 @@ CREATE TABLE IF NOT EXISTS switch_ports (
 CREATE TRIGGER IF NOT EXISTS switch_ports_are_bounded AFTER INSERT ON switch_ports BEGIN
     DELETE FROM switch_ports WHERE id <= new.id - 10000;
 END;
+-- Numbers that clients of Razor know machines by, and what facter said there. No number is given twice.
+CREATE TABLE IF NOT EXISTS razor_nodes (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    mac            TEXT NOT NULL UNIQUE,
+    boots          INTEGER NOT NULL DEFAULT 0,
+    installed      INTEGER NOT NULL DEFAULT 0,
+    seen_unix_ms   INTEGER NOT NULL,
+    facter         TEXT,
+    facter_unix_ms INTEGER
+) STRICT;
+CREATE INDEX IF NOT EXISTS razor_nodes_by_seen ON razor_nodes (seen_unix_ms);
+-- What they are known by: mac=, serial=, uuid=, asset=.
+CREATE TABLE IF NOT EXISTS razor_hardware (
+    key            TEXT NOT NULL,
+    id             INTEGER NOT NULL,
+    PRIMARY KEY (key, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS razor_hardware_by_id ON razor_hardware (id);
+CREATE TRIGGER IF NOT EXISTS razor_nodes_are_bounded AFTER INSERT ON razor_nodes BEGIN
+    DELETE FROM razor_nodes WHERE id IN
+        (SELECT id FROM razor_nodes ORDER BY seen_unix_ms DESC, id LIMIT -1 OFFSET 4096);
+END;
+CREATE TRIGGER IF NOT EXISTS razor_hardware_goes_with_its_node AFTER DELETE ON razor_nodes BEGIN
+    DELETE FROM razor_hardware WHERE id = old.id;
+END;
 CREATE TABLE IF NOT EXISTS tokens (
     name            TEXT PRIMARY KEY,
     role            TEXT NOT NULL,

@@ -152,6 +152,14 @@ pub fn script(config: &Config, mac: Option<MacAddr>) -> BootDecision<'_> {
     }
 }
 
+/// The same of a machine of Razor's. One that has installed a system on its disk boots that as long as it is no node.
+pub fn razor_script(config: &Config, mac: MacAddr, has_installed: bool) -> BootDecision<'_> {
+    match config.node(mac) {
+        None if has_installed => BootDecision::LocalDisk,
+        _ => script(config, Some(mac)),
+    }
+}
+
 impl Assignment<'_> {
     /// How the machine boots the image that `manifest` describes.
     pub fn mode(&self, manifest: &Manifest) -> BootMode {

@@ -2,12 +2,18 @@
 //! chosen is one for the machine; an address is printed as it is read; a file that a query names is one path component.
 #![no_main]
 
+use std::net::Ipv4Addr;
 use std::path::{Component, Path};
 
 use bootserve::compat::data_dir::file_name;
 use bootserve::compat::matchbox::group::{Group, select};
 use bootserve::compat::matchbox::template::render;
+use bootserve::compat::razor::bootstrap::Bootstrap;
+use bootserve::compat::razor::facts::{Facter, facters, ours};
+use bootserve::compat::razor::hardware::Hardware;
+use bootserve::compat::razor::rule::RazorRule;
 use bootserve::compat::{HardwareAddr, Labels};
+use bootspec::MacAddr;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -30,4 +36,18 @@ fuzz_target!(|text: &str| {
         assert!(group.matches(&labels));
     }
     let _ = render(template, &variables);
+    razor(query, template);
 });
+
+/// The query of a client of Razor, and a rule of a tag, over what that query says as facts.
+fn razor(query: &str, rule: &str) {
+    let hardware = Hardware::parse(query);
+    assert_eq!(hardware.is_empty(), hardware.sought().is_empty());
+    let _ = Bootstrap::parse(query, 80).map(|bootstrap| bootstrap.script(Ipv4Addr::LOCALHOST));
+    let facter: Facter = serde_json::from_str(query).unwrap_or_default();
+    let facts = ours(MacAddr::new([2, 0, 0, 0, 0, 1]), &facter);
+    let _ = facters(&serde_json::to_value(facts).expect("facts are JSON"));
+    if let Ok(rule) = RazorRule::parse(rule, |_| None) {
+        let _ = rule.holds(&(&serde_json::json!({"facter": facter})).into());
+    }
+}

@@ -2,14 +2,15 @@
 //! without rewriting its configs: `docs/migrating.md`.
 //!
 //! Here is what these directories say of a machine, as functions of their files and of the [`Labels`] that the machine sends.
-//! Who boots from them at all is decided in [`crate::policy`]. Everything here reads files and waits for the disk. Razor is not
-//! among them: its machines are discovered first.
+//! Who boots from them at all is decided in [`crate::policy`]. All of that reads files and waits for the disk. [`razor`] has no
+//! such directory: its machines are discovered first.
 
 pub mod bootcfg;
 pub mod data_dir;
 pub mod labels;
 pub mod matchbox;
 pub mod pixiecore;
+pub mod razor;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use super::node::with_settings;
 use super::{ConfigError, ImageSelector, Networks, Node, Server, bmc, text};
+use crate::compat::razor::rule::RazorRule;
 use crate::discovery::policy::{Numbering, Place, Policies, Policy, Tag};
 use crate::discovery::port::Said;
 use crate::discovery::rule::{Rule, RuleError};
@@ -37,7 +38,8 @@ pub(super) struct Discovery {
 #[serde(deny_unknown_fields)]
 struct WireTag {
     name: String,
-    rule: String,
+    rule: Option<String>,
+    razor: Option<String>,
 }
 
 with_settings! {
@@ -85,6 +87,9 @@ pub enum PolicyError {
     /// The rule of a tag.
     #[error("its rule")]
     Rule(#[from] RuleError),
+    /// It has none, or two.
+    #[error("expected one of rule and razor")]
+    OneRule,
     /// There are two of this name.
     #[error("there is another one of this name")]
     Twice,
@@ -171,13 +176,12 @@ impl Discovery {
 
     pub(super) fn policies(&self, around: &Surroundings) -> Result<Policies, ConfigError> {
         let mut seen = HashSet::new();
-        let tags = self.tags.iter().map(|tag| {
+        let mut tags = Vec::with_capacity(self.tags.len());
+        for tag in &self.tags {
+            let checked = check_name(&tag.name, &mut seen).and_then(|()| tag.check(&tags));
             let error = |source| ConfigError::Policy { table: "tag", name: tag.name.clone(), source };
-            check_name(&tag.name, &mut seen).map_err(error)?;
-            let rule = Rule::expression(&tag.rule).map_err(|source| error(source.into()))?;
-            Ok(Tag { name: tag.name.clone(), rule })
-        });
-        let tags = tags.collect::<Result<Vec<_>, ConfigError>>()?;
+            tags.push(checked.map_err(error)?);
+        }
         let mut seen = HashSet::new();
         let policies = self.policies.iter().map(|policy| {
             let checked = check_name(&policy.name, &mut seen).and_then(|()| policy.check(&tags, around));
@@ -198,6 +202,19 @@ fn check_name<'a>(name: &'a str, seen: &mut HashSet<&'a str>) -> Result<(), Poli
         false => Err(PolicyError::Name(name.to_owned())),
         true if !seen.insert(name) => Err(PolicyError::Twice),
         true => Ok(()),
+    }
+}
+
+impl WireTag {
+    /// A rule of Razor's may name the tags before it.
+    fn check(&self, before: &[Tag]) -> Result<Tag, PolicyError> {
+        let known = |name: &str| before.iter().find(|tag| tag.name == name).map(|tag| &tag.rule);
+        let rule = match (&self.rule, &self.razor) {
+            (Some(rule), None) => Rule::expression(rule)?,
+            (None, Some(razor)) => Rule::Razor(RazorRule::parse(razor, known)?),
+            (Some(_), Some(_)) | (None, None) => return Err(PolicyError::OneRule),
+        };
+        Ok(Tag { name: self.name.clone(), rule })
     }
 }
 

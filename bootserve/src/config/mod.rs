@@ -85,6 +85,8 @@ pub struct Config {
     pub boot: Boot,
     /// The data directory of an older boot server, which says what machines without a `[[node]]` boot.
     pub compat: Option<Site>,
+    /// Whether Razor's clients are answered.
+    pub razor: bool,
     /// What DHCP has learned of nodes that are not known by their MAC address. A configuration that takes the place of this
     /// one goes on with it.
     pub learned: Arc<LearnedMacs>,
@@ -629,7 +631,8 @@ mod tests {
         assert_eq!(compat("[compat]\nmatchbox = '/m'\n"), Some(Site::Matchbox("/m".into())));
         let both = "[compat]\nbootcfg = '/b'\nmatchbox = '/m'\n";
         check_rejected(both, &["compat is both bootcfg /b and matchbox /m", "one of them"]);
-        check_rejected("[compat]\nrazor = '/r'\n", &["razor"]);
+        assert!(!parse("").unwrap().razor && parse("[compat]\nrazor = true\n").unwrap().razor);
+        check_rejected("[compat]\nrazor = '/r'\n", &["razor", "boolean"]);
     }
 
     #[test]

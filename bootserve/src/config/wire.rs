@@ -195,6 +195,8 @@ struct Boot {
 struct Compat {
     bootcfg: Option<PathBuf>,
     matchbox: Option<PathBuf>,
+    #[serde(default)]
+    razor: bool,
 }
 
 /// Base URL of another boot server. It becomes a word of iPXE scripts and kernel command lines.
@@ -315,7 +317,7 @@ impl Config {
         }
         let quirks = wire.quirks.into_iter().map(|quirk| quirk.check(&by_name)).collect::<Result<_, _>>()?;
         let boot = super::Boot::try_from(wire.boot)?;
-        let compat = wire.compat.check()?;
+        let (compat, razor) = (wire.compat.site()?, wire.compat.razor);
         let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
         let around = Surroundings { inventory: &inventory, networks: &networks, server: &server };
         let policies = wire.discovery.policies(&around)?;
@@ -335,6 +337,7 @@ impl Config {
             dns,
             boot,
             compat,
+            razor,
             learned: Arc::new(LearnedMacs::default()),
             nodes,
             by_name,
@@ -422,11 +425,11 @@ impl Dns {
 
 impl Compat {
     /// Both have a route `/ipxe`, and a machine that neither knows is the default machine of both.
-    fn check(self) -> Result<Option<Site>, ConfigError> {
-        match (self.bootcfg, self.matchbox) {
+    fn site(&self) -> Result<Option<Site>, ConfigError> {
+        match (&self.bootcfg, &self.matchbox) {
             (None, None) => Ok(None),
-            (Some(dir), None) => Ok(Some(Site::Bootcfg(dir))),
-            (None, Some(dir)) => Ok(Some(Site::Matchbox(dir))),
+            (Some(dir), None) => Ok(Some(Site::Bootcfg(dir.clone()))),
+            (None, Some(dir)) => Ok(Some(Site::Matchbox(dir.clone()))),
             (Some(bootcfg), Some(matchbox)) => Err(ConfigError::Value {
                 key: "compat",
                 found: format!("both bootcfg {} and matchbox {}", bootcfg.display(), matchbox.display()),

@@ -15,9 +15,11 @@ pub mod store;
 use bootspec::MacAddr;
 use bootspec::facts::Facts;
 
+use crate::compat::razor::facts::Facter;
 use crate::config::{Config, Node, NodeKey};
 use policy::{Candidate, Policies};
 use port::{RelayPort, lldp_of};
+use rule::FACTER;
 
 /// The node that the machine with these facts is, if it is one.
 pub fn node_of<'a>(config: &'a Config, facts: &Facts) -> Option<&'a Node> {
@@ -40,6 +42,8 @@ pub struct Machine {
     pub port: Option<RelayPort>,
     /// Whether it was a node that was taken away.
     pub is_released: bool,
+    /// What Razor's microkernel said on it, if that is what checked in last.
+    pub facter: Option<Facter>,
 }
 
 impl Machine {
@@ -53,10 +57,15 @@ impl Machine {
         (self.first_seen_unix_ms, self.mac())
     }
 
-    /// What is known of it, as rules see it: its facts, `port` as a relay has said it, and `lldp` of the interface that it checks in by.
+    /// What is known of it, as rules see it: its facts, `port` as a relay has said it, `lldp` of the interface that it checks in by, and
+    /// `facter` of Razor's microkernel.
     pub fn json(&self) -> serde_json::Value {
         let mut facts = serde_json::to_value(&self.facts).expect("facts are JSON");
-        let known = [("port", self.port.as_ref().map(RelayPort::fact)), ("lldp", lldp_of(&facts))];
+        let known = [
+            ("port", self.port.as_ref().map(RelayPort::fact)),
+            ("lldp", lldp_of(&facts)),
+            (FACTER, self.facter.clone().map(Into::into)),
+        ];
         for (key, value) in known {
             value.into_iter().for_each(|value| facts[key] = value);
         }

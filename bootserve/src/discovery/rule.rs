@@ -1,8 +1,9 @@
 //! Rules of tags: whether a machine has a tag, by what it has said about itself.
 //!
 //! A rule sees the machine's facts as JSON and nothing else, is strict about facts that are missing, and its time and memory are
-//! bounded. Expressions are those of the templates of overlays ([`crate::overlay`]); another kind of rule is another variant.
+//! bounded. Expressions are those of the templates of overlays ([`crate::overlay`]); Razor's rules are in [`crate::compat::razor::rule`].
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -10,12 +11,18 @@ use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use serde::{Serialize, Serializer};
 
+use crate::compat::razor::facts::{Facter, facters};
+use crate::compat::razor::rule::RazorRule;
+
 /// What a rule can spend: about so many steps, or 64 times as many bytes. A look at each of 256 PCI devices takes a tenth.
 const FUEL: u64 = 100_000;
 /// A longer rule is a mistake.
 const MAX_BYTES: usize = 4096;
 /// Nested deeper, a rule would take more stack to read than threads have.
 const MAX_BRACKETS: usize = 64;
+
+/// Where the facts of Razor's microkernel are, as it said them.
+pub const FACTER: &str = "facter";
 
 /// The facts that a rule can look at: `docs/discover.md`, and what is known of the machine besides.
 pub const FACTS: [&str; 20] = [
@@ -48,6 +55,8 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(environment);
 pub enum Rule {
     /// By an expression: `cpu.cores >= 32 and "Dell" in system.manufacturer`.
     Expression(Expression),
+    /// By a rule of Razor's, over facter's facts: `["=", ["fact", "processorcount"], "8"]`.
+    Razor(RazorRule),
 }
 
 /// An expression over the facts of a machine.
@@ -95,17 +104,30 @@ impl Rule {
     pub fn holds(&self, facts: &Facts) -> Result<bool, RuleError> {
         match self {
             Self::Expression(expression) => expression.holds(facts),
+            Self::Razor(rule) => rule.holds(facts),
         }
     }
 }
 
 /// Facts in the form in which rules look at them.
 #[derive(Clone, Debug)]
-pub struct Facts(Value);
+pub struct Facts<'a> {
+    value: Value,
+    json: &'a serde_json::Value,
+    facter: OnceCell<Facter>,
+}
 
-impl From<&serde_json::Value> for Facts {
-    fn from(json: &serde_json::Value) -> Self {
-        Self(Value::from(Serde(json)))
+impl<'a> From<&'a serde_json::Value> for Facts<'a> {
+    fn from(json: &'a serde_json::Value) -> Self {
+        Self { value: Value::from(Serde(json)), json, facter: OnceCell::new() }
+    }
+}
+
+impl Facts<'_> {
+    /// What facter has said of the machine, or would say of it; most rules do not ask.
+    pub fn facter(&self) -> &Facter {
+        let raw = || self.json.get(FACTER).and_then(serde_json::Value::as_object).cloned();
+        self.facter.get_or_init(|| raw().unwrap_or_else(|| facters(self.json)))
     }
 }
 
@@ -144,7 +166,7 @@ impl Expression {
     }
 
     fn holds(&self, facts: &Facts) -> Result<bool, RuleError> {
-        let value = self.compiled.eval(facts.0.clone()).map_err(|error| problem(&error, &self.source))?;
+        let value = self.compiled.eval(facts.value.clone()).map_err(|error| problem(&error, &self.source))?;
         match value.kind() {
             ValueKind::Bool => Ok(value.is_true()),
             ValueKind::Undefined => Err(RuleError::Missing(self.source.trim().to_owned())),
@@ -215,6 +237,7 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Expression(expression) => f.write_str(&expression.source),
+            Self::Razor(rule) => rule.fmt(f),
         }
     }
 }
@@ -323,7 +346,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_facts_make_a_rule_panic(system in any_json(), cpu in any_json(), disks in any_json()) {
-            let facts = Facts::from(&json!({"system": system, "cpu": cpu, "disks": disks}));
+            let json = json!({"system": system, "cpu": cpu, "disks": disks});
+            let facts = Facts::from(&json);
             for rule in [
                 "cpu.cores >= 32 and 'Dell' in system.manufacturer",
                 "disks | selectattr('rotational') | map(attribute='size_bytes') | sum > 100",

@@ -9,14 +9,16 @@ use sqlx::sqlite::SqliteRow;
 
 use super::Machine;
 use super::port::RelayPort;
+use crate::compat::razor::facts::Facter;
 use crate::database::{Database, DatabaseError, parse_column, query_error};
 
-/// With where they are plugged in, and whether they were nodes.
+/// With where they are plugged in, whether they were nodes, and what Razor's microkernel said if it was the last to check in.
 macro_rules! select_machines {
     () => {
-        "SELECT machines.*, circuit_id, remote_id, EXISTS (SELECT 1 FROM released_machines \
+        "SELECT machines.*, circuit_id, remote_id, facter, EXISTS (SELECT 1 FROM released_machines \
          WHERE key IN (machines.mac, facts ->> 'uuid')) AS is_released \
-         FROM machines LEFT JOIN switch_ports ON switch_ports.mac = machines.mac"
+         FROM machines LEFT JOIN switch_ports ON switch_ports.mac = machines.mac \
+         LEFT JOIN razor_nodes ON razor_nodes.mac = machines.mac AND facter_unix_ms = last_seen_unix_ms"
     };
 }
 
@@ -54,7 +56,7 @@ pub async fn machines_with(database: &Database, macs: &[MacAddr]) -> Result<Vec<
 
 /// The machines that are stored below the state directory of a bootserve, which may run or not. Nothing is written there.
 pub async fn stored_machines(state: &Path) -> Result<Vec<Machine>, DatabaseError> {
-    match Database::open_to_read_table(state, "released_machines").await? {
+    match Database::open_to_read_table(state, "razor_nodes").await? {
         Some(database) => machines(&database).await,
         None => Ok(Vec::new()),
     }
@@ -89,7 +91,14 @@ fn machine_of_row(row: &SqliteRow) -> Result<Machine, DatabaseError> {
         check_ins: u64::try_from(row.get::<i64, _>("check_ins")).unwrap_or(0),
         port: port_of_row(row)?,
         is_released: row.get("is_released"),
+        facter: facter_of_row(row)?,
     })
+}
+
+fn facter_of_row(row: &SqliteRow) -> Result<Option<Facter>, DatabaseError> {
+    let facter: Option<String> = row.get("facter");
+    let error = |_| DatabaseError::Row { what: "facts of facter", text: row.get("mac") };
+    facter.map(|json| serde_json::from_str(&json)).transpose().map_err(error)
 }
 
 fn port_of_row(row: &SqliteRow) -> Result<Option<RelayPort>, DatabaseError> {
@@ -128,9 +137,17 @@ mod tests {
         assert!(!check_in(&database, &more, 30).await.unwrap());
         let machines = machines(&database).await.unwrap();
         let (first_seen_unix_ms, last_seen_unix_ms) = (10, 30);
-        let (port, is_released) = (None, false);
-        let expected =
-            Machine { facts: more, first_seen_unix_ms, last_seen_unix_ms, check_ins: 2, port, is_released };
+        let (port, is_released, facter) = (None, false, None);
+        let check_ins = 2;
+        let expected = Machine {
+            facts: more,
+            first_seen_unix_ms,
+            last_seen_unix_ms,
+            check_ins,
+            port,
+            is_released,
+            facter,
+        };
         assert_eq!(machines[0], expected);
         assert!(machines[1].is_called("S2") && machines[1].is_called("02:00:00:00:00:02"));
         assert!(!machines[1].is_called("S1") && !machines[1].is_called(""));

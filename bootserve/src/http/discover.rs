@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::access::Viewer;
 use super::{App, internal_error, on_disk, text};
 use crate::config::Node;
+use crate::database::DatabaseError;
 use crate::discovery::listing::Listing;
 use crate::discovery::store::{check_in, machines};
 use crate::discovery::{Machine, node_of};
@@ -25,7 +26,7 @@ use crate::store::{StoreError, selected_manifest};
 use crate::timestamp::unix_ms;
 
 /// Real machines say a tenth of it. With the number of machines that are kept, it bounds what strangers can make us store.
-const MAX_FACTS_BYTES: usize = 128 << 10;
+pub(super) const MAX_FACTS_BYTES: usize = 128 << 10;
 
 pub(super) async fn discover(State(app): State<Arc<App>>, body: Body) -> Response {
     let Ok(json) = to_bytes(body, MAX_FACTS_BYTES).await else {
@@ -41,17 +42,27 @@ pub(super) async fn discover(State(app): State<Arc<App>>, body: Body) -> Respons
             return text(StatusCode::BAD_REQUEST, explain(&error));
         }
     };
-    match check_in(app.events.database(), &facts, unix_ms(SystemTime::now())).await {
-        Ok(true) => introduce(&facts),
-        Ok(false) => {}
-        Err(error) => return internal_error(&error),
+    match register(&app, &facts, unix_ms(SystemTime::now())).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => internal_error(&error),
+    }
+}
+
+/// Keeps what a machine said at `now`, in milliseconds since 1970, has policies look at it, and says what it is to do.
+pub(super) async fn register(
+    app: &App,
+    facts: &Facts,
+    now_unix_ms: i64,
+) -> Result<CheckInAnswer, DatabaseError> {
+    if check_in(app.events.database(), facts, now_unix_ms).await? {
+        introduce(facts);
     }
     let config = &app.served.config;
-    if !config.policies.is_empty() && node_of(config, &facts).is_none() {
+    if !config.policies.is_empty() && node_of(config, facts).is_none() {
         app.binder.bind(facts.mac).await;
     }
     // Policies may have made a node of it since it asked.
-    Json(answer(&app.events.served(), &facts).await).into_response()
+    Ok(answer(&app.events.served(), facts).await)
 }
 
 /// Says in the log who is there.

@@ -48,7 +48,14 @@ pub(super) async fn template(
     }
 }
 
-async fn document(app: &App, peer: SocketAddr, node: &str, document: Document, method: &Method) -> Response {
+/// A text for `node`, if it is the one who asks.
+pub(super) async fn document(
+    app: &App,
+    peer: SocketAddr,
+    node: &str,
+    document: Document,
+    method: &Method,
+) -> Response {
     let config = &app.served.config;
     let Some(node) = node_called(config, node, peer).filter(|_| config.server.overlays.is_some()) else {
         return not_found();

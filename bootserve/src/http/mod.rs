@@ -2,7 +2,7 @@
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
 //! nodes and [`secrets`] what is handed out once a boot, [`documents`] texts for them, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
-//! does, [`image_list`] which images there are, and [`health`] how the server does; [`page`] shows it all in a browser. [`compat`] has the routes of older boot servers. [`transfers`] knows what is being sent.
+//! does, [`image_list`] which images there are, and [`health`] how the server does; [`page`] shows it all in a browser. [`compat`] and [`razor`] have the routes of older boot servers. [`transfers`] knows what is being sent.
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
 //! [`router`] finds. Files are sent by the kernel ([`body`]); [`admission`] says to how many machines at once.
@@ -29,6 +29,7 @@ mod local;
 mod overlays;
 mod page;
 mod range;
+mod razor;
 pub mod recent;
 #[doc(hidden)]
 pub mod scripts;
@@ -197,6 +198,13 @@ fn router(handlers: Handlers) -> Router {
         .route("/templates/{node}/{name}", get(documents::template))
         .route(EVENTS_PATH, post(api::report).get(event_stream::events))
         .route(DISCOVER_PATH, post(discover::discover))
+        .route("/svc/boot", get(razor::boot))
+        .route("/svc/nodeid", get(razor::node_id))
+        .route("/svc/checkin/{id}", post(razor::check_in))
+        .route("/svc/stage-done/{id}", get(razor::stage_done))
+        .route("/svc/log/{id}", get(razor::log))
+        .route("/svc/file/{id}/{name}", get(razor::file))
+        .route("/api/microkernel/bootstrap", get(razor::bootstrap))
         .merge(api_routes())
         .with_state(handlers)
 }

@@ -90,13 +90,25 @@ pub(super) async fn of_machine(
         (Err(problem), None) => return text(StatusCode::BAD_REQUEST, problem),
         (mac, _) => mac.ok().or_else(|| labels.mac()),
     };
-    match compat::settle(policy::script(config, mac), mac, labels).await {
-        Settled::Ours(mac, assignment) => match boot_script(&app, scheme, &method, mac, assignment).await {
+    let settled = compat::settle(policy::script(config, mac), mac, labels).await;
+    settled_script(&app, scheme, &method, mac, settled).await
+}
+
+/// The script of what a machine boots, whichever route it came by.
+pub(super) async fn settled_script(
+    app: &App,
+    scheme: Scheme,
+    method: &Method,
+    mac: Option<MacAddr>,
+    settled: Settled<'_>,
+) -> Response {
+    match settled {
+        Settled::Ours(mac, assignment) => match boot_script(app, scheme, method, mac, assignment).await {
             Ok(script) => script_response(script.into()),
             Err(error) => internal_error(&error),
         },
         Settled::Found(found) => script_response(found.script.into()),
-        Settled::LocalDisk(mac) => match note_local_disk(&app, &method, mac).await {
+        Settled::LocalDisk(mac) => match note_local_disk(app, method, mac).await {
             Ok(()) => script_response(script::local_disk(mac).into()),
             Err(error) => internal_error(&error),
         },
@@ -104,7 +116,7 @@ pub(super) async fn of_machine(
             if let Some(mac) = mac {
                 app.events.refuse(mac, &format!("no image: {reason}")).await;
             }
-            match (mac, &config.compat) {
+            match (mac, &app.served.config.compat) {
                 // What these servers say to machines that they do not know.
                 (None, _) | (_, Some(_)) => text(StatusCode::NOT_FOUND, reason.to_string()),
                 (Some(mac), None) => script_response(script::next_device(mac, &reason.to_string()).into()),

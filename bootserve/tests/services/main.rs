@@ -11,6 +11,7 @@ mod nodes;
 mod overlays;
 mod page;
 mod policies;
+mod razor;
 mod reload;
 mod secrets;
 mod status;
