@@ -179,21 +179,20 @@ impl Discovery {
         let mut tags = Vec::with_capacity(self.tags.len());
         for tag in &self.tags {
             let checked = check_name(&tag.name, &mut seen).and_then(|()| tag.check(&tags));
-            let error = |source| ConfigError::Policy { table: "tag", name: tag.name.clone(), source };
-            tags.push(checked.map_err(error)?);
+            tags.push(checked.map_err(|source| refused("tag", &tag.name, source))?);
         }
         let mut seen = HashSet::new();
         let policies = self.policies.iter().map(|policy| {
             let checked = check_name(&policy.name, &mut seen).and_then(|()| policy.check(&tags, around));
-            checked.map_err(|source| ConfigError::Policy {
-                table: "policy",
-                name: policy.name.clone(),
-                source,
-            })
+            checked.map_err(|source| refused("policy", &policy.name, source))
         });
         let policies = policies.collect::<Result<_, _>>()?;
         Ok(Policies { tags, policies })
     }
+}
+
+fn refused(table: &'static str, name: &str, source: PolicyError) -> ConfigError {
+    ConfigError::Policy { table, name: name.to_owned(), source: Box::new(source) }
 }
 
 fn check_name<'a>(name: &'a str, seen: &mut HashSet<&'a str>) -> Result<(), PolicyError> {

@@ -359,7 +359,7 @@ pub enum ConfigError {
         name: String,
         /// Why.
         #[source]
-        source: PolicyError,
+        source: Box<PolicyError>,
     },
     /// The nodes' names cannot be those of a zone.
     #[error(transparent)]

@@ -139,7 +139,7 @@ pub async fn bind(
     author: &str,
     operation: &Operation,
 ) -> Result<Vec<Bound>, ChangeError> {
-    let (outcome, nodes) = make(database, config, author, operation).await?;
+    let (outcome, nodes) = make(database, config, author, operation, Telling::Nothing).await?;
     let Some(revision) = outcome.revision else { return Ok(Vec::new()) };
     let bound = nodes.into_iter().filter_map(|Changed { name: node, after, .. }| {
         let mac = after?.table.get("mac")?.as_str()?.parse().ok()?;
@@ -157,7 +157,7 @@ pub async fn change(
     author: &str,
     operation: &Operation,
 ) -> Result<Outcome, ChangeError> {
-    make(database, config, author, operation).await.map(|(outcome, _)| outcome)
+    make(database, config, author, operation, Telling::Changes).await.map(|(outcome, _)| outcome)
 }
 
 async fn make(
@@ -165,12 +165,13 @@ async fn make(
     config: &Arc<Config>,
     author: &str,
     operation: &Operation,
+    telling: Telling,
 ) -> Result<(Outcome, Vec<Changed>), ChangeError> {
     for _ in 0..QUICK_TRIES {
         let mut reading = database.pool.begin().await.map_err(failed())?;
         let before = Before::read(&mut reading, operation).await?;
         reading.rollback().await.map_err(failed())?;
-        let plan = Plan::make(config, operation, before).await?;
+        let plan = Plan::make(config, operation, before, telling).await?;
         if plan.nodes.is_empty() {
             return Ok((Outcome { revision: None, changes: plan.changes }, Vec::new()));
         }
@@ -181,7 +182,7 @@ async fn make(
     }
     let mut writing = database.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
     let before = Before::read(&mut writing, operation).await?;
-    let plan = Plan::make(config, operation, before).await?;
+    let plan = Plan::make(config, operation, before, telling).await?;
     plan.store(writing, author, operation).await
 }
 
@@ -193,7 +194,7 @@ pub async fn trial(
 ) -> Result<Outcome, ChangeError> {
     let mut reading = database.pool.begin().await.map_err(query_error("read nodes from"))?;
     let before = Before::read(&mut reading, operation).await?;
-    let Plan { changes, .. } = Plan::make(config, operation, before).await?;
+    let Plan { changes, .. } = Plan::make(config, operation, before, Telling::Changes).await?;
     Ok(Outcome { revision: None, changes })
 }
 
@@ -203,7 +204,7 @@ pub async fn stored_trial(config: &Arc<Config>, operation: &Operation) -> Result
         return trial(&database, config, operation).await;
     }
     let before = Before { edits: Edits::default(), next_revision: 1, past: Past::default() };
-    let Plan { changes, .. } = Plan::make(config, operation, before).await?;
+    let Plan { changes, .. } = Plan::make(config, operation, before, Telling::Changes).await?;
     Ok(Outcome { revision: None, changes })
 }
 
@@ -221,6 +222,13 @@ pub async fn spend_once(database: &Database, name: &NodeName) -> Result<(), Data
     let node = Changed { name: name.clone(), before: Some(before), after };
     write(&mut transaction, revision, AUTHOR, &format!("boot {name}"), &[node]).await?;
     transaction.commit().await.map_err(failed())
+}
+
+/// Whether somebody wants to know what a change changes of the settings, which takes about as long as to check it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    Changes,
+    Nothing,
 }
 
 /// What a change is made of.
@@ -253,7 +261,12 @@ struct Plan {
 
 impl Plan {
     /// With thousands of nodes it takes long enough to do it on another thread.
-    async fn make(config: &Arc<Config>, operation: &Operation, before: Before) -> Result<Self, ChangeError> {
+    async fn make(
+        config: &Arc<Config>,
+        operation: &Operation,
+        before: Before,
+        telling: Telling,
+    ) -> Result<Self, ChangeError> {
         let (config, operation) = (Arc::clone(config), operation.clone());
         let made = spawn_blocking(move || {
             let Before { edits, next_revision: revision, past } = before;
@@ -262,6 +275,7 @@ impl Plan {
             let new = operation.apply(base, &edits, revision, past)?;
             let nodes = changed(&edits, &new);
             let changes = match config.with_edits(new) {
+                Ok(_) if telling == Telling::Nothing => Changes::default(),
                 Ok(after) => base.settings().changes(&after.settings()),
                 // The files have changed since. It takes several steps to put that right where several nodes do not fit.
                 Err(_) if before.is_err() && operation.takes_back() => Changes::default(),

@@ -40,15 +40,11 @@ fn check_in(url: &str, number: usize) -> Option<String> {
 /// Those of `machines` that are told to reboot when all check in at once; each checks in once.
 fn check_in_together(url: &str, machines: &[usize]) -> Vec<usize> {
     thread::scope(|scope| {
-        let share = machines.len().div_ceil(100).max(1);
-        let ask = |some: &[usize]| -> Vec<usize> {
-            some.iter()
-                .copied()
-                .filter(|number| check_in(url, *number).as_deref() == Some("reboot"))
-                .collect()
-        };
-        let threads: Vec<_> = machines.chunks(share).map(|some| scope.spawn(move || ask(some))).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        let ask = |number: usize| check_in(url, number).as_deref() == Some("reboot");
+        let threads: Vec<_> =
+            machines.iter().map(|number| (*number, scope.spawn(move || ask(*number)))).collect();
+        let told = threads.into_iter().map(|(number, thread)| (number, thread.join().unwrap()));
+        told.filter(|(_, reboots)| *reboots).map(|(number, _)| number).collect()
     })
 }
 
