@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn what_does_not_begin_as_it_must_is_no_frame() {
-        let (chassis, port): ((u8, &[u8]), (u8, &[u8])) = ((CHASSIS_ID, b"\x07a"), (PORT_ID, b"\x07b"));
+        let chassis: (u8, &[u8]) = (CHASSIS_ID, b"\x07a");
+        let port: (u8, &[u8]) = (PORT_ID, b"\x07b");
         for tlvs in
             [vec![], vec![chassis], vec![chassis, TTL_120], vec![port, chassis, TTL_120], vec![chassis, port]]
         {
