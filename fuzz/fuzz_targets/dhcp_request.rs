@@ -51,7 +51,7 @@ fn check(packet: &[u8], actions: &[Action]) {
     for action in actions {
         match action {
             Action::Store(lease) => stored = Some(lease.address),
-            Action::Booting(_) | Action::Declined => {}
+            Action::Booting(_) | Action::Declined | Action::Port(..) => {}
             Action::Probe(address) => panic!("{address} is probed, which was not wanted"),
             Action::Send(reply) => {
                 let message = Message::decode(&mut Decoder::new(&reply.packet)).expect("it can be read");

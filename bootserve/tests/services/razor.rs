@@ -89,14 +89,15 @@ fn an_unknown_machine_is_discovered_bound_installed_and_boots_its_disk() {
     let mut few = facts();
     few["processorcount"] = "8".into();
     assert_eq!(check_in(&daemon, number, &few), json!({"action": "none"}));
-    let machines = daemon.json("/v1/machines");
+    let shown = |args: &[&str]| -> Value { serde_json::from_str(&daemon.run_command(args)).unwrap() };
+    let machines = shown(&["machine", "list", "--json"]);
     let row = &machines[0];
     assert_eq!((&row["mac"], &row["serial"]), (&json!(R630_MAC), &json!("5QZK082")), "{row}");
     assert_eq!((&row["product"], &row["tags"]), (&json!("Dell Inc. PowerEdge R630"), &json!(["rack7"])));
     // An error, and the machine goes on.
     let error = row["errors"][0].to_string();
     assert!(error.contains("asked-for") && error.contains("no fact"), "{error}");
-    assert_eq!(daemon.json(&format!("/v1/machines/{R630_MAC}"))["facter"], few, "as it was sent");
+    assert_eq!(shown(&["machine", "show", R630_MAC])["facter"], few, "as it was sent");
 
     assert_eq!(check_in(&daemon, number, &facts()), json!({"action": "reboot"}));
     let script = check(&daemon, &format!("/svc/boot?{R630}"), 200, &["/images/compute/v1/vmlinuz"]);
