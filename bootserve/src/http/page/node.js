@@ -12,6 +12,8 @@ const DOWNLOAD_MS = 1000;
 /// Phases in the order of time; `ready` and `failed` end a boot.
 const ORDER = ['dhcp', 'nbp', 'script', 'kernel', 'initramfs', 'init', 'network', 'unpack', 'switch-root', 'ready', 'failed'];
 const ENDS = ['ready', 'failed'];
+/// Not of a boot, but of what happened meanwhile.
+const ASIDE = ['refused', 'policy'];
 
 export class Node {
   constructor(root, model) {
@@ -168,15 +170,15 @@ export class Node {
 
 const written = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
 
-/// Sets boots apart, as bootserve's status does. What was refused is in the boot that it happened in.
+/// Sets boots apart, as bootserve's status does. What is no step of a boot is in the one that it happened in.
 export function splitBoots(events) {
   const boots = [];
   let newest = null;
   for (const event of events) {
-    const isRefused = event.phase === 'refused';
-    if (boots.length === 0 || (!isRefused && beginsBoot(newest, event))) boots.push({ steps: [] });
+    const isAside = ASIDE.includes(event.phase);
+    if (boots.length === 0 || (!isAside && beginsBoot(newest, event))) boots.push({ steps: [] });
     boots.at(-1).steps.push(event);
-    if (!isRefused) newest = event;
+    if (!isAside) newest = event;
   }
   return boots;
 }
