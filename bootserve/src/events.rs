@@ -617,7 +617,12 @@ mod tests {
             uptime_ms: 30_000,
             events: events
                 .iter()
-                .map(|(phase, uptime_ms)| Event { phase: *phase, uptime_ms: *uptime_ms, message: None })
+                .map(|(phase, uptime_ms)| Event {
+                    phase: *phase,
+                    uptime_ms: *uptime_ms,
+                    message: None,
+                    console: None,
+                })
                 .collect(),
         }
     }

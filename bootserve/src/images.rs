@@ -211,9 +211,10 @@ mod tests {
         }
     }
 
-    /// The example's nodes boot debian-12-compute.
+    /// The example's nodes, all with debian-12-compute.
     fn config() -> Config {
-        Config::parse(include_str!("../bootserve.example.toml")).unwrap()
+        let example = include_str!("../bootserve.example.toml");
+        Config::parse(&example.replace("\nimage = \"failsafe\"", "\nimage = \"debian-12-compute\"")).unwrap()
     }
 
     fn stored(current: Option<&str>) -> Stored {

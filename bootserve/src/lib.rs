@@ -11,6 +11,7 @@ pub mod check;
 pub mod clock;
 pub mod compat;
 pub mod config;
+pub mod consoles;
 pub mod database;
 pub mod dhcp;
 pub mod discovery;

@@ -122,6 +122,9 @@ enum Command {
         /// Go on with what happens, until interrupted
         #[arg(long)]
         follow: bool,
+        /// Print the last lines of the node's console instead, as its newest report has them
+        #[arg(long, conflicts_with_all = ["follow", "json"])]
+        console: bool,
         /// Print the events as JSON; with --follow, one a line
         #[arg(long)]
         json: bool,
@@ -268,7 +271,8 @@ fn main() -> ExitCode {
         Command::Power(args) => args.run(),
         Command::Overlay(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Status { config, nodes, watch, json } => show_status(&config, &nodes, watch, json),
-        Command::Log { config, node, follow, json } => show_log(&config, &node, follow, json),
+        Command::Log { config, node, console: true, .. } => show_console(&config, &node),
+        Command::Log { config, node, follow, json, .. } => show_log(&config, &node, follow, json),
         Command::Export(what) => export(&what),
         Command::Manual(args) => args.write::<Cli>().map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => complete(&args),
@@ -397,6 +401,11 @@ fn show_log(file: &ConfigFile, node: &str, follow: bool, json: bool) -> anyhow::
         false => show::log(&config, node, form, &mut out),
     };
     show::until_pipe_breaks(shown)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_console(file: &ConfigFile, node: &str) -> anyhow::Result<ExitCode> {
+    show::until_pipe_breaks(show::console(&read_config(file)?, node, &mut std::io::stdout()))?;
     Ok(ExitCode::SUCCESS)
 }
 

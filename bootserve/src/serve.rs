@@ -141,6 +141,7 @@ pub async fn run(sockets: Sockets, loaded: Loaded, shutdown: CancellationToken) 
         recent: Arc::clone(&recent),
         transfers: Arc::default(),
         streams: Arc::default(),
+        consoles: Arc::default(),
         store_look: Arc::default(),
         in_force: Arc::clone(&in_force),
         certificate: certificate.clone(),

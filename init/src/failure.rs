@@ -355,9 +355,9 @@ pub(crate) fn request(command: RebootCommand) -> ! {
 
 /// bootserve is told first, since what is said last stays on the screen.
 fn say(code: Code, reason: &str, remedy: &str, end: End) {
-    report::failed(code, reason);
-    kmsg::error(&format!("FAILED [{code}]: {reason}; {end}"));
-    kmsg::error(&format!("remedy: {remedy}"));
+    let words = [format!("FAILED [{code}]: {reason}; {end}"), format!("remedy: {remedy}")];
+    report::failed(code, reason, &words);
+    words.iter().for_each(|word| kmsg::error(word));
 }
 
 /// A boot that succeeds never returns.

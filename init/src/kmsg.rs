@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 /// Begins each line, so that an operator can grep for it.
-const PREFIX: &str = "bootnode: ";
+pub(crate) const PREFIX: &str = "bootnode: ";
 /// The kernel drops records of user space beyond ten in five seconds unless this says `on`, with a line feed
 /// (devkmsg_sysctl_set_loglvl in kernel/printk/printk.c).
 const RATE_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
@@ -62,7 +62,7 @@ fn log(level: Level, text: &str) {
 }
 
 /// The beginning of the line that the kernel takes.
-fn shortened(line: &str) -> &str {
+pub(crate) fn shortened(line: &str) -> &str {
     let end = (0..=MAX_LINE_BYTES.min(line.len())).rev().find(|end| line.is_char_boundary(*end));
     &line[..end.unwrap_or(0)]
 }

@@ -17,6 +17,7 @@ pub mod http;
 pub mod image;
 pub mod jitter;
 pub mod kmsg;
+pub mod last_words;
 pub mod memory;
 pub mod modules;
 pub mod mounts;

@@ -20,6 +20,7 @@ use crate::code::Code;
 use crate::http::{self, HttpError, Request, Timeouts, Url};
 use crate::jitter::{jitter, spread};
 use crate::kmsg;
+use crate::last_words;
 
 /// The network may come up after the system, and the head node may be away: tries never end, and the pause between them
 /// doubles up to [`MAX_PAUSE`].
@@ -58,7 +59,7 @@ pub fn begin(image: Option<&ImageRef>, params: &BootParams) {
 /// Notes that `phase` begins now, and tells bootserve, if it can be told.
 pub fn phase(phase: Phase) {
     note(phase, None);
-    send();
+    send(&[]);
 }
 
 /// From now on bootserve can be told.
@@ -68,7 +69,7 @@ pub fn network_is_up(params: &BootParams) {
         Ok(url) => record().iter_mut().for_each(|record| record.url = Some(url.clone())),
         Err(error) => kmsg::warn(&format!("cannot report to bootserve: {error}")),
     }
-    send();
+    send(&[]);
 }
 
 /// From now on bootserve cannot be told any more.
@@ -76,10 +77,10 @@ pub fn network_is_down() {
     record().iter_mut().for_each(|record| record.url = None);
 }
 
-/// Tells bootserve that the boot has failed, if it can be told.
-pub fn failed(code: Code, reason: &str) {
+/// Tells bootserve that the boot has failed, if it can be told. `words` are what the console is going to say of it.
+pub fn failed(code: Code, reason: &str, words: &[String]) {
     note(Phase::Failed, Some(shortened(format!("[{code}] {reason}"))));
-    send();
+    send(words);
 }
 
 /// bootserve refuses longer messages.
@@ -98,15 +99,21 @@ pub fn save() {
 }
 
 fn note(phase: Phase, message: Option<String>) {
-    let event = Event { phase, uptime_ms: uptime_ms(), message };
+    let event = Event { phase, uptime_ms: uptime_ms(), message, console: None };
     record().iter_mut().for_each(|record| record.report.events.push(event.clone()));
 }
 
 /// A boot does not fail because bootserve does not listen, and the report at the end has all events once more.
-fn send() {
+///
+/// The newest event has what the console says so far, and `words`; only for this once, or it would be in every report that follows.
+fn send(words: &[String]) {
     let mut record = record();
     let Some(Record { report, url: Some(url) }) = &mut *record else { return };
-    if let Err(error) = post(url, report, BOOT_TIMEOUTS) {
+    let console = last_words::of_kernel(words);
+    report.events.iter_mut().next_back().into_iter().for_each(|event| event.console = console.clone());
+    let sent = post(url, report, BOOT_TIMEOUTS);
+    report.events.iter_mut().for_each(|event| event.console = None);
+    if let Err(error) = sent {
         kmsg::warn(&format!("cannot report to bootserve: {}", explain(&error)));
     }
 }
@@ -171,7 +178,7 @@ pub fn send_ready() -> Result<(), SendError> {
         return Ok(());
     }
     let mut report = Report::parse(&read(&report_path())?).map_err(SendError::Record)?;
-    report.events.push(Event { phase: Phase::Ready, uptime_ms: uptime_ms(), message: None });
+    report.events.push(Event { phase: Phase::Ready, uptime_ms: uptime_ms(), message: None, console: None });
     post_until_taken(&Url::below(&base, EVENTS_PATH)?, &mut report)
 }
 

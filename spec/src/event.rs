@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::console::Console;
 use crate::mac::MacAddr;
 use crate::store::{ImageRef, NodeName};
 
@@ -136,6 +137,9 @@ pub struct Event {
     /// More, for humans.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the node's console said last. Servers that do not know this field pass it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<Console>,
 }
 
 /// All that a node has to tell about one boot so far.
@@ -206,7 +210,7 @@ mod tests {
             boot: Some(BootId::new(0xabc)),
             image: "compute/1".parse().unwrap(),
             uptime_ms: 30_000,
-            events: vec![Event { phase: Phase::SwitchRoot, uptime_ms: 9_000, message: None }],
+            events: vec![Event { phase: Phase::SwitchRoot, uptime_ms: 9_000, message: None, console: None }],
         }
     }
 
@@ -216,6 +220,38 @@ mod tests {
         assert!(json.contains(r#""phase":"switch-root""#), "{json}");
         assert!(json.contains(r#""boot":"0000000000000abc""#), "{json}");
         assert_eq!(Report::parse(json.as_bytes()).unwrap(), report());
+    }
+
+    #[test]
+    fn a_console_is_bounded_and_its_refusal_says_why() {
+        let with = |console: &str| {
+            let mut json = serde_json::to_value(report()).unwrap();
+            json["events"][0]["console"] = console.into();
+            Report::parse(json.to_string().as_bytes())
+        };
+        let parsed = with("a\nb").unwrap();
+        assert_eq!(parsed.events[0].console.as_ref().map(Console::as_str), Some("a\nb"));
+        let error = crate::diagnosis::explain(&with(&"x".repeat(5000)).unwrap_err());
+        assert!(error.contains("the console has 5000 bytes, at most 4096 are allowed"), "{error}");
+        assert!(with("\u{1b}[2J").is_err());
+    }
+
+    #[test]
+    fn a_server_passes_over_what_it_does_not_know_of_an_event() {
+        /// An event as servers knew it that had no consoles.
+        #[derive(Deserialize)]
+        struct Old {
+            phase: Phase,
+            #[serde(default)]
+            message: Option<String>,
+        }
+        let mut event = report().events[0].clone();
+        event.console = Console::newest(["last words"].iter());
+        let mut json = serde_json::to_value(&event).unwrap();
+        let old: Old = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!((old.phase, old.message), (Phase::SwitchRoot, None));
+        json["of_the_future"] = 1.into();
+        assert_eq!(serde_json::from_value::<Event>(json).unwrap(), event);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cmdline;
+pub mod console;
 pub mod credential;
 pub mod diagnosis;
 pub mod digest;

@@ -324,7 +324,7 @@ fn no_request_is_lost_while_the_configuration_is_read_again() -> Result<()> {
     let site = Site::new()?;
     let state = site.dir.path().join("state");
     let server = site.start_bootserve(&state)?;
-    let relay = site.relay()?;
+    let mut relay = site.relay()?;
     let reads = || site.says().matches("the configuration is in force").count();
     for round in 0..10_u16 {
         // The last client of each round is a node now, with an address outside of the range.
@@ -364,7 +364,7 @@ fn what_a_service_manager_receives_before_the_server_runs_is_answered() -> Resul
     command.arg(program("bootserve")?).args(["serve", "--config"]).arg(site.config());
     let _manager = Daemon::start(command, &site.log())?;
     ensure!(wait_until(LIMIT, || site.says().contains("Listening on")), "{}", site.says());
-    let relay = site.relay()?;
+    let mut relay = site.relay()?;
     relay.send(1, MessageType::Discover, None)?;
     let mut offer = None;
     wait_until(LIMIT, || {

@@ -90,7 +90,7 @@ fn a_flipped_bit_in_a_chunk_is_refused_with_its_name() -> Result<()> {
     check_refused(&node, &["FAILED [E-VERIFY]", &name, "is damaged", "; rebooting in "])
 }
 
-/// What a sabotaged node that fetches its root must do: print the code and these texts, tell bootserve, and not boot.
+/// What a sabotaged node that fetches its root must do: print the code and these texts, tell bootserve, with the end of the console, and not boot.
 fn check_fetch_fails(
     test: &str,
     store: &Path,
@@ -109,6 +109,15 @@ fn check_fetch_fails(
     let failed = events.iter().find(|event| event.phase == Phase::Failed);
     let message = failed.and_then(|event| event.message.as_deref()).unwrap_or_default();
     ensure!(message.starts_with(&format!("[{code}] ")), "bootserve was told '{message}': {events:?}");
+    let console = api::get(lab.netns(), &format!("/v1/nodes/{}/console", spec.name))?;
+    for expected in [&format!("] bootnode: FAILED [{code}]"), "] bootnode: remedy: "] {
+        ensure!(
+            console.contains(expected),
+            "'{expected}' is not in the console that bootserve has: {console}"
+        );
+    }
+    let lines = console.lines().filter(|line| line.contains("] bootnode: ")).count();
+    ensure!(lines > 2, "nothing of the kernel's log is in the console that bootserve has: {console}");
     Ok(())
 }
 

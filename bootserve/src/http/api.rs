@@ -55,6 +55,8 @@ async fn take(app: &App, report: Report) -> Result<bool, DatabaseError> {
         if report.events.iter().any(|event| matches!(event.phase, Phase::SwitchRoot | Phase::Ready)) {
             app.in_use.end(report.mac, Instant::now());
         }
+        // Whoever hears of the event asks for it.
+        app.consoles.keep(&report, &app.served.config);
         app.events.record_report(report, SystemTime::now()).await?;
     }
     Ok(known)

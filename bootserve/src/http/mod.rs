@@ -1,7 +1,7 @@
 //! The HTTP server: iPXE scripts, network boot programs, images, and the events API.
 //!
 //! [`scripts`] renders the boot decision, [`images`] sends files of the store, [`overlays`] those of single
-//! nodes and [`secrets`] what is handed out once a boot, [`documents`] texts for them, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`status`] says how each node
+//! nodes and [`secrets`] what is handed out once a boot, [`documents`] texts for them, [`api`] takes and shows boot events, [`event_stream`] tells of them as they happen, [`console`] has their last words, [`status`] says how each node
 //! does, [`image_list`] which images there are, and [`health`] how the server does; [`page`] shows it all in a browser. [`compat`] and [`razor`] have the routes of older boot servers. [`transfers`] knows what is being sent.
 //!
 //! A request comes in by [`listener`] and [`connection`], with or without [`tls`], and is answered by the handler that
@@ -17,6 +17,7 @@ mod compat;
 mod configured;
 #[doc(hidden)]
 pub mod connection;
+mod console;
 mod discover;
 mod documents;
 mod event_stream;
@@ -70,6 +71,7 @@ use self::transfers::Transfers;
 
 use crate::compat::pixiecore;
 use crate::config::Config;
+use crate::consoles::Consoles;
 use crate::discovery::binder::Binder;
 use crate::events::EventLog;
 use crate::in_use::InUse;
@@ -98,6 +100,8 @@ pub struct App {
     pub transfers: Arc<Transfers>,
     /// Who reads events as they happen.
     pub streams: Arc<EventStreams>,
+    /// What nodes' consoles said last.
+    pub consoles: Arc<Consoles>,
     /// What was found in the image store a moment ago.
     pub store_look: Arc<StoreLook>,
     /// Which changes of nodes are in force.
@@ -216,6 +220,7 @@ fn api_routes() -> Router<Handlers> {
         .route("/v1/nodes", get(api::nodes))
         .route("/v1/nodes/{node}", get(configured::explained))
         .route("/v1/nodes/{node}/events", get(api::events_of))
+        .route("/v1/nodes/{node}/console", get(console::console))
         .route("/v1/inventory", get(configured::inventory))
         .route("/v1/changes", get(configured::changes).post(configured::make_change))
         .route("/v1/machines", get(discover::list))
@@ -225,6 +230,7 @@ fn api_routes() -> Router<Handlers> {
         .route(page::PATH, get(page::page))
         .route(&format!("{}/", page::PATH), get(page::page))
         .route(&format!("{}/codes", page::PATH), get(page::codes))
+        .route(&format!("{}/console/{{node}}", page::PATH), get(console::for_page))
         .route(&format!("{}/{{file}}", page::PATH), get(page::file))
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))

@@ -503,6 +503,7 @@ mod tests {
             recent: Arc::default(),
             transfers: Arc::default(),
             streams: Arc::default(),
+            consoles: Arc::default(),
             store_look: Arc::default(),
             in_force: Arc::default(),
             certificate: None,

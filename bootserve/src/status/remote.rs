@@ -109,6 +109,13 @@ impl Remote {
         Ok(entries.into_iter().map(Into::into).collect())
     }
 
+    /// What the node's console said last.
+    pub fn console(&self, node: &str) -> Result<String, RemoteError> {
+        let url = format!("{}/v1/nodes/{}/console", self.base_url, escaped(node));
+        let unreachable = |source| RemoteError::Unreachable { url: url.clone(), source: Box::new(source) };
+        request(&url, Some(REQUEST_LIMIT))?.body_mut().read_to_string().map_err(unreachable)
+    }
+
     /// All events of a node and those that follow, one after the other, as JSON and as they are. Ends with `take`'s error, or
     /// when bootserve ends the stream. `after` is the number of the last one that is known, and is moved on.
     pub fn follow<E: From<RemoteError>>(

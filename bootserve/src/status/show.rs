@@ -101,6 +101,11 @@ pub fn log(config: &Config, node: &str, form: Form, out: &mut impl Write) -> any
     Ok(())
 }
 
+/// Prints what the node's console said last. Only a bootserve that runs knows.
+pub fn console(config: &Config, node: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    Ok(write!(out, "{}", Remote::new(config).console(node)?)?)
+}
+
 /// Prints the events of a node, and those that follow as they happen.
 pub fn follow(config: &Config, node: &str, form: Form, out: &mut impl Write) -> anyhow::Result<()> {
     let remote = Remote::new(config);

@@ -152,6 +152,9 @@ fn each_path_of_the_document_is_there() {
     let document: Value = serde_json::from_str(DOCUMENT).unwrap();
     let facts = json!({"mac": NODE_MAC, "firmware": {"kind": "uefi"}});
     assert_eq!(daemon.post("/v1/discover", facts.to_string().as_bytes()).status, 200);
+    let failed = json!({"phase": "failed", "uptime_ms": 1, "console": "last words"});
+    let report = json!({"mac": NODE_MAC, "image": "failsafe/1", "uptime_ms": 1, "events": [failed]});
+    assert_eq!(daemon.post("/v1/events", report.to_string().as_bytes()).status, 204);
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             let path = path.replace("{node}", "node-000").replace("{machine}", NODE_MAC);

@@ -3,6 +3,7 @@
 
 mod compat;
 mod configured;
+mod console;
 mod discovery;
 mod event_stream;
 mod http;

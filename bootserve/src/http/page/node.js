@@ -1,4 +1,4 @@
-// One node: how its boot goes and went, what went wrong, and with a token what it is configured to.
+// One node: how its boot goes and went, what went wrong, what its console said last, and with a token what it is configured to.
 
 import { fill, h, message, problem } from './dom.js';
 import { ask, token } from './server.js';
@@ -17,20 +17,22 @@ const ASIDE = ['refused', 'policy'];
 
 export class Node {
   constructor(root, model) {
-    Object.assign(this, { root, model, label: null, events: [], settings: null, trouble: null, codes: null });
+    Object.assign(this, { root, model, label: null, events: [], console: null, settings: null, trouble: null, codes: null });
     this.nameHeading = h('h2', { id: 'node-name', tabindex: '-1' });
     this.summary = h('div');
     this.timeline = h('div');
+    this.consolePart = h('div', { id: 'node-console' });
     this.settingsPart = h('div');
-    root.append(h('p', {}, h('a', { href: '#fleet' }, '← Fleet')), this.nameHeading, this.summary, this.timeline, this.settingsPart);
+    root.append(h('p', {}, h('a', { href: '#fleet' }, '← Fleet')), this.nameHeading, this.summary, this.timeline, this.consolePart, this.settingsPart);
   }
 
   async show(label) {
-    Object.assign(this, { label, events: [], settings: null, trouble: null });
+    Object.assign(this, { label, events: [], console: null, settings: null, trouble: null });
     this.render();
+    this.renderConsole();
     this.nameHeading.focus({ preventScroll: true });
     this.codes ??= await ask('/ui/codes').then((codes) => new Map(codes.map(({ code, meaning }) => [code, meaning])), () => null);
-    await Promise.all([this.readEvents(), this.readSettings()]);
+    await Promise.all([this.readEvents(), this.readConsole(), this.readSettings()]);
   }
 
   hide() {
@@ -39,7 +41,10 @@ export class Node {
 
   /// An event has happened.
   heard(event) {
-    if (this.label !== null && (event.node === this.label || event.mac === this.label)) this.readEvents();
+    if (this.label !== null && (event.node === this.label || event.mac === this.label)) {
+      this.readEvents();
+      this.readConsole();
+    }
   }
 
   update(changed) {
@@ -72,6 +77,15 @@ export class Node {
     if (label === this.label) this.render();
   }
 
+  /// A server of an older version has none.
+  async readConsole() {
+    const { label } = this;
+    const text = await ask(`/ui/console/${encodeURIComponent(label)}`).catch(() => null);
+    if (label !== this.label || text === this.console) return;
+    this.console = text;
+    this.renderConsole();
+  }
+
   async readSettings() {
     const { label } = this;
     // Machines that are no node have none.
@@ -89,6 +103,12 @@ export class Node {
     const boots = splitBoots(this.events).reverse();
     fill(this.timeline, h('h3', {}, 'Boots'), boots.length === 0 ? h('p', { class: 'quiet' }, 'It has not booted here yet.') : boots.slice(0, BOOTS).map((boot, index) => this.boot(boot, index)));
     fill(this.settingsPart, this.describeSettings());
+  }
+
+  /// Not with all else: whoever reads and selects in it is not disturbed until there is a new one.
+  renderConsole() {
+    const parts = [h('h3', {}, 'Console'), h('p', { class: 'quiet' }, 'Warnings of the kernel and the lines of init, as of the last report of init.')];
+    fill(this.consolePart, this.console === null ? null : [...parts, h('pre', { tabindex: '0', 'aria-label': 'console' }, this.console)]);
   }
 
   describe(node) {

@@ -211,6 +211,10 @@ fn a_node_is_shown_with_its_boots_its_error_and_its_settings_as_they_go() {
     browser.wait_for_text("#node", "failed after");
     browser.wait_for_text("#node .error", "E-VERIFY: a piece of the root is not what the manifest says");
     browser.wait_for_text("#node .hint", "hint: imagebuild verify");
+    let last_words = json!({"mac": FETCHED_MAC, "image": COMPUTE, "uptime_ms": 2, "events": [
+        {"phase": "failed", "uptime_ms": 2, "message": "again", "console": format!("nvme nvme0: I/O error\n{MARKUP}")}]});
+    assert_eq!(daemon.post("/v1/events", last_words.to_string().as_bytes()).status, 204);
+    browser.wait_for_text("#node-console pre", &format!("nvme nvme0: I/O error\n{MARKUP}"));
     daemon.get(&format!("/ipxe?mac={FETCHED_MAC}"));
     browser.wait_for("document.querySelectorAll('.boot').length === 2");
     browser.wait_for_text("#node .settings", "[[node]]");
