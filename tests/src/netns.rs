@@ -188,8 +188,13 @@ fn remove_where(condemned: impl Fn(u32) -> bool) -> Result<(), Error> {
     // The directory appears with the first namespace ever made.
     let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Ok(()) };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-        if owner(&name).is_some_and(&condemned) {
-            remove(&name)?;
+        if !owner(&name).is_some_and(&condemned) {
+            continue;
+        }
+        if let Err(error) = remove(&name) {
+            // Another test may have removed it meanwhile.
+            let is_gone = !PathBuf::from(NETNS_DIR).join(&name).exists();
+            is_gone.then_some(()).ok_or(error)?;
         }
     }
     Ok(())
