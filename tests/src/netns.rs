@@ -193,8 +193,9 @@ fn remove_where(condemned: impl Fn(u32) -> bool) -> Result<(), Error> {
         }
         if let Err(error) = remove(&name) {
             // Another test may have removed it meanwhile.
-            let is_gone = !PathBuf::from(NETNS_DIR).join(&name).exists();
-            is_gone.then_some(()).ok_or(error)?;
+            if PathBuf::from(NETNS_DIR).join(&name).exists() {
+                return Err(error);
+            }
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Moves packets between the socket, the state machine and the database.
 //!
-//! Replies that promise nothing, OFFERs among them, leave at once. Those that promise something wait until it is on the disk:
+//! Replies that promise nothing, OFFERs among them, leave as soon as there is [room](super::outbox) at their receivers. Those that promise something wait until it is on the disk:
 //! whatever waits is committed together, while packets are received and decided on. A hall of nodes that is switched on at once
 //! costs a handful of disk syncs, not one for each node, and nobody waits for more than two of them.
 //!
@@ -156,7 +156,9 @@ impl Hands {
             return Ok(());
         }
         // Promised is what was offered before, and so read.
-        transaction.inspect(|offer| self.outbox.was_read(*offer));
+        if let Some(offer) = transaction {
+            self.outbox.was_read(offer);
+        }
         self.promises.send(actions).await.map_err(io::Error::other)
     }
 

@@ -1,5 +1,6 @@
 //! Machines as they are shown: a line each, all that one has said, or what policies make of it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -133,6 +134,15 @@ impl Outlook {
         Self(outlook.collect())
     }
 
+    /// One of these machines as policies see it.
+    fn candidate(&self, machine: &Machine, config: &Config) -> Cow<'_, Candidate> {
+        match self.0.get(&machine.mac()) {
+            Some((candidate, _)) => Cow::Borrowed(candidate),
+            // Of a node it was not asked.
+            None => Cow::Owned(machine.examined_by(&config.policies)),
+        }
+    }
+
     /// The machine as policies see it, and the node that one of them would make of it, whatever has kept it from that.
     pub fn offer(&self, mac: MacAddr) -> Option<(&Candidate, Offer)> {
         let (candidate, decision) = self.0.get(&mac)?;
@@ -162,11 +172,7 @@ impl Row {
         let Facts { system, cpu, memory_bytes, .. } = &machine.facts;
         let words = [&system.manufacturer, &system.product].into_iter().flatten();
         let node = node_of(config, &machine.facts);
-        // Of a node it was not asked.
-        let examined = match outlook.0.get(&machine.mac()) {
-            Some((candidate, _)) => candidate,
-            None => &machine.examined_by(&config.policies),
-        };
+        let examined = outlook.candidate(machine, config);
         let error = |(tag, error): (&str, &super::rule::RuleError)| TagError {
             tag: tag.to_owned(),
             error: error.to_string(),
@@ -219,7 +225,7 @@ impl Explanation {
     pub fn of(machine: &Machine, machines: &[Machine], config: &Config) -> Self {
         let outlook = Outlook::of(machines, config);
         let node = node_of(config, &machine.facts).map(|node| node.name.clone());
-        let candidate = machine.examined_by(&config.policies);
+        let candidate = outlook.candidate(machine, config).into_owned();
         let decided = outlook.0.get(&machine.mac());
         let verdicts = decided.map(|(_, decision)| decision.verdicts.clone()).unwrap_or_default();
         let policies =

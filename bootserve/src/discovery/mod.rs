@@ -14,6 +14,7 @@ pub mod store;
 
 use bootspec::MacAddr;
 use bootspec::facts::Facts;
+use uuid::Uuid;
 
 use crate::compat::razor::facts::Facter;
 use crate::config::{Config, Node, NodeKey};
@@ -23,8 +24,11 @@ use rule::FACTER;
 
 /// The node that the machine with these facts is, if it is one.
 pub fn node_of<'a>(config: &'a Config, facts: &Facts) -> Option<&'a Node> {
-    let by_uuid = || facts.uuid.and_then(|uuid| config.node_known_by(&NodeKey::Uuid(uuid)));
-    config.node(facts.mac).or_else(by_uuid)
+    node_known_by(config, facts.mac, facts.uuid)
+}
+
+fn node_known_by(config: &Config, mac: MacAddr, uuid: Option<Uuid>) -> Option<&Node> {
+    config.node(mac).or_else(|| config.node_known_by(&NodeKey::Uuid(uuid?)))
 }
 
 /// A machine that has checked in.

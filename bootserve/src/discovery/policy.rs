@@ -15,9 +15,10 @@ use serde_json::Value;
 use toml::Table;
 use uuid::Uuid;
 
+use super::node_known_by;
 use super::port::{PortNames, Said};
 use super::rule::{Facts, Rule, RuleError};
-use crate::config::{Config, Node, NodeKey};
+use crate::config::{Config, Node};
 use crate::edits::POLICY;
 
 /// Tags and policies, in the order of the file.
@@ -248,8 +249,7 @@ impl Candidate {
 
     /// The node that it is, if it is one.
     pub fn node_in<'a>(&self, config: &'a Config) -> Option<&'a Node> {
-        let by_uuid = || config.node_known_by(&NodeKey::Uuid(self.uuid?));
-        config.node(self.mac).or_else(by_uuid)
+        node_known_by(config, self.mac, self.uuid)
     }
 }
 

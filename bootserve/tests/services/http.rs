@@ -217,10 +217,8 @@ pub fn shows_certificate(daemon: &Daemon, pair: &CertifiedKey<KeyPair>) -> bool 
         && answer.contains("200 OK")
 }
 
-fn tls_connection(
-    daemon: &Daemon,
-    certificate: &CertificateDer<'static>,
-) -> StreamOwned<ClientConnection, TcpStream> {
+/// A client of the server at `boot.cluster` that shows this certificate.
+pub(crate) fn tls_client(certificate: &CertificateDer<'static>) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -228,8 +226,14 @@ fn tls_connection(
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connection = ClientConnection::new(Arc::new(config), "boot.cluster".try_into().unwrap()).unwrap();
+    ClientConnection::new(Arc::new(config), "boot.cluster".try_into().unwrap()).unwrap()
+}
+
+fn tls_connection(
+    daemon: &Daemon,
+    certificate: &CertificateDer<'static>,
+) -> StreamOwned<ClientConnection, TcpStream> {
     let socket = TcpStream::connect(daemon.https().unwrap()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    StreamOwned::new(connection, socket)
+    StreamOwned::new(tls_client(certificate), socket)
 }

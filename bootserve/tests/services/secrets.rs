@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::time::Duration;
 
 use bootserve::events::BootEvent;
@@ -15,9 +15,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
-use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tokio_rustls::rustls::StreamOwned;
 
-use crate::http::write_certificate;
+use crate::http::{tls_client, write_certificate};
 use crate::overlays::{text, unpacked};
 use crate::support::{CARRIED_MAC, Daemon, FETCHED_MAC, read_newc};
 
@@ -158,19 +158,11 @@ fn ask(
     node: &str,
     token: Option<&str>,
 ) -> Answer {
-    let mut roots = RootCertStore::empty();
-    roots.add(pair.cert.der().clone()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connection = ClientConnection::new(Arc::new(config), "boot.cluster".try_into().unwrap()).unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(from.parse().unwrap(), 0).into()).unwrap();
     socket.connect(&server.into()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut stream = StreamOwned::new(connection, TcpStream::from(socket));
+    let mut stream = StreamOwned::new(tls_client(pair.cert.der()), TcpStream::from(socket));
     let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     write!(stream, "GET /v1/secrets/{node} HTTP/1.1\r\n{authorization}Connection: close\r\n\r\n").unwrap();
     let mut answer = Vec::new();

@@ -65,7 +65,6 @@ pub fn facters(facts: &Value) -> Facter {
     };
     for (name, pointer) in [
         ("macaddress", "/mac"),
-        ("uuid", "/uuid"),
         ("manufacturer", "/system/manufacturer"),
         ("productname", "/system/product"),
         ("serialnumber", "/system/serial"),
