@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use toml::{Table, Value};
 
 use super::node::with_settings;
-use super::{ConfigError, ImageSelector, Networks, Node, Server, bmc, text};
+use super::{ConfigError, ImageSelector, Networks, Node, Server, Tls, bmc, text};
 use crate::compat::razor::rule::RazorRule;
 use crate::discovery::policy::{Numbering, Place, Policies, Policy, Tag};
 use crate::discovery::port::Said;
@@ -156,6 +156,7 @@ pub(super) struct Surroundings<'a> {
     pub inventory: &'a Inventory,
     pub networks: &'a Networks,
     pub server: &'a Server,
+    pub tls: Option<&'a Tls>,
 }
 
 impl Default for Discovery {
@@ -305,7 +306,7 @@ impl WirePolicy {
         table.extend(own.map(|(key, value)| (key.to_owned(), value.into())));
         let node: super::node::Node = table.try_into().map_err(PolicyError::Table)?;
         let node = Node::try_from(node).map_err(|source| PolicyError::Node(Box::new(source)))?;
-        super::wire::check_overlays(&node, around.server)
+        super::wire::check_own_files(&node, around.server, around.tls)
             .map_err(|source| PolicyError::Node(Box::new(source)))?;
         Ok(node)
     }

@@ -89,6 +89,9 @@ mod tests {
         let both = "secrets = ['munge']\noverlays = ['base', 'munge']";
         check(overlays, TLS, both, SecretsProblem::InBothLists("munge".parse().unwrap()));
         check(overlays, TLS, "secrets = ['munge']\nmode = 'carried'", SecretsProblem::NoNetwork);
+        let policy = "[[discovery.policy]]\nname = 'p'\nnodes = 'p'\naddress = '192.168.0.77'\nimage = 'i'\nsecrets = ['munge']\n[boot]";
+        let error = parse(overlays, policy, "").unwrap_err();
+        assert!(bootspec::diagnosis::explain(&error).contains("there is no [tls]"), "{error:?}");
         for settings in
             [secrets, "secrets = ['munge']\nmode = 'fetched'", "secrets = ['munge']\nmode = 'failsafe'"]
         {

@@ -307,19 +307,17 @@ impl Config {
         let by_address = check_unique(&nodes, |_| "address", |node| node.address)?;
         let by_key = check_unique(&nodes, NodeKey::name, |node| node.key.clone())?;
         check_aliases(&nodes, &by_key)?;
-        for node in &nodes {
-            check_node_address(node, &server, &networks)?;
-            check_overlays(node, &server)?;
-        }
         let tls = wire.tls.map(|tls| tls.check(&server)).transpose()?;
         for node in &nodes {
-            super::secrets::check(node, &server, tls.as_ref())?;
+            check_node_address(node, &server, &networks)?;
+            check_own_files(node, &server, tls.as_ref())?;
         }
         let quirks = wire.quirks.into_iter().map(|quirk| quirk.check(&by_name)).collect::<Result<_, _>>()?;
         let boot = super::Boot::try_from(wire.boot)?;
         let (compat, razor) = (wire.compat.site()?, wire.compat.razor);
         let dns = wire.dns.map(|dns| dns.check(&server, &nodes)).transpose()?.map(Arc::new);
-        let around = Surroundings { inventory: &inventory, networks: &networks, server: &server };
+        let around =
+            Surroundings { inventory: &inventory, networks: &networks, server: &server, tls: tls.as_ref() };
         let policies = wire.discovery.policies(&around)?;
         Ok(super::Config {
             server,
@@ -349,9 +347,14 @@ impl Config {
     }
 }
 
-pub(super) fn check_overlays(node: &super::Node, server: &super::Server) -> Result<(), ConfigError> {
+/// Whether a node can be given its overlays and its secrets.
+pub(super) fn check_own_files(
+    node: &super::Node,
+    server: &super::Server,
+    tls: Option<&super::Tls>,
+) -> Result<(), ConfigError> {
     match node.overlays.is_empty() || server.overlays.is_some() {
-        true => Ok(()),
+        true => super::secrets::check(node, server, tls),
         false => Err(ConfigError::NoOverlays { node: node.name.clone() }),
     }
 }
