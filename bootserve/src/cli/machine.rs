@@ -1,10 +1,9 @@
 //! `bootserve machine`: machines that have introduced themselves in discover mode, and nodes that are made of them.
 
-use anyhow::{Context, bail};
 use bootserve::config::Config;
-use bootserve::discovery::listing::{Explanation, Listing, Outlook};
-use bootserve::discovery::policy::Candidate;
-use bootserve::discovery::{Machine, node_of, store};
+use bootserve::discovery::approval::{approval, find};
+use bootserve::discovery::listing::{Explanation, Listing};
+use bootserve::discovery::{Machine, store};
 use bootserve::edits::{KEYS, Operation};
 use clap::Subcommand;
 use serde_json::json;
@@ -76,7 +75,7 @@ impl MachineCommand {
                 let config = read_config(&args.print.config)?;
                 let machines = stored(&config)?;
                 let machine = find(&machines, machine)?;
-                let Some(name) = name else { return args.run(&proposal(machine, &machines, &config)?) };
+                let Some(name) = name else { return args.run(&approval(machine, &machines, &config, None)?) };
                 let is_key =
                     |assignment: &String| KEYS.iter().any(|key| assignment.starts_with(&format!("{key}=")));
                 let mut assignments = assignments.clone();
@@ -103,32 +102,4 @@ impl MachineCommand {
 
 fn stored(config: &Config) -> anyhow::Result<Vec<Machine>> {
     Ok(block_on(store::stored_machines(&config.server.state))??)
-}
-
-/// What a policy proposes for the machine.
-fn proposal(machine: &Machine, machines: &[Machine], config: &Config) -> anyhow::Result<Operation> {
-    if let Some(node) = node_of(config, &machine.facts) {
-        bail!("{} is {} already", machine.mac(), node.name);
-    }
-    let outlook = Outlook::of(machines, config);
-    let (candidate, offer) = outlook.offer(machine.mac()).with_context(|| {
-        format!(
-            "no policy proposes a node for {0}\nhint: bootserve machine explain {0}, or name a node and its address",
-            machine.mac()
-        )
-    })?;
-    let candidate = Candidate { approved: Some(offer.node), ..candidate.clone() };
-    Ok(Operation::Bind { policy: offer.policy, candidates: [candidate].into() })
-}
-
-/// The one machine that is called so.
-fn find<'a>(machines: &'a [Machine], name: &str) -> anyhow::Result<&'a Machine> {
-    let mut found = machines.iter().filter(|machine| machine.is_called(name));
-    let first = found
-        .next()
-        .with_context(|| format!("no machine {name:?} has checked in\nhint: bootserve machine list --all"))?;
-    if let Some(other) = found.next() {
-        bail!("{name:?} is {} and {}\nhint: name one by its MAC address", first.mac(), other.mac());
-    }
-    Ok(first)
 }

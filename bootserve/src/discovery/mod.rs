@@ -1,10 +1,11 @@
 //! Machines in discover mode: what they have said about themselves, until somebody makes nodes of them.
 //!
 //! [`store`] keeps their facts, [`policy`] says what becomes of them by themselves, by [`rule`]s and by the [`port`] that they are plugged
-//! in at, and [`binder`] has it happen.
+//! in at, and [`binder`] has it happen; where a policy only proposes, somebody takes that by [`approval`].
 //! A machine becomes a node by [`crate::edits::Operation::Add`] with its MAC address, or by `Bind`; it is told to
 //! reboot when it checks in the next time, and boots its image.
 
+pub mod approval;
 pub mod binder;
 pub mod listing;
 pub mod policy;

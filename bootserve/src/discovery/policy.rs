@@ -198,7 +198,7 @@ pub struct Room<'a> {
 }
 
 impl Policies {
-    /// Looks at a machine with these facts, as `docs/discover.md` describes them.
+    /// Looks at a machine with these facts, as `docs/discovery.md` describes them.
     pub fn examine(&self, mac: MacAddr, uuid: Option<Uuid>, facts: &Value) -> Candidate {
         let seen = Facts::from(facts);
         let tags = self.tags.iter().map(|tag| (tag.name.clone(), tag.value(&seen)));

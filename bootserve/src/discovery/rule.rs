@@ -24,7 +24,7 @@ const MAX_BRACKETS: usize = 64;
 /// Where the facts of Razor's microkernel are, as it said them.
 pub const FACTER: &str = "facter";
 
-/// The facts that a rule can look at: `docs/discover.md`, and what is known of the machine besides.
+/// The facts that a rule can look at: `docs/discovery.md`, and what is known of the machine besides.
 pub const FACTS: [&str; 20] = [
     "mac",
     "node",
@@ -73,7 +73,7 @@ pub enum RuleError {
     #[error("the machine has not said `{0}`; `{0} | default(…)` does without it")]
     Missing(String),
     /// There is no such fact.
-    #[error("there is no fact `{0}`\nhint: docs/discover.md lists them: {facts}", facts = FACTS.join(", "))]
+    #[error("there is no fact `{0}`\nhint: docs/discovery.md lists them: {facts}", facts = FACTS.join(", "))]
     NoFact(String),
     /// It comes to something else than true or false.
     #[error("it comes to {0}, expected true or false")]
@@ -90,7 +90,7 @@ impl Serialize for RuleError {
 }
 
 impl Rule {
-    /// A rule by an expression over the facts of `docs/discover.md`.
+    /// A rule by an expression over the facts of `docs/discovery.md`.
     pub fn expression(source: &str) -> Result<Self, RuleError> {
         let expression = Expression::compile(source)?;
         if let Some(name) = expression.unknown_fact() {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use bootspec::MacAddr;
 use bootspec::store::NodeName;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -11,7 +12,7 @@ use toml::{Table, Value};
 use super::assignment::{self, AssignmentError};
 use super::{Edit, Edits, IDENTITY, OF_ADDED, POLICY, PROFILE};
 use crate::config::Config;
-use crate::discovery::policy::{Candidate, Room};
+use crate::discovery::policy::{Candidate, Choice, Room};
 use crate::inventory::layers::Origin;
 use crate::inventory::listing::{ListingError, nodes_of};
 use crate::inventory::node_set::{NodeSet, NodeSetError};
@@ -117,6 +118,16 @@ pub enum OperationError {
         /// Where.
         origin: Origin,
     },
+    /// What a policy proposed for a machine was approved, and has become another's meanwhile.
+    #[error("policy {policy} does not make {mac} {node} any more\nhint: bootserve machine explain {mac}")]
+    NoRoom {
+        /// The policy.
+        policy: String,
+        /// The machine.
+        mac: MacAddr,
+        /// What it was to be.
+        node: NodeName,
+    },
     /// There is nothing to take back.
     #[error("there is no change{}\nhint: bootserve node history", .0.map(|revision| format!(" {revision}")).unwrap_or_default())]
     NoChange(Option<i64>),
@@ -202,7 +213,7 @@ impl Operation {
                 }
             }
             Self::Bind { policy, candidates } => {
-                bind(config, &mut edits, policy, candidates, &past.released, revision);
+                bind(config, &mut edits, policy, candidates, &past.released, revision)?;
             }
             Self::Undo { revision: which } => {
                 let (undone, nodes) = past.undone.ok_or(OperationError::NoChange(*which))?;
@@ -350,7 +361,7 @@ fn add(
     Ok(())
 }
 
-/// Makes nodes of those machines that the policy still has a place for.
+/// Makes nodes of those machines that the policy still has a place for. One that was approved must be the node that was looked at.
 fn bind(
     config: &Config,
     edits: &mut Edits,
@@ -358,21 +369,38 @@ fn bind(
     candidates: &[Candidate],
     released: &HashSet<String>,
     revision: i64,
-) {
+) -> Result<(), OperationError> {
     let mut room = Room::of(config);
-    for candidate in candidates.iter().filter(|candidate| candidate.node_in(config).is_none()) {
+    for candidate in candidates {
         let candidate = Candidate { is_released: candidate.is_among(released), ..candidate.clone() };
-        let Some(choice) = room.decide(&candidate).choice.filter(|choice| !choice.is_proposal) else {
-            continue;
-        };
-        let chosen = &config.policies.policies[choice.policy];
-        if chosen.name == policy {
-            room.take(choice);
-            let table = chosen.table(choice.place, candidate.mac);
-            let name = chosen.places[choice.place].name.clone();
-            edits.0.insert(name, Edit { added: true, table, ..Edit::empty(revision) });
+        match place_of(config, &mut room, policy, &candidate) {
+            Some(choice) => {
+                room.take(choice);
+                let chosen = &config.policies.policies[choice.policy];
+                let table = chosen.table(choice.place, candidate.mac);
+                let name = chosen.places[choice.place].name.clone();
+                edits.0.insert(name, Edit { added: true, table, ..Edit::empty(revision) });
+            }
+            None => {
+                if let Candidate { approved: Some(node), mac, .. } = candidate {
+                    return Err(OperationError::NoRoom { policy: policy.to_owned(), mac, node });
+                }
+            }
         }
     }
+    Ok(())
+}
+
+/// The place that the policy has for the machine, if it is no node and no other policy has it by now.
+fn place_of(config: &Config, room: &mut Room, policy: &str, candidate: &Candidate) -> Option<Choice> {
+    if candidate.node_in(config).is_some() {
+        return None;
+    }
+    let choice = room.decide(candidate).choice?;
+    let chosen = &config.policies.policies[choice.policy];
+    let is_approved =
+        candidate.approved.as_ref().is_none_or(|node| chosen.places[choice.place].name == *node);
+    (!choice.is_proposal && chosen.name == policy && is_approved).then_some(choice)
 }
 
 /// With the keys of a `[[nodes]]` in place of those of one node.

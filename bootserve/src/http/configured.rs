@@ -82,7 +82,7 @@ pub(super) async fn changes(
 #[derive(Deserialize)]
 pub(super) struct ChangeQuery {
     #[serde(default)]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 /// What became of a change.
@@ -113,10 +113,15 @@ pub(super) async fn make_change(
             return text(StatusCode::BAD_REQUEST, message);
         }
     };
+    made(&app, &token.name, &operation, dry_run).await
+}
+
+/// Makes a change, or tries it, and answers once it is in force.
+pub(super) async fn made(app: &App, author: &str, operation: &Operation, dry_run: bool) -> Response {
     let (database, config) = (app.events.database(), &app.served.config);
     let made = match dry_run {
-        true => trial(database, config, &operation).await,
-        false => change(database, config, &token.name, &operation).await,
+        true => trial(database, config, operation).await,
+        false => change(database, config, author, operation).await,
     };
     let outcome = match made {
         Ok(outcome) => outcome,
@@ -125,7 +130,7 @@ pub(super) async fn make_change(
     let Some(revision) = outcome.revision else {
         return Json(Changed { outcome, in_force: !dry_run }).into_response();
     };
-    info!(revision, author = token.name, %operation, "nodes were changed");
+    info!(revision, author, %operation, "nodes were changed");
     let in_force = tokio::time::timeout(IN_FORCE, app.in_force.wait_for(revision)).await.is_ok();
     (StatusCode::CREATED, Json(Changed { outcome, in_force })).into_response()
 }
@@ -139,12 +144,17 @@ fn refused_listing(error: &ListingError) -> Response {
 }
 
 fn refused_change(error: &ChangeError) -> Response {
-    use OperationError::{ChangedSince, Exists, InFile, NoChange, Nodes, NotSet, NothingSet};
+    use OperationError::{ChangedSince, Exists, InFile, NoChange, NoRoom, Nodes, NotSet, NothingSet};
     let status = match error {
         ChangeError::Database(error) => return internal_error(error),
         ChangeError::Operation(Nodes(ListingError::NoNode(_)) | NoChange(_)) => StatusCode::NOT_FOUND,
         ChangeError::Operation(
-            Exists { .. } | ChangedSince { .. } | InFile { .. } | NotSet { .. } | NothingSet { .. },
+            Exists { .. }
+            | ChangedSince { .. }
+            | InFile { .. }
+            | NotSet { .. }
+            | NothingSet { .. }
+            | NoRoom { .. },
         )
         | ChangeError::Config(_) => StatusCode::CONFLICT,
         ChangeError::Operation(_) => StatusCode::BAD_REQUEST,

@@ -225,6 +225,7 @@ fn api_routes() -> Router<Handlers> {
         .route("/v1/changes", get(configured::changes).post(configured::make_change))
         .route("/v1/machines", get(discover::list))
         .route("/v1/machines/{machine}", get(discover::facts))
+        .route("/v1/machines/{machine}/approve", post(discover::approve))
         .route("/v1/openapi.json", get(configured::openapi))
         .route("/v1/images", get(image_list::list))
         .route(page::PATH, get(page::page))

@@ -246,6 +246,36 @@ fn a_machine_is_proposed_with_what_is_missing_and_approved_with_a_word() {
 }
 
 #[test]
+fn a_proposal_is_approved_by_the_api_as_it_was_seen() {
+    let daemon = Daemon::start_with(with_policies);
+    let nothing = json!({});
+    for number in [1, 2] {
+        assert_eq!(action(&daemon, number, &nothing), "wait");
+    }
+    let token = daemon.run_command(&["token", "new", "ci", "--role", "operator"]);
+    let authorization = format!("Bearer {}", token.trim());
+    let approve = |number: usize, query: &str, node: &str| {
+        let path = format!("/v1/machines/{}/approve{query}", mac(number));
+        let body = json!({"node": node}).to_string();
+        let response = daemon.post_with(&path, &[("Authorization", &authorization)], body.as_bytes());
+        (response.status, response.text())
+    };
+    let (status, said) = approve(2, "", "rest-1");
+    assert_eq!(status, 409, "{said}");
+    assert!(said.contains("policy rest proposes rest-2 for 02:00:00:00:00:02, not rest-1"), "{said}");
+    let (status, trial) = approve(2, "?dry_run=true", "rest-2");
+    assert!(status == 200 && trial.contains("127.0.0.62"), "{status} {trial}");
+    assert_eq!(action(&daemon, 2, &nothing), "wait", "it was a trial");
+    let (status, made) = approve(2, "", "rest-2");
+    assert!(status == 201 && made.contains("\"in_force\":true"), "{status} {made}");
+    assert_eq!(action(&daemon, 2, &nothing), "reboot");
+    let (status, said) = approve(2, "", "rest-2");
+    assert!(status == 409 && said.contains("is rest-2 already"), "{status} {said}");
+    assert_eq!(approve(3, "", "rest-3").0, 404);
+    assert!(daemon.run_command(&["node", "history"]).contains("ci"), "it says who approved");
+}
+
+#[test]
 fn check_refuses_a_rule_that_cannot_be_read() {
     let daemon = Daemon::start();
     let config = std::fs::read_to_string(daemon.config_file()).unwrap();
@@ -254,7 +284,7 @@ fn check_refuses_a_rule_that_cannot_be_read() {
     let output = daemon.command(&["check"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for part in ["[[discovery.tag]] big", "syntax error", "hint: docs/discover.md#policies"] {
+    for part in ["[[discovery.tag]] big", "syntax error", "hint: docs/discovery.md#policies"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

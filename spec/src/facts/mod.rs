@@ -3,7 +3,7 @@
 //! A machine that boots in mode discover posts [`Facts`] as JSON to [`DISCOVER_PATH`] below the URL of `bootnode.report=`,
 //! does as the [`CheckInAnswer`] says, and comes again until it is told to reboot or to switch itself off. The facts are
 //! what the hardware and its firmware say: a field is absent where they say nothing. Unknown fields are passed over, so
-//! that an image and a boot server of different releases understand each other. Field by field: `docs/discover.md`.
+//! that an image and a boot server of different releases understand each other. Field by field: `docs/discovery.md`.
 
 mod answer;
 mod neighbour;

@@ -99,14 +99,29 @@ export class Discovery {
 /// A machine that waits.
 class Card {
   constructor(machine, discovery) {
-    Object.assign(this, { mac: machine.mac, discovery, heard: h('span', { class: 'quiet' }), facts: h('div'), outcome: h('div', { role: 'status' }) });
+    Object.assign(this, { mac: machine.mac, discovery, heard: h('span', { class: 'quiet' }), marks: h('p', { class: 'quiet' }), offer: h('div', { class: 'offer' }), facts: h('div'), outcome: h('div', { role: 'status' }) });
     const name = [machine.product, machine.serial && `serial ${machine.serial}`].filter(Boolean).join(', ') || 'unknown machine';
     const parts = [machine.mac, plural(machine.cores, 'core'), size(machine.memory_bytes)];
-    this.element = h('article', { class: 'machine', 'data-mac': machine.mac }, h('h3', {}, name), h('p', {}, parts.join('  ·  '), '  ·  ', this.heard), this.factsButton(), this.facts, this.form(), this.outcome);
+    this.element = h('article', { class: 'machine', 'data-mac': machine.mac }, h('h3', {}, name), h('p', {}, parts.join('  ·  '), '  ·  ', this.heard), this.marks, this.factsButton(), this.facts, this.offer, this.form(), this.outcome);
   }
 
   take(machine) {
     setText(this.heard, `heard of at ${clock(machine.last_seen_unix_ms)}, ${plural(machine.check_ins, 'check-in')}`);
+    const tags = [...machine.tags.map((tag) => `tag ${tag}`), ...machine.errors.map(({ tag, error }) => `tag ${tag}: ${error}`)];
+    setText(this.marks, [...tags, machine.port && `port ${machine.port}`].filter(Boolean).join('  ·  '));
+    this.takeOffer(machine);
+  }
+
+  /// What a policy would make of it. A button stays the same while that does: somebody may be about to press it.
+  takeOffer({ offer, released }) {
+    const key = offer && `${offer.policy} ${offer.node}`;
+    if (key === this.offered) return;
+    this.offered = key;
+    fill(this.outcome);
+    if (!offer) return fill(this.offer);
+    const why = released ? ' It was a node that was taken away.' : '';
+    const change = { path: `/v1/machines/${encodeURIComponent(this.mac)}/approve`, body: { node: offer.node }, name: offer.node };
+    fill(this.offer, h('p', {}, `Policy ${offer.policy} proposes ${offer.node}.${why} `, h('button', { type: 'button', onclick: () => this.check(change) }, `Check ${offer.node}`)));
   }
 
   factsButton() {
@@ -133,7 +148,7 @@ class Card {
     );
     form.addEventListener('submit', (event) => {
       event.preventDefault();
-      this.check(form);
+      this.check(this.change(form));
     });
     // What was checked is what is approved.
     form.addEventListener('input', () => fill(this.outcome));
@@ -144,15 +159,15 @@ class Card {
     const value = (name) => form.elements.namedItem(name).value.trim();
     const nodes = { mac: this.mac };
     for (const key of ['address', 'profile', 'image']) if (value(key) !== '') nodes[key] = value(key);
-    return { add: { names: value('names'), nodes } };
+    const name = value('names');
+    return { path: '/v1/changes', body: { add: { names: name, nodes } }, name };
   }
 
-  async check(form) {
-    const change = this.change(form);
+  async check(change) {
     try {
-      const { changes } = await ask('/v1/changes?dry_run=true', { body: change, withToken: true });
+      const { changes } = await ask(`${change.path}?dry_run=true`, { body: change.body, withToken: true });
       const rows = changes.map(({ table, name, key, before, after }) => h('li', {}, `${table} ${name ?? ''} ${key}: `, before === null || before === undefined ? null : `${JSON.stringify(before)} → `, h('code', {}, JSON.stringify(after ?? null))));
-      const approve = h('button', { type: 'button', class: 'primary', onclick: () => this.approve(change) }, `Approve as ${change.add.names}`);
+      const approve = h('button', { type: 'button', class: 'primary', onclick: () => this.approve(change) }, `Approve as ${change.name}`);
       fill(this.outcome, h('p', {}, 'This would be added:'), h('ul', {}, rows), approve);
       approve.focus();
     } catch (error) {
@@ -162,9 +177,9 @@ class Card {
 
   async approve(change) {
     try {
-      const { revision, in_force } = await ask('/v1/changes', { body: change, withToken: true });
+      const { revision, in_force } = await ask(change.path, { body: change.body, withToken: true });
       const then = in_force ? 'The machine reboots into its image when it checks in the next time.' : 'It is stored and not in force yet; the log of bootserve says why.';
-      this.discovery.tell(`${STATES.ready} change ${revision}: ${change.add.names} is ${this.mac}. ${then}`);
+      this.discovery.tell(`${STATES.ready} change ${revision}: ${change.name} is ${this.mac}. ${then}`);
     } catch (error) {
       fill(this.outcome, problem(error));
     }

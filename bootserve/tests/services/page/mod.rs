@@ -296,6 +296,29 @@ fn a_machine_is_approved_and_what_strangers_write_stays_text() {
 }
 
 #[test]
+fn what_a_policy_proposes_is_approved_with_two_clicks() {
+    let daemon = Daemon::start_with(|config| {
+        format!(
+            "{config}\n[[discovery.tag]]\nname = 'big'\nrule = 'cpu.cores >= 32'\n\
+             [[discovery.policy]]\nname = 'rest'\ntags = ['big']\napproval = true\n\
+             nodes = 'rest-[1-9]'\naddress = '127.0.0.[61-69]'\nimage = 'compute'\n"
+        )
+    });
+    introduce(&daemon, "1ABCDE2");
+    let browser = open(&daemon);
+    log_in(&browser, &daemon, "operator");
+    browser.wait_for_text(".machine", "Policy rest proposes rest-1.");
+    browser.wait_for_text(".machine", "tag big");
+    browser.click(".machine .offer button");
+    browser.wait_for_text(".machine .primary", "Approve as rest-1");
+    assert!(browser.text(".machine").contains("\"127.0.0.61\""), "{}", browser.text(".machine"));
+    assert!(!daemon.get("/v1/status").text().contains("rest-1"), "nothing is changed before it is confirmed");
+    browser.press(&[ENTER]);
+    browser.wait_for_text("#discovery", "change 1: rest-1 is 02:00:00:00:00:77");
+    assert!(daemon.get(&format!("/ipxe?mac={STRANGER}")).text().contains("/images/compute/v1/"));
+}
+
+#[test]
 fn a_token_that_is_not_good_enough_is_refused_in_the_servers_words() {
     let daemon = Daemon::start();
     introduce(&daemon, "1ABCDE2");
