@@ -30,7 +30,7 @@ use super::server::Action;
 use super::store::write_leases;
 use crate::database::{DatabaseError, query_error};
 use crate::discovery::port::write_ports;
-use crate::events::{BootEvent, EventLog};
+use crate::events::{self, BootEvent, EventLog};
 use crate::metrics::{FoundBy, Metrics};
 use crate::status::course::Course;
 
@@ -259,7 +259,7 @@ async fn commit(events: &EventLog, actions: &[Action]) -> Result<(), DatabaseErr
         events.database().pool.begin_with("BEGIN IMMEDIATE").await.map_err(query_error("write to"))?;
     write_leases(&mut transaction, leases).await?;
     write_ports(&mut transaction, ports).await?;
-    let news = EventLog::write(&mut transaction, news.collect()).await?;
+    let news = events::write(&mut transaction, news.collect()).await?;
     transaction.commit().await.map_err(query_error("write to"))?;
     events.publish(&news);
     Ok(())

@@ -1,5 +1,5 @@
 use super::*;
-use crate::events::{BootEvent, EventLog};
+use crate::events::{self, BootEvent};
 use tempfile::TempDir;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 101);
@@ -20,7 +20,7 @@ impl Site {
         let id = BootId::new(boot);
         let event = BootEvent::now(mac_of(mac), Phase::Script);
         let mut connection = self.database.pool.acquire().await.unwrap();
-        EventLog::write(&mut connection, vec![BootEvent { boot: Some(id), ..event }]).await.unwrap();
+        events::write(&mut connection, vec![BootEvent { boot: Some(id), ..event }]).await.unwrap();
         id
     }
 
