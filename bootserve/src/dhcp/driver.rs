@@ -17,6 +17,7 @@ use bootspec::event::Phase;
 use dhcproto::v4::{CLIENT_PORT, SERVER_PORT};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
@@ -78,9 +79,14 @@ pub async fn run(
     let mut hands = Hands { promises, outbox, events, metrics: Arc::clone(&metrics) };
     loop {
         hands.outbox.flush().await;
+        let is_full = hands.outbox.waiting() >= MAX_WAITING;
         tokio::select! {
             () = shutdown.cancelled() => break,
-            () = hands.outbox.has_room() => continue,
+            () = hands.outbox.has_room() => if is_full {
+                // Nothing is read until replies leave.
+                tokio::time::sleep(GATHER).await;
+                continue;
+            },
             probed = pinger.next() => {
                 if probed.in_use {
                     metrics.dhcp_conflict(FoundBy::Probe);
@@ -88,12 +94,15 @@ pub async fn run(
                 hands.act(answer(Input::Probed(probed)), None, &mut pinger).await?;
                 continue;
             }
-            readable = hands.outbox.socket().readable(), if hands.outbox.waiting() < MAX_WAITING => readable?,
+            readable = hands.outbox.socket().readable(), if !is_full => readable?,
         }
+        let now = Instant::now();
         let mut handled = 0;
-        while handled < MAX_DRAIN
-            && let Some((packet, peer)) = receive(hands.outbox.socket(), &mut buffer)
-        {
+        while handled < MAX_DRAIN {
+            let Some((packet, peer)) = receive(hands.outbox.socket(), &mut buffer) else {
+                hands.outbox.heard_until(now);
+                break;
+            };
             handled += 1;
             metrics.dhcp_received(port);
             let transaction = transaction_of(packet);

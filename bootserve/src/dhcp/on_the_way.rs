@@ -4,19 +4,24 @@
 //! window, as TCP has one (RFC 5681). A REQUEST shows that its OFFER was read, and with it all that was sent before; that makes room for
 //! others, and widens the window. A relay is so served as quickly as it reads. An OFFER that no REQUEST follows in time was lost, or its machine
 //! waits or has taken another server's: that makes room as well, and narrows the window.
+//!
+//! That a REQUEST is late says nothing of the receiver while it may be waiting in our own socket. So the window is narrowed only when all that
+//! had come was handled; where there is more to do than we can, what left long ago makes room, and no more.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Replies that nobody has shown to have read: to begin with, and at most.
+/// Replies that nobody has shown to have read: to begin with and at least, and at most.
 const FIRST_WINDOW: usize = 96;
 const MAX_WINDOW: usize = 1024;
 /// REQUESTs after which the window is one wider: an avalanche of a thousand machines is over before it comes to 160.
 const REQUESTS_TO_WIDEN: usize = 32;
 /// After this time a reply is read, or lost. With it, whoever shows nothing gets 10 a millisecond.
 const MAX_AGE: Duration = Duration::from_millis(10);
+/// After this time a reply makes room though nobody has looked whether it was read.
+const MAX_UNHEARD_AGE: Duration = Duration::from_millis(20);
 
 /// The transaction of a message (`xid` of RFC 2131).
 pub type Transaction = [u8; 4];
@@ -44,30 +49,39 @@ impl<T> OnTheWay<T> {
 
     /// A machine has shown that it read what it was offered.
     pub fn was_read(&mut self, offer: Transaction) {
-        let Some(index) = self.left.iter().position(|(_, left)| *left == Some(offer)) else { return };
-        self.left.drain(..=index);
+        if let Some(index) = self.left.iter().position(|(_, left)| *left == Some(offer)) {
+            self.left.drain(..=index);
+        }
         self.requests += 1;
         if self.requests.is_multiple_of(REQUESTS_TO_WIDEN) {
             self.window = (self.window + 1).min(MAX_WINDOW);
         }
     }
 
-    /// The next reply, if it may leave at `now`.
-    pub fn pop(&mut self, now: Instant) -> Option<T> {
-        while let Some((left, offer)) = self.left.front()
-            && *left + MAX_AGE <= now
-        {
-            if offer.is_some() {
-                self.window = FIRST_WINDOW;
-            }
-            self.left.pop_front();
+    /// All is handled that had come until `now`. What left long enough before, and nobody has shown to have read, is lost or nobody will;
+    /// where an OFFER is among it, the window is half as wide.
+    pub fn heard_until(&mut self, now: Instant) {
+        if self.forget(now, MAX_AGE) {
+            self.window = (self.window / 2).max(FIRST_WINDOW);
         }
+    }
+
+    /// The next reply, if there is room for it; it leaves at `now`.
+    pub fn pop(&mut self, now: Instant) -> Option<T> {
+        self.forget(now, MAX_UNHEARD_AGE);
         if self.left.len() >= self.window {
             return None;
         }
         let (reply, offer) = self.waiting.pop_front()?;
         self.left.push_back((now, offer));
         Some(reply)
+    }
+
+    /// Takes what left so long ago for read; says whether an OFFER was among it.
+    fn forget(&mut self, now: Instant, age: Duration) -> bool {
+        let is_old = |(left, _): &&(Instant, Option<Transaction>)| *left + age <= now;
+        let count = self.left.iter().take_while(is_old).count();
+        self.left.drain(..count).any(|(_, offer)| offer.is_some())
     }
 
     /// When the next reply may leave, if one waits, even if nobody shows anything.
@@ -111,6 +125,12 @@ mod tests {
         assert_eq!(leave(&mut on_the_way, start), (0..96).collect::<Vec<_>>());
         assert_eq!(on_the_way.waiting(), 4);
         assert_eq!(on_the_way.next_leaves(), Some(start + MAX_AGE));
+        assert_eq!(
+            leave(&mut on_the_way, start + MAX_AGE),
+            [0; 0],
+            "nobody has looked whether a REQUEST is there"
+        );
+        on_the_way.heard_until(start + MAX_AGE);
         assert_eq!(leave(&mut on_the_way, start + MAX_AGE), [96, 97, 98, 99]);
         assert_eq!(on_the_way.next_leaves(), None);
     }
@@ -138,8 +158,21 @@ mod tests {
         }
         leave(&mut on_the_way, start);
         assert_eq!(on_the_way.left.len(), FIRST_WINDOW + 100);
+        on_the_way.heard_until(start + MAX_AGE);
         leave(&mut on_the_way, start + MAX_AGE);
+        assert_eq!(on_the_way.left.len(), (FIRST_WINDOW + 100) / 2);
+        on_the_way.heard_until(start + MAX_AGE * 2);
+        leave(&mut on_the_way, start + MAX_AGE * 2);
         assert_eq!(on_the_way.left.len(), FIRST_WINDOW);
+    }
+
+    #[test]
+    fn where_nobody_has_looked_what_left_long_ago_makes_room_and_no_more() {
+        let (mut on_the_way, start) = (with_offers(400), Instant::now());
+        on_the_way.window = 200;
+        assert_eq!(leave(&mut on_the_way, start).len(), 200);
+        assert_eq!(leave(&mut on_the_way, start + MAX_AGE), [0; 0]);
+        assert_eq!(leave(&mut on_the_way, start + MAX_UNHEARD_AGE).len(), 200);
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Outbox {
         self.replies().was_read(offer);
     }
 
+    /// All is handled that had come until `now`.
+    pub fn heard_until(&self, now: Instant) {
+        self.replies().heard_until(now);
+    }
+
     /// Sends the replies that there is room for.
     pub async fn flush(&self) {
         while let Some(reply) = self.next_with_room() {
@@ -65,7 +70,7 @@ impl Outbox {
         }
     }
 
-    /// Waits until there is room for a reply that was left.
+    /// Waits until there could be room for a reply that was left: [`Self::heard_until`] makes it.
     pub async fn has_room(&self) {
         loop {
             let left_some = self.0.left_some.notified();
