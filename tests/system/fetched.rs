@@ -206,17 +206,22 @@ fn a_node_gets_its_own_files_over_the_root_in_both_modes() -> Result<()> {
         overlays.join("lab-secret/overlay.toml"),
         "[files.'/etc/lab.key']\nmode = '0400'\nuid = 7\n[files.'/etc/own-key']\nmode = '0600'\n",
     )?;
-    for mode in ["carried", "fetched"] {
+    // A kernel is given the initramfs with what opens the secrets in one way by BIOS, and in another by UEFI.
+    for (name, mode, firmware) in [
+        ("carried", "carried", Firmware::Bios),
+        ("fetched", "fetched", Firmware::Bios),
+        ("fetched-uefi", "fetched", Firmware::Uefi),
+    ] {
         let mut settings = toml::toml! { mode = mode overlays = ["lab"] };
         if mode == "fetched" {
             settings.insert("secrets".to_owned(), vec!["lab-secret"].into());
         }
-        let spec = with_shell(NodeSpec { settings, ..NodeSpec::classic(5, &image.to_string()) });
+        let spec = with_shell(NodeSpec { settings, firmware, ..NodeSpec::classic(5, &image.to_string()) });
         let tar = overlays.join(format!("{}.tar", spec.name));
         let made =
             Command::new("tar").arg("-C").arg(files.path()).arg("-cf").arg(&tar).arg("etc").status()?;
         ensure!(made.success(), "tar: {made}");
-        let (lab, node) = boot_to_shell(&format!("node-files-{mode}"), &spec)?;
+        let (lab, node) = boot_to_shell(&format!("node-files-{name}"), &spec)?;
         let found = lines_of(
             &node,
             "cat /etc/hostname /etc/own-key; stat -c %a:%U /etc/own-key; wc -l < /etc/passwd",
