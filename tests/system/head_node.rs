@@ -2,8 +2,9 @@
 //! another one. The program is the one that is tested, so the machine that builds it must not have a newer libc than Debian 12.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,12 +27,12 @@ const NBP: &str = "undionly.kpxe";
 
 /// The overlay of the head node: what an admin would write there, the unit where `make install` puts it, and a console that
 /// asks for no password. Programs and images come on a disk, mounted at `/usr/local`.
-fn write_overlay(dir: &Path, node: &NodeSpec) -> Result<()> {
+fn write_overlay(dir: &Path, head: Ipv4Addr, node: &NodeSpec) -> Result<()> {
     let config = format!(
         r#"
 [server]
 interface = "eth0"
-address = "{}"
+address = "{head}"
 store = "/usr/local/srv/store"
 state = "/var/lib/bootnode/state"
 user = "nobody"
@@ -54,7 +55,7 @@ mac = "{}"
 address = "{}"
 image = "failsafe"
 "#,
-        HEAD_ADDRESS, node.name, node.mac, node.address
+        node.name, node.mac, node.address
     );
     let console =
         "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - dumb\n";
@@ -78,11 +79,8 @@ image = "failsafe"
     Ok(())
 }
 
-/// The address that the lab gives node-000.
-const HEAD_ADDRESS: &str = "192.168.0.100";
-
 /// A disk with bootserve, the image that it is to serve, and a boot program for firmware.
-fn make_disk(dir: &Path, image: &str) -> Result<std::path::PathBuf> {
+fn make_disk(dir: &Path, image: &str) -> Result<PathBuf> {
     let (root, disk) = (dir.join("usr-local"), dir.join("usr-local.squashfs"));
     for path in ["bin", "srv/nbp", "srv/store/failsafe"] {
         fs::create_dir_all(root.join(path))?;
@@ -123,11 +121,9 @@ fn a_head_node_boots_others_by_the_unit_and_is_started_again_when_it_fails() -> 
     let (compute, failsafe) = (images::shared("debian-12-compute")?, images::shared("failsafe")?);
     let node = NodeSpec::classic(1, &failsafe.to_string());
     let overlay = overlays_dir(&store_dir()).join("head-node");
-    fs::remove_dir_all(&overlay).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
-    write_overlay(&overlay, &node)?;
+    if overlay.exists() {
+        fs::remove_dir_all(&overlay)?;
+    }
     let files = tempfile::tempdir_in(lab_dir())?;
     let disk = make_disk(files.path(), &failsafe.to_string())?;
     let head = NodeSpec {
@@ -139,7 +135,8 @@ fn a_head_node_boots_others_by_the_unit_and_is_started_again_when_it_fails() -> 
         ],
         ..NodeSpec::classic(0, &compute.to_string())
     };
-    ensure!(head.address.to_string() == HEAD_ADDRESS);
+    let address = head.address;
+    write_overlay(&overlay, address, &node)?;
     let lab = Lab::start("head-node", &store_dir(), std::slice::from_ref(&head))?;
     let head = lab.boot(&head)?;
     lab.wait_for_phase(&head, Phase::Ready, IDLE_BOOT)?;
@@ -151,7 +148,7 @@ fn a_head_node_boots_others_by_the_unit_and_is_started_again_when_it_fails() -> 
     node.console().ask("echo $((6 * 7))", "42", within(IDLE_BOOT))?;
     let status = "bootserve status --config /etc/bootnode/bootserve.toml | grep -c 'node-001 *parked'";
     expect(&head, status, "1")?;
-    let server = format!("{HEAD_ADDRESS}:69").parse()?;
+    let server = SocketAddr::from((address, 69));
     let terms = Terms { blksize: 1428, windowsize: 1, timeout: within(Duration::from_secs(5)) };
     ensure!(lab.netns().inside(|| fetch(server, NBP, terms))?? == b"a boot program");
 
@@ -179,7 +176,7 @@ fn a_head_node_boots_others_by_the_unit_and_is_started_again_when_it_fails() -> 
     expect(&head, "systemctl is-active bootserve", "active")?;
     expect(
         &head,
-        "curl --silent http://192.168.0.100/metrics | grep '^bootserve_leases'",
+        &format!("curl --silent http://{address}/metrics | grep '^bootserve_leases'"),
         "bootserve_leases 1",
     )?;
     expect(&head, "journalctl -u bootserve | grep -c 'Watchdog timeout'", "1")?;

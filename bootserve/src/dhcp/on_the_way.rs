@@ -47,7 +47,7 @@ impl<T> OnTheWay<T> {
         self.waiting.push_back((reply, offer));
     }
 
-    /// A machine has shown that it read what it was offered.
+    /// A machine has shown that it read what it was offered. That widens the window also where the OFFER was forgotten meanwhile.
     pub fn was_read(&mut self, offer: Transaction) {
         if let Some(index) = self.left.iter().position(|(_, left)| *left == Some(offer)) {
             self.left.drain(..=index);
@@ -84,7 +84,8 @@ impl<T> OnTheWay<T> {
         self.left.drain(..count).any(|(_, offer)| offer.is_some())
     }
 
-    /// When the next reply may leave, if one waits, even if nobody shows anything.
+    /// When there could be room for the next reply, if one waits, though nobody has shown anything: once all is handled that had come until
+    /// then.
     pub fn next_leaves(&self) -> Option<Instant> {
         self.waiting.front().and(self.left.front()).map(|(left, _)| *left + MAX_AGE)
     }

@@ -83,11 +83,7 @@ impl EventLog {
     pub async fn boot(&self, id: BootId) -> Result<Option<Boot>, DatabaseError> {
         let query = sqlx::query("SELECT * FROM events WHERE boot = ? AND phase = ?");
         let query = query.bind(id.to_string()).bind(Phase::Script.to_string());
-        let row = query
-            .fetch_optional(&self.shared.database.pool)
-            .await
-            .map_err(query_error("look up a boot in"))?;
-        let event = row.as_ref().map(event).transpose()?;
+        let event = boot_event(query.fetch_optional(&self.shared.database.pool).await)?;
         Ok(event.map(|event| Boot { mac: event.mac, image: event.image }))
     }
 
@@ -102,11 +98,7 @@ impl EventLog {
              AND NOT EXISTS (SELECT 1 FROM events WHERE mac = ?1 AND boot = script.boot AND phase != ?2)",
         );
         let query = query.bind(mac.to_string()).bind(Phase::Script.to_string());
-        let row = query
-            .fetch_optional(&self.shared.database.pool)
-            .await
-            .map_err(query_error("look up a boot in"))?;
-        let event = row.as_ref().map(event).transpose()?;
+        let event = boot_event(query.fetch_optional(&self.shared.database.pool).await)?;
         // What lies in the future is of a clock that was set back.
         let is_recent = |event: &BootEvent| event.time().elapsed().is_ok_and(|age| age < BEGUN_BOOT_LIMIT);
         Ok(event.filter(is_recent).and_then(|event| Some((event.boot?, event.image))))
@@ -167,6 +159,11 @@ pub async fn events_of(database: &Database, mac: MacAddr) -> Result<Vec<BootEven
     let query = sqlx::query("SELECT * FROM events WHERE mac = ? ORDER BY time_unix_ms, id");
     let rows = query.bind(mac.to_string()).fetch_all(&database.pool).await;
     rows.map_err(query_error("read events from"))?.iter().map(event).collect()
+}
+
+/// The event in the row that was looked for, if there is one.
+fn boot_event(row: Result<Option<SqliteRow>, sqlx::Error>) -> Result<Option<BootEvent>, DatabaseError> {
+    row.map_err(query_error("look up a boot in"))?.as_ref().map(event).transpose()
 }
 
 fn event(row: &SqliteRow) -> Result<BootEvent, DatabaseError> {

@@ -27,6 +27,7 @@ mod image_list;
 mod images;
 mod listener;
 mod local;
+mod machines;
 mod overlays;
 mod page;
 mod range;
@@ -223,9 +224,9 @@ fn api_routes() -> Router<Handlers> {
         .route("/v1/nodes/{node}/console", get(console::console))
         .route("/v1/inventory", get(configured::inventory))
         .route("/v1/changes", get(configured::changes).post(configured::make_change))
-        .route("/v1/machines", get(discover::list))
-        .route("/v1/machines/{machine}", get(discover::facts))
-        .route("/v1/machines/{machine}/approve", post(discover::approve))
+        .route("/v1/machines", get(machines::list))
+        .route("/v1/machines/{machine}", get(machines::facts))
+        .route("/v1/machines/{machine}/approve", post(machines::approve))
         .route("/v1/openapi.json", get(configured::openapi))
         .route("/v1/images", get(image_list::list))
         .route(page::PATH, get(page::page))

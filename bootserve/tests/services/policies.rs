@@ -167,7 +167,7 @@ fn machines_keep_their_identities_when_the_server_is_killed_while_it_gives_them(
 }
 
 /// Two policies: one for machines of a serial number, one that proposes.
-fn with_policies(config: String) -> String {
+pub(super) fn with_policies(config: String) -> String {
     format!(
         "{config}\n[discovery]\npoll_seconds = 7\n\
          [[discovery.tag]]\nname = 'ours'\nrule = 'system.serial == \"S1\"'\n\

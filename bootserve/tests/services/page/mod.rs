@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use self::browser::{Browser, DOWN, ENTER, ESCAPE, LEFT, RIGHT, TAB, UP};
 use self::relay::Relay;
+use crate::policies::with_policies;
 use crate::support::store::publish;
 use crate::support::{CARRIED_MAC, COMPUTE, Daemon, FETCHED_MAC, MISFIT_MAC, NODE_MAC};
 
@@ -297,13 +298,7 @@ fn a_machine_is_approved_and_what_strangers_write_stays_text() {
 
 #[test]
 fn what_a_policy_proposes_is_approved_with_two_clicks() {
-    let daemon = Daemon::start_with(|config| {
-        format!(
-            "{config}\n[[discovery.tag]]\nname = 'big'\nrule = 'cpu.cores >= 32'\n\
-             [[discovery.policy]]\nname = 'rest'\ntags = ['big']\napproval = true\n\
-             nodes = 'rest-[1-9]'\naddress = '127.0.0.[61-69]'\nimage = 'compute'\n"
-        )
-    });
+    let daemon = Daemon::start_with(with_policies);
     introduce(&daemon, "1ABCDE2");
     let browser = open(&daemon);
     log_in(&browser, &daemon, "operator");
