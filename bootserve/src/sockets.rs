@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_tcp_congestion};
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::api_socket::{self, ApiSocketError};
 use crate::config::{Config, DhcpMode};
@@ -24,6 +24,11 @@ pub const DNS_PORT: u16 = 53;
 /// What a hall of nodes sends at once must wait in the socket, not be dropped.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const BACKLOG: i32 = 4096;
+/// How HTTP is sent (tcp(7), TCP_CONGESTION), the first that the kernel has; it always has the last. BBR, which some systems have for all, sets a
+/// timer for each packet and so serves a network of few switches at a fraction of its speed: docs/benchmarks.md, "Serving".
+const CONGESTION_CONTROLS: [&str; 2] = ["cubic", "reno"];
+/// What the running kernel has, without modules that are not loaded.
+const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 
 /// Bound sockets of all services.
 #[derive(Debug)]
@@ -119,6 +124,11 @@ impl Sockets {
             listener(passed.stream(address), address).map_err(cannot_bind(service, address))
         };
         let dns_tcp = config.dns.as_ref().map(|_| tcp("DNS", DNS_PORT)).transpose()?;
+        let http = tcp("HTTP", server.http_port)?;
+        let https = config.tls.as_ref().map(|tls| tcp("HTTPS", tls.port)).transpose()?;
+        for listener in [&http].into_iter().chain(&https) {
+            set_congestion_control(listener, config.congestion_control.as_deref());
+        }
         Ok(Self {
             dhcp: dhcp_socket,
             ping: match config.dhcp == DhcpMode::Authoritative && config.ping_check {
@@ -128,8 +138,8 @@ impl Sockets {
             pxe: pxe_socket,
             tftp: tftp_socket,
             dns: dns_udp.zip(dns_tcp),
-            http: tcp("HTTP", server.http_port)?,
-            https: config.tls.as_ref().map(|tls| tcp("HTTPS", tls.port)).transpose()?,
+            http,
+            https,
             api: api_socket::bind(server)?,
             router_solicitations,
             mtu_bytes,
@@ -216,6 +226,20 @@ fn listener(passed: Option<Socket>, address: SocketAddrV4) -> io::Result<TcpList
     Ok(socket.into())
 }
 
+/// Connections have what the socket has that accepts them. Any of them serves, if more slowly.
+fn set_congestion_control(listener: &TcpListener, name: Option<&str>) {
+    if let Some(name) = name {
+        let Err(error) = set_tcp_congestion(listener, name) else { return };
+        let available = std::fs::read_to_string(AVAILABLE).unwrap_or_default();
+        let hint = "of those that are not in net.ipv4.tcp_allowed_congestion_control, it needs CAP_NET_ADMIN";
+        warn!(name, %error, available = available.trim(), hint, "cannot set http.congestion_control");
+    }
+    let is_set = CONGESTION_CONTROLS.iter().any(|name| set_tcp_congestion(listener, name).is_ok());
+    if !is_set {
+        debug!("HTTP has the congestion control of the system");
+    }
+}
+
 /// MTU of an interface, which tells at the same time whether there is one.
 pub(crate) fn mtu_bytes(interface: &str) -> Result<u16, BindError> {
     // Loopback has 65536; no datagram is longer than what 16 bits count.
@@ -232,12 +256,31 @@ fn read_interface_file(interface: &str, file: &str) -> Result<u32, BindError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
+    use rustix::net::sockopt::tcp_congestion;
+
     use super::*;
 
     #[test]
     fn a_missing_interface_is_named() {
         let error = mtu_bytes("nosuch0").unwrap_err().to_string();
         assert!(error.contains("nosuch0") && error.contains("hint:"), "{error}");
+    }
+
+    #[test]
+    fn connections_have_the_congestion_control_that_is_named_or_ours() {
+        for (name, expected) in [
+            (Some("reno"), &["reno"][..]),
+            (None, &CONGESTION_CONTROLS),
+            (Some("nosuch"), &CONGESTION_CONTROLS),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            set_congestion_control(&listener, name);
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let found = tcp_congestion(listener.accept().unwrap().0).unwrap();
+            assert!(expected.contains(&found.trim_end_matches('\0')), "{name:?}: {found:?}");
+        }
     }
 
     #[test]

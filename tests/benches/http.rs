@@ -15,7 +15,9 @@ use bootspec::{ImageRef, MacAddr};
 use rustix::net::{RecvFlags, recv};
 use serde_json::json;
 
-use crate::measure::{Cost, Goal, Measurement, Rounds, least_wall, median_cpu, stdout_of};
+use crate::measure::{
+    CONGESTION_CONTROL, Cost, Goal, Measurement, Rounds, least_wall, median_cpu, stdout_of,
+};
 use crate::root::bench_dir;
 use crate::serving::{Running, Wire};
 
@@ -29,50 +31,75 @@ const FIRST_NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 0);
 
 /// A file of 1 GiB by one connection, 8, 64: throughput, and what a GiB costs the server.
 pub fn download_1(rounds: Rounds) -> Result<Vec<Measurement>> {
-    download(rounds, 1, "http-1", "http-cpu-1")
+    Download::by(1, "http-1", "http-cpu-1").measure(rounds)
 }
 
 pub fn download_8(rounds: Rounds) -> Result<Vec<Measurement>> {
-    download(rounds, 8, "http-8", "http-cpu-8")
+    Download::by(8, "http-8", "http-cpu-8").measure(rounds)
 }
 
 pub fn download_64(rounds: Rounds) -> Result<Vec<Measurement>> {
-    download(rounds, 64, "http-64", "http-cpu-64")
+    Download::by(64, "http-64", "http-cpu-64").measure(rounds)
 }
 
-fn download(
-    rounds: Rounds,
-    connections: u64,
+/// By one connection, with the same congestion control for both: the kernel does the same for them.
+pub fn download_alike(rounds: Rounds) -> Result<Vec<Measurement>> {
+    let alike = Download::by(1, "http-alike", "http-cpu-alike");
+    let spread = 0.1;
+    Download { congestion_control: Some("reno"), least: 1.0 - spread, most_cpu: 1.0 + spread, ..alike }
+        .measure(rounds)
+}
+
+struct Download {
     name: &'static str,
     name_of_cpu: &'static str,
-) -> Result<Vec<Measurement>> {
-    let store = store()?;
-    let image: ImageRef = IMAGE.parse()?;
-    let path = image.url_path(INITRAMFS);
-    let wire = Wire::connect("bench-http")?;
-    let fetch_all = |server: &Running<'_>| {
-        let cpu_before = server.cpu_seconds()?;
-        let started = Instant::now();
-        wire.client.inside(|| fetch_by(connections, &path))??;
-        let wall_seconds = started.elapsed().as_secs_f64();
-        Ok(Cost { wall_seconds, cpu_seconds: server.cpu_seconds()? - cpu_before })
-    };
-    let mut ours = || fetch_all(&bootserve(&wire, &store)?);
-    let mut peer = || fetch_all(&nginx(&wire, &store)?);
-    let [ours, peer] = rounds.in_turn(name, [&mut ours, &mut peer])?;
-    let gib = (RUN_BYTES >> 30) as f64;
-    let rate = |costs: &[Cost]| gib / least_wall(costs);
-    let details = json!({"connections": connections, "ours": ours, "peer": peer, "bytes": RUN_BYTES});
-    Ok(vec![
-        Measurement::new(name, rate(&ours), rate(&peer), "GiB/s", Goal::AtLeast(1.0)).with_details(details),
-        Measurement::new(
-            name_of_cpu,
-            median_cpu(&ours) / gib,
-            median_cpu(&peer) / gib,
-            "cpu-seconds/GiB",
-            Goal::AtMost(1.0),
-        ),
-    ])
+    connections: u64,
+    /// None: bootserve's own, and the system's.
+    congestion_control: Option<&'static str>,
+    /// The throughput should be so many times the peer's, and the CPU seconds at most so many times.
+    least: f64,
+    most_cpu: f64,
+}
+
+impl Download {
+    fn by(connections: u64, name: &'static str, name_of_cpu: &'static str) -> Self {
+        Self { name, name_of_cpu, connections, congestion_control: None, least: 1.0, most_cpu: 1.0 }
+    }
+
+    fn measure(self, rounds: Rounds) -> Result<Vec<Measurement>> {
+        let store = store()?;
+        let image: ImageRef = IMAGE.parse()?;
+        let path = image.url_path(INITRAMFS);
+        let wire = Wire::connect("bench-http")?;
+        if let Some(name) = self.congestion_control {
+            wire.server.inside(|| fs::write(CONGESTION_CONTROL, name))??;
+        }
+        let fetch_all = |server: &Running<'_>| {
+            let cpu_before = server.cpu_seconds()?;
+            let started = Instant::now();
+            wire.client.inside(|| fetch_by(self.connections, &path))??;
+            let wall_seconds = started.elapsed().as_secs_f64();
+            Ok(Cost { wall_seconds, cpu_seconds: server.cpu_seconds()? - cpu_before })
+        };
+        let mut ours = || fetch_all(&bootserve(&wire, &store, self.congestion_control)?);
+        let mut peer = || fetch_all(&nginx(&wire, &store)?);
+        let [ours, peer] = rounds.in_turn(self.name, [&mut ours, &mut peer])?;
+        let gib = (RUN_BYTES >> 30) as f64;
+        let rate = |costs: &[Cost]| gib / least_wall(costs);
+        let details =
+            json!({"connections": self.connections, "ours": ours, "peer": peer, "bytes": RUN_BYTES});
+        Ok(vec![
+            Measurement::new(self.name, rate(&ours), rate(&peer), "GiB/s", Goal::AtLeast(self.least))
+                .with_details(details),
+            Measurement::new(
+                self.name_of_cpu,
+                median_cpu(&ours) / gib,
+                median_cpu(&peer) / gib,
+                "cpu-seconds/GiB",
+                Goal::AtMost(self.most_cpu),
+            ),
+        ])
+    }
 }
 
 /// iPXE scripts of as many nodes in turn, against a file of the same length.
@@ -80,12 +107,12 @@ pub fn scripts(rounds: Rounds) -> Result<Vec<Measurement>> {
     let store = store()?;
     let wire = Wire::connect("bench-scripts")?;
     let script = {
-        let _server = bootserve(&wire, &store)?;
+        let _server = bootserve(&wire, &store, None)?;
         bootlab::api::get(&wire.client, &format!("/ipxe?mac={}", mac(0)))?
     };
     fs::write(store.join("script.ipxe"), script)?;
     let mut ours = || {
-        let _server = bootserve(&wire, &store)?;
+        let _server = bootserve(&wire, &store, None)?;
         requests_per_second(&wire, "/ipxe")
     };
     let mut peer = || {
@@ -106,8 +133,11 @@ fn mac(node: u32) -> MacAddr {
     MacAddr::new([0xfc, 0xab, 0x14, 0xe8, high, low])
 }
 
-fn bootserve<'a>(wire: &'a Wire, store: &Path) -> Result<Running<'a>> {
+fn bootserve<'a>(wire: &'a Wire, store: &Path, congestion_control: Option<&str>) -> Result<Running<'a>> {
     let mut more = "[network]\nsubnet = '192.168.0.0/16'\n".to_owned();
+    if let Some(name) = congestion_control {
+        more += &format!("[http]\ncongestion_control = '{name}'\n");
+    }
     for number in 0..NODES {
         let (mac, address) = (mac(number), Ipv4Addr::from_bits(FIRST_NODE.to_bits() + number));
         more += &format!(

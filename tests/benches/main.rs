@@ -70,6 +70,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "http-1", run: http::download_1 },
     Bench { name: "http-8", run: http::download_8 },
     Bench { name: "http-64", run: http::download_64 },
+    Bench { name: "http-alike", run: http::download_alike },
     Bench { name: "scripts", run: http::scripts },
     Bench { name: "peak-memory-carried", run: memory::carried },
     Bench { name: "peak-memory-fetched", run: memory::fetched },

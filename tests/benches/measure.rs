@@ -26,6 +26,11 @@ impl FromStr for Rounds {
 }
 
 impl Rounds {
+    /// More and shorter ones.
+    pub fn times(self, turns: NonZeroUsize) -> Self {
+        Self(self.0.saturating_mul(turns))
+    }
+
     /// Runs all sides in turn, so that what else the machine does falls on each.
     pub fn in_turn<T, const SIDES: usize>(
         self,
@@ -109,6 +114,11 @@ pub fn least_wall(costs: &[Cost]) -> f64 {
     least(&costs.iter().map(|cost| cost.wall_seconds).collect::<Vec<_>>())
 }
 
+/// The least CPU seconds.
+pub fn least_cpu(costs: &[Cost]) -> f64 {
+    least(&costs.iter().map(|cost| cost.cpu_seconds).collect::<Vec<_>>())
+}
+
 /// The median of the CPU seconds.
 pub fn median_cpu(costs: &[Cost]) -> f64 {
     let mut values: Vec<f64> = costs.iter().map(|cost| cost.cpu_seconds).collect();
@@ -171,14 +181,19 @@ impl Serialize for Goal {
     }
 }
 
+/// What servers send by that set nothing (tcp(7)), in their network namespace.
+pub const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 /// The machine that the figures are of.
 pub fn machine() -> Value {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let congestion_control = fs::read_to_string(CONGESTION_CONTROL).unwrap_or_default();
     json!({
         "cores": thread::available_parallelism().map_or(0, NonZeroUsize::get),
         "processor": model.map(|(_, model)| model),
         "kernel": kernel.trim_end(),
+        "congestion_control": congestion_control.trim_end(),
     })
 }

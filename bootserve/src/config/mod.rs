@@ -77,6 +77,8 @@ pub struct Config {
     pub nbp_dirs: Vec<PathBuf>,
     /// How many machines may download at once; none for as many as come.
     pub max_downloads: Option<NonZeroU32>,
+    /// How the kernel is to send what HTTP clients ask for (tcp(7), TCP_CONGESTION).
+    pub congestion_control: Option<String>,
     /// How HTTP is spoken with TLS besides, if it is.
     pub tls: Option<Tls>,
     /// What we say of names, if anything.

@@ -10,7 +10,7 @@ use serde_json::Value;
 const NAMES: [&str; 2] = ["name", "subnet"];
 
 /// What is read at the start alone: a table, and its key, or none for all of them.
-const NEEDS_RESTART: [(&str, Option<&str>); 13] = [
+const NEEDS_RESTART: [(&str, Option<&str>); 14] = [
     ("server", Some("interface")),
     ("server", Some("address")),
     ("server", Some("store")),
@@ -22,6 +22,7 @@ const NEEDS_RESTART: [(&str, Option<&str>); 13] = [
     ("dhcp", None),
     ("network", Some("router_advertisements")),
     ("tftp", None),
+    ("http", Some("congestion_control")),
     ("tls", Some("port")),
     // With it the section comes and goes.
     ("dns", Some("zone")),

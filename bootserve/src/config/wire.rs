@@ -142,6 +142,7 @@ impl Default for Nbp {
 #[serde(deny_unknown_fields)]
 struct Http {
     max_downloads: Option<NonZeroU32>,
+    congestion_control: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -331,6 +332,7 @@ impl Config {
             tftp: super::Tftp { single_port: wire.tftp.single_port },
             nbp_dirs: wire.nbp.dirs,
             max_downloads: wire.http.max_downloads,
+            congestion_control: wire.http.congestion_control,
             tls,
             dns,
             boot,

@@ -1,7 +1,7 @@
 //! The sockets of the TFTP server, and the thread that serves them.
 //!
 //! With windows of one block, which is what most firmware asks for, the time from an acknowledgement to the next block is
-//! all that counts. So all transfers are driven by one thread that waits in epoll(7) and needs two more system calls for a
+//! all that counts. So all transfers are driven by one thread that waits in epoll(7) and needs two or three more system calls for a
 //! block. A runtime's task wakes up later and takes twice the processor time.
 
 use std::io;
@@ -38,6 +38,8 @@ const MAX_PACKET_BYTES: usize = 512;
 const HEADER_BYTES: u16 = 20 + 8 + 4;
 /// Packets of that many sockets are taken at a time.
 const MAX_EVENTS: usize = 64;
+/// Packets of one socket, before others have their turn.
+const MAX_IN_A_ROW: usize = 64;
 /// Transfers that have ended and are not in the database yet.
 const MAX_UNNOTED: usize = 4096;
 
@@ -151,13 +153,14 @@ impl Driver {
         loop {
             self.sockets.wait(self.table.wake(), &mut events)?;
             let now = Instant::now();
+            let is_alone = events.len() == 1;
             for event in events.drain(..) {
                 match event.data.u64().into() {
                     Ready::Stop => return Ok(()),
                     // See below.
                     Ready::Timer => {}
                     Ready::Requests => self.receive_request(now),
-                    Ready::Transfer(tids) => self.receive(now, tids),
+                    Ready::Transfer(tids) => self.receive(now, tids, is_alone),
                 }
             }
             for (tids, step) in self.table.time_out(now) {
@@ -223,14 +226,28 @@ impl Driver {
         self.take(tids, Step::Send);
     }
 
-    /// A packet to the port of a transfer.
-    fn receive(&mut self, now: Instant, tids: Tids) {
-        let Some(Link::Own(socket)) = self.table.find(tids).map(|active| &active.link) else { return };
+    /// Packets to the port of a transfer: the one that epoll(7) told of, and what the client answers at once. One that shares a core with us has
+    /// mostly done so while ours left, and else does when it is let run; either costs less than to be put to sleep and woken. Where
+    /// others wait, too, nobody is let run for.
+    fn receive(&mut self, now: Instant, tids: Tids, is_alone: bool) {
         let mut buffer = [0; MAX_PACKET_BYTES];
-        match socket.recv(&mut buffer) {
-            Ok(length) => self.handle(now, tids, &buffer[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.end(tids, Err(error.into())),
+        let mut may_yield = is_alone;
+        for _ in 0..MAX_IN_A_ROW {
+            let Some(Link::Own(socket)) = self.table.find(tids).map(|active| &active.link) else { return };
+            match socket.recv(&mut buffer) {
+                Ok(length) => {
+                    self.handle(now, tids, &buffer[..length]);
+                    may_yield = is_alone;
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return self.end(tids, Err(error.into()));
+                }
+                Err(_) if may_yield => {
+                    thread::yield_now();
+                    may_yield = false;
+                }
+                Err(_) => return,
+            }
         }
     }
 
