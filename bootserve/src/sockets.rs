@@ -1,9 +1,9 @@
 //! The sockets, bound while we still may bind low ports.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::{io, iter};
 
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_tcp_congestion};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -126,7 +126,7 @@ impl Sockets {
         let dns_tcp = config.dns.as_ref().map(|_| tcp("DNS", DNS_PORT)).transpose()?;
         let http = tcp("HTTP", server.http_port)?;
         let https = config.tls.as_ref().map(|tls| tcp("HTTPS", tls.port)).transpose()?;
-        for listener in [&http].into_iter().chain(&https) {
+        for listener in iter::once(&http).chain(&https) {
             set_congestion_control(listener, config.congestion_control.as_deref());
         }
         Ok(Self {
@@ -234,8 +234,7 @@ fn set_congestion_control(listener: &TcpListener, name: Option<&str>) {
         let hint = "of those that are not in net.ipv4.tcp_allowed_congestion_control, it needs CAP_NET_ADMIN";
         warn!(name, %error, available = available.trim(), hint, "cannot set http.congestion_control");
     }
-    let is_set = CONGESTION_CONTROLS.iter().any(|name| set_tcp_congestion(listener, name).is_ok());
-    if !is_set {
+    if !CONGESTION_CONTROLS.iter().any(|name| set_tcp_congestion(listener, name).is_ok()) {
         debug!("HTTP has the congestion control of the system");
     }
 }

@@ -229,7 +229,8 @@ mod tests {
     fn what_needs_a_restart_is_named_as_it_is_in_the_file() {
         let text = include_str!("../../bootserve.example.toml")
             .replace("[server]", "[server]\napi_socket = 's'\napi_group = 'g'")
-            .replace("[boot]", "[http]\ncongestion_control = 'reno'\n[tls]\ncertificate = 'a'\nkey = 'b'\n[dns]\nzone = 'cluster'\n[boot]");
+            .replace("[boot]", "[tls]\ncertificate = 'a'\nkey = 'b'\n[dns]\nzone = 'cluster'\n[boot]")
+            + "\n[http]\ncongestion_control = 'reno'\n";
         let Settings(tables) = Config::parse(&text).unwrap().settings();
         for (table, key) in NEEDS_RESTART.iter().filter(|(_, key)| *key != Some("router_advertisements")) {
             let found = tables.iter().find(|(found, _)| found.table == *table);

@@ -226,9 +226,9 @@ impl Driver {
         self.take(tids, Step::Send);
     }
 
-    /// Packets to the port of a transfer: the one that epoll(7) told of, and what the client answers at once. One that shares a core with us has
-    /// mostly done so while ours left, and else does when it is let run; either costs less than to be put to sleep and woken. Where
-    /// others wait, too, nobody is let run for.
+    /// Packets to the port of a transfer: the one that epoll(7) told of, and what the client answers at once. A client that shares a core
+    /// with us has mostly answered while our packet left, or does when it is let run, which costs less than to sleep and be woken. With
+    /// `is_alone`, no other client waits meanwhile.
     fn receive(&mut self, now: Instant, tids: Tids, is_alone: bool) {
         let mut buffer = [0; MAX_PACKET_BYTES];
         let mut may_yield = is_alone;
@@ -239,14 +239,14 @@ impl Driver {
                     self.handle(now, tids, &buffer[..length]);
                     may_yield = is_alone;
                 }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return self.end(tids, Err(error.into()));
-                }
-                Err(_) if may_yield => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !may_yield {
+                        return;
+                    }
                     thread::yield_now();
                     may_yield = false;
                 }
-                Err(_) => return,
+                Err(error) => return self.end(tids, Err(error.into())),
             }
         }
     }
