@@ -7,7 +7,7 @@
 mod queries;
 mod writing;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -230,14 +230,14 @@ impl EventLog {
     }
 
     /// Likewise of the machine whose boot is `boot`, else of the one at `peer`.
-    pub async fn refuse_at(&self, peer: IpAddr, boot: Option<BootId>, reason: &str) {
+    pub async fn refuse_at(&self, peer: Ipv4Addr, boot: Option<BootId>, reason: &str) {
         let by_boot = match boot {
             Some(id) => self.boot(id).await.map(|boot| boot.map(|boot| boot.mac)),
             None => Ok(None),
         };
-        let mac = match (by_boot, peer.to_canonical()) {
-            (Ok(None), IpAddr::V4(peer)) => self.machine_at(peer).await,
-            (by_boot, _) => by_boot,
+        let mac = match by_boot {
+            Ok(None) => self.machine_at(peer).await,
+            known => known,
         };
         match mac {
             Ok(Some(mac)) => self.refuse(mac, reason).await,

@@ -2,7 +2,7 @@
 //! come later are told when to ask again, and are then let in in the order in which they first asked.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub struct Downloads {
 struct State {
     limit: Option<NonZeroU32>,
     /// Downloads of each machine. A machine that has one may begin others: it is one machine still.
-    active: HashMap<IpAddr, u32>,
+    active: HashMap<Ipv4Addr, u32>,
     /// In the order in which they first asked.
     waiting: VecDeque<Waiting>,
     mean_duration: Duration,
@@ -34,7 +34,7 @@ struct State {
 
 #[derive(Debug)]
 struct Waiting {
-    machine: IpAddr,
+    machine: Ipv4Addr,
     /// When it is taken to have gone away.
     until: Instant,
 }
@@ -43,7 +43,7 @@ struct Waiting {
 #[derive(Debug)]
 pub struct Permit {
     state: Arc<Mutex<State>>,
-    machine: IpAddr,
+    machine: Ipv4Addr,
     began: Instant,
 }
 
@@ -75,21 +75,21 @@ impl Downloads {
     }
 
     /// How many are let in before each of those that wait.
-    pub fn waiting(&self, now: Instant) -> HashMap<IpAddr, usize> {
+    pub fn waiting(&self, now: Instant) -> HashMap<Ipv4Addr, usize> {
         let state = lock(&self.state);
         let waiting = state.waiting.iter().filter(|waiting| waiting.until > now);
         waiting.enumerate().map(|(before, waiting)| (waiting.machine, before)).collect()
     }
 
     /// Whether `machine` may begin a download now.
-    pub fn admit(&self, machine: IpAddr, now: Instant) -> Result<Permit, Busy> {
+    pub fn admit(&self, machine: Ipv4Addr, now: Instant) -> Result<Permit, Busy> {
         lock(&self.state).admit(machine, now)?;
         Ok(Permit { state: Arc::clone(&self.state), machine, began: now })
     }
 }
 
 impl State {
-    fn admit(&mut self, machine: IpAddr, now: Instant) -> Result<(), Busy> {
+    fn admit(&mut self, machine: Ipv4Addr, now: Instant) -> Result<(), Busy> {
         self.waiting.retain(|waiting| waiting.until > now);
         let place = self.waiting.iter().position(|waiting| waiting.machine == machine);
         let before = place.unwrap_or(self.waiting.len());
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn machine(number: u8) -> IpAddr {
+    fn machine(number: u8) -> Ipv4Addr {
         [192, 168, 0, number].into()
     }
 

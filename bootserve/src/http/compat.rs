@@ -3,7 +3,7 @@
 //! What cannot be used is 404 to the client and a warning in the log, as their clients take any other error for a reason to try
 //! again.
 
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Instant;
@@ -150,7 +150,7 @@ async fn own_boot(
 /// `GET /cloud`: the cloud config of the machine. That of bootcfg is a file, that of matchbox a template.
 pub(super) async fn cloud(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -240,7 +240,7 @@ async fn matchbox_signature(
 /// `GET /assets/PATH` of matchbox, with HEAD, Range and conditional requests.
 pub(super) async fn asset(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     method: Method,
     Path(path): Path<String>,
     headers: HeaderMap,
@@ -254,7 +254,7 @@ pub(super) async fn asset(
 /// `GET /images/PATH` where the store has no such file: it may be one of bootcfg's.
 pub(super) async fn image_of_bootcfg(
     app: &App,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     method: &Method,
     headers: &HeaderMap,
     path: String,
@@ -265,7 +265,7 @@ pub(super) async fn image_of_bootcfg(
 
 async fn asset_of(
     app: &App,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     method: &Method,
     headers: &HeaderMap,
     site: &Site,
@@ -278,7 +278,7 @@ async fn asset_of(
 
 fn file_response(
     app: &App,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     method: &Method,
     headers: &HeaderMap,
     found: Result<Option<DataFile>, CompatError>,
@@ -296,7 +296,7 @@ fn file_response(
     if let Wanted::Head(_) = wanted {
         return file.respond(wanted, |_| ());
     }
-    match app.downloads.admit(peer.ip(), Instant::now()) {
+    match app.downloads.admit(*peer.ip(), Instant::now()) {
         Ok(permit) => file.respond(wanted, move |_| {
             // As long as the body is, the permit is.
             let _ = &permit;

@@ -3,7 +3,7 @@
 //! They may hold what other nodes should not see, so only the node's own address is answered, and only until its system has
 //! reported that it is ready. A kernel command line is often the same for many nodes: for NODE `self`, who asks is told by its address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Path, State};
@@ -25,7 +25,7 @@ const SELF: &str = "self";
 /// `GET /nocloud/NODE/FILE`, and HEAD.
 pub(super) async fn nocloud(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     Path((node, file)): Path<(String, String)>,
     method: Method,
 ) -> Response {
@@ -38,7 +38,7 @@ pub(super) async fn nocloud(
 /// `GET /templates/NODE/NAME`, and HEAD.
 pub(super) async fn template(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     Path((node, name)): Path<(String, String)>,
     method: Method,
 ) -> Response {
@@ -51,7 +51,7 @@ pub(super) async fn template(
 /// A text for `node`, if it is the one who asks.
 pub(super) async fn document(
     app: &App,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     node: &str,
     document: Document,
     method: &Method,
@@ -61,7 +61,7 @@ pub(super) async fn document(
         return not_found();
     };
     let (name, what) = (node.name.as_str(), document.to_string());
-    match may_have(config, &app.events, peer.ip(), node, Given::Texts).await {
+    match may_have(config, &app.events, *peer.ip(), node, Given::Texts).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {
             warn!(%peer, node = name, file = what, reason = %refusal, "text refused");
@@ -83,17 +83,14 @@ pub(super) async fn document(
         }
         Ok(None) => not_found(),
         Err(error) => {
-            app.events.refuse_at(peer.ip(), None, &explain(&error).to_string()).await;
+            app.events.refuse_at(*peer.ip(), None, &explain(&error).to_string()).await;
             internal_error(&error)
         }
     }
 }
 
-fn node_called<'a>(config: &'a Config, name: &str, peer: SocketAddr) -> Option<&'a Node> {
-    let at_peer = || match peer.ip().to_canonical() {
-        IpAddr::V4(address) if name == SELF => config.node_at(address),
-        _ => None,
-    };
+fn node_called<'a>(config: &'a Config, name: &str, peer: SocketAddrV4) -> Option<&'a Node> {
+    let at_peer = || config.node_at(*peer.ip()).filter(|_| name == SELF);
     config.node_named(name).or_else(at_peer)
 }
 

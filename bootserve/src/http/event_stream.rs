@@ -5,7 +5,7 @@
 //! [`MAX_STREAMS`], and a client that takes nothing for [`SLOW`] is dropped.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt::Write as _, io};
@@ -88,7 +88,7 @@ struct Sent<'a> {
 /// `GET /v1/events`.
 pub(super) async fn events(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Response {
@@ -186,7 +186,7 @@ impl Reader {
 #[derive(Clone)]
 pub(super) struct StreamBody {
     chunks: Arc<Mutex<mpsc::Receiver<Bytes>>>,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
 }
 
 impl StreamBody {

@@ -4,7 +4,7 @@
 //! so no path can leave the version's directory.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -39,7 +39,7 @@ pub(super) async fn artifact(
     State(app): State<Arc<App>>,
     extract::Path(path): extract::Path<String>,
     Query(query): Query<BootQuery>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
@@ -54,7 +54,7 @@ async fn of_store(
     app: &App,
     path: &str,
     query: BootQuery,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     method: &Method,
     headers: &HeaderMap,
 ) -> Response {
@@ -83,7 +83,7 @@ async fn of_store(
         Err(OpenError::NotListed) => return not_found(),
         Err(error) => {
             let reason = format!("cannot send {artifact}: {}", explain(&error));
-            app.events.refuse_at(peer.ip(), boot, &reason).await;
+            app.events.refuse_at(*peer.ip(), boot, &reason).await;
             return internal_error(&error);
         }
     };
@@ -92,12 +92,12 @@ async fn of_store(
     if let Wanted::Head(_) = wanted {
         return file.respond(wanted, |_| ());
     }
-    let permit = match app.downloads.admit(peer.ip(), Instant::now()) {
+    let permit = match app.downloads.admit(*peer.ip(), Instant::now()) {
         Ok(permit) => permit,
         Err(busy) => {
             if busy.is_new {
                 let reason = "download refused for now: [http] max_downloads machines download already";
-                app.events.refuse_at(peer.ip(), download.boot, reason).await;
+                app.events.refuse_at(*peer.ip(), download.boot, reason).await;
             }
             return busy_response(&busy);
         }
@@ -112,7 +112,7 @@ async fn of_store(
     });
     follow(&mut response, |first, wanted_bytes| {
         let wanted = transfers::Wanted { file: artifact.to_string(), size_bytes, boot, first, wanted_bytes };
-        under_way.get_or_init(|| app.transfers.begin(peer.ip(), wanted, Instant::now())).transfer()
+        under_way.get_or_init(|| app.transfers.begin(*peer.ip(), wanted, Instant::now())).transfer()
     });
     response
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -49,7 +49,7 @@ pub(super) struct Listener {
 
 /// A connection on its way to the worker that serves it.
 struct Assigned {
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     slot: Slot,
     what: What,
 }
@@ -83,10 +83,12 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> (TcpStream, SocketAddr) {
+    /// Its socket is one of IPv4, which is all that nodes are known by.
+    async fn accept(&self) -> (TcpStream, SocketAddrV4) {
         loop {
             match self.socket.accept().await {
-                Ok(accepted) => return accepted,
+                Ok((stream, SocketAddr::V4(peer))) => return (stream, peer),
+                Ok((_, SocketAddr::V6(peer))) => warn!(%peer, "an HTTP connection by IPv6 is refused"),
                 Err(error) => {
                     warn!(%error, "cannot accept an HTTP connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -250,7 +252,7 @@ impl Drop for Sending {
 async fn open(
     stream: std::net::TcpStream,
     tls: Option<TlsAcceptor>,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     slot: &Slot,
 ) -> io::Result<Option<Stream>> {
     let stream = TcpStream::from_std(stream)?;

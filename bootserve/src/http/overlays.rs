@@ -5,7 +5,7 @@
 //! address proves little: a machine on the same wire can take it while the node is off.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Path, State};
@@ -35,14 +35,14 @@ enum Form {
 /// `GET /overlays/FILE`, and HEAD.
 pub(super) async fn overlay(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     Path(file): Path<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
     let Some((name, form)) = parse(&file) else { return not_found() };
     let Some(node) = app.served.config.node_named(name.as_str()) else { return not_found() };
-    match overlay::may_have(&app.served.config, &app.events, peer.ip(), node, Given::Files).await {
+    match overlay::may_have(&app.served.config, &app.events, *peer.ip(), node, Given::Files).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => {
             warn!(%peer, node = name.as_str(), file, reason = %refusal, "overlay refused");
@@ -59,7 +59,7 @@ pub(super) async fn overlay(
         Ok(Some(overlay)) => overlay,
         Ok(None) => return not_found(),
         Err(error) => {
-            app.events.refuse_at(peer.ip(), None, &explain(&error).to_string()).await;
+            app.events.refuse_at(*peer.ip(), None, &explain(&error).to_string()).await;
             return internal_error(&error);
         }
     };
@@ -81,13 +81,11 @@ pub(super) async fn overlay(
 }
 
 /// Whoever asks on a node that is up gets none, which is no matter of its boot.
-pub(super) async fn note_refusal(app: &App, peer: SocketAddr, what: &str, refusal: &overlay::Refusal) {
+pub(super) async fn note_refusal(app: &App, peer: SocketAddrV4, what: &str, refusal: &overlay::Refusal) {
     let is_up = |mac| app.events.with_courses(|courses| courses.get(&mac).is_some_and(Course::is_up));
     let at = |peer| app.served.config.mac_of(app.served.config.node_at(peer)?);
-    if let IpAddr::V4(address) = peer.ip()
-        && !at(address).is_some_and(is_up)
-    {
-        app.events.refuse_at(peer.ip(), None, &format!("{what} refused: {refusal}")).await;
+    if !at(*peer.ip()).is_some_and(is_up) {
+        app.events.refuse_at(*peer.ip(), None, &format!("{what} refused: {refusal}")).await;
     }
 }
 

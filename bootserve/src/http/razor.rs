@@ -2,7 +2,7 @@
 //!
 //! There are none without `compat.razor`. A client that is refused asks again after a while; the log says why.
 
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -245,7 +245,7 @@ pub(super) async fn log(State(app): State<Arc<App>>, Path(id): Path<String>, uri
 /// `GET /svc/file/ID/NAME`: a template for the node that the machine is.
 pub(super) async fn file(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     Path((id, name)): Path<(String, String)>,
     method: Method,
 ) -> Answer {

@@ -1,6 +1,6 @@
 //! iPXE scripts and network boot programs: the boot decision, rendered for HTTP clients.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -437,15 +437,15 @@ fn report_url(config: &Config) -> Option<BaseUrl> {
 /// `GET /nbp/NAME`: a network boot program for UEFI HTTP Boot, which sends HEAD before GET.
 pub(super) async fn nbp(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     method: Method,
     Path(name): Path<String>,
 ) -> Response {
     let Some((name, program)) = app.served.nbps.find(&name) else {
         return text(StatusCode::NOT_FOUND, "there is no such network boot program");
     };
-    if let (Method::GET, IpAddr::V4(peer)) = (method, peer.ip()) {
-        app.events.note_nbp(peer, name).await;
+    if method == Method::GET {
+        app.events.note_nbp(*peer.ip(), name).await;
     }
     ([(CONTENT_TYPE, "application/efi")], program.clone()).into_response()
 }

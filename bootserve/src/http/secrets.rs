@@ -3,7 +3,7 @@
 //!
 //! Each is answered once a boot. All else is refused in the same words, and the log, the node's events and the metrics say why.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -62,7 +62,7 @@ pub(super) struct BootQuery {
 /// `GET /credentials/NODE.img?boot=ID`.
 pub(super) async fn credential(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     Path(file): Path<String>,
     Query(BootQuery { boot }): Query<BootQuery>,
     method: Method,
@@ -86,16 +86,16 @@ pub(super) async fn credential(
 /// The segment with a token that is new.
 async fn make_credential(
     app: &App,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     name: &str,
     boot: Option<BootId>,
 ) -> Result<Vec<u8>, Denied> {
     let (node, certificate) = node_with_secrets(app, name)?;
-    let address = own_address(app, peer, node).await?;
+    check_peer(app, peer, node).await?;
     let config = &app.served.config;
     let mac = config.mac_of(node).ok_or(Refusal::UnknownBoot)?;
     let port = config.tls.as_ref().map(|tls| tls.port).ok_or(Refusal::NoTls)?;
-    let bearer = Bearer { node: &node.name, mac, address };
+    let bearer = Bearer { node: &node.name, mac, address: *peer.ip() };
     let boot = boot.ok_or(Refusal::UnknownBoot)?;
     let token = secrets::issue(app.events.database(), bearer, boot, SystemTime::now()).await??;
     let credential = Credential {
@@ -110,7 +110,7 @@ async fn make_credential(
 /// `GET /v1/secrets/NODE`.
 pub(super) async fn secrets(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddrV4>,
     Extension(scheme): Extension<Scheme>,
     Path(name): Path<String>,
     method: Method,
@@ -137,7 +137,7 @@ pub(super) async fn secrets(
 /// The secrets of the node, whose token is used up by then.
 async fn take_secrets(
     app: &App,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     scheme: Scheme,
     name: &str,
     headers: &HeaderMap,
@@ -149,9 +149,8 @@ async fn take_secrets(
     let (node, _) = node_with_secrets(app, name)?;
     let token = bearer(headers).ok_or(Refusal::NoToken)?;
     let database = app.events.database();
-    let address = ipv4(peer).ok_or(overlay::Refusal::Address).map_err(Refusal::from)?;
-    let valid = secrets::check(database, &node.name, address, token, SystemTime::now()).await??;
-    own_address(app, peer, node).await?;
+    let valid = secrets::check(database, &node.name, *peer.ip(), token, SystemTime::now()).await??;
+    check_peer(app, peer, node).await?;
     // First: a template that cannot be rendered costs no token.
     let rendered = {
         let (overlays, node) = (Arc::clone(&app.served.overlays), node.clone());
@@ -170,18 +169,10 @@ fn node_with_secrets<'a>(app: &'a App, name: &str) -> Result<(&'a Node, &'a Cert
     Ok((node, certificate))
 }
 
-/// The address of the node, if that is who asks, and it boots.
-async fn own_address(app: &App, peer: SocketAddr, node: &Node) -> Result<Ipv4Addr, Denied> {
-    let may = overlay::may_have(&app.served.config, &app.events, peer.ip(), node, Given::Files).await?;
-    may.map_err(Refusal::from)?;
-    Ok(ipv4(peer).ok_or(overlay::Refusal::Address).map_err(Refusal::from)?)
-}
-
-fn ipv4(peer: SocketAddr) -> Option<Ipv4Addr> {
-    match peer.ip().to_canonical() {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
+/// Whether it is the node that asks, and it boots.
+async fn check_peer(app: &App, peer: SocketAddrV4, node: &Node) -> Result<(), Denied> {
+    let may = overlay::may_have(&app.served.config, &app.events, *peer.ip(), node, Given::Files).await?;
+    Ok(may.map_err(Refusal::from)?)
 }
 
 fn private(content_type: &'static str, body: Vec<u8>) -> Response {
@@ -190,13 +181,13 @@ fn private(content_type: &'static str, body: Vec<u8>) -> Response {
 }
 
 /// Says to us why, and to whoever asked that it is refused.
-async fn deny(app: &App, peer: SocketAddr, name: &str, what: &str, denied: Denied) -> Response {
+async fn deny(app: &App, peer: SocketAddrV4, name: &str, what: &str, denied: Denied) -> Response {
     let refusal = match denied {
         Denied::Refused(refusal) => refusal,
         Denied::Database(error) => return internal_error(&error),
         Denied::Io(error) => return internal_error(&error),
         Denied::Overlay(error) => {
-            app.events.refuse_at(peer.ip(), None, &explain(&error).to_string()).await;
+            app.events.refuse_at(*peer.ip(), None, &explain(&error).to_string()).await;
             return internal_error(&error);
         }
     };
@@ -204,8 +195,7 @@ async fn deny(app: &App, peer: SocketAddr, name: &str, what: &str, denied: Denie
     app.metrics.secrets_asked(refusal.word());
     let config = &app.served.config;
     if let Some(mac) = config.node_named(name).and_then(|node| config.mac_of(node)) {
-        let address = peer.ip().to_canonical();
-        app.events.refuse(mac, &format!("{SECRETS_REFUSED}{address} ({what}): {refusal}")).await;
+        app.events.refuse(mac, &format!("{SECRETS_REFUSED}{} ({what}): {refusal}", peer.ip())).await;
     }
     let mut response = text(StatusCode::UNAUTHORIZED, "refused: the log of bootserve says why");
     response.headers_mut().insert(WWW_AUTHENTICATE, "Bearer".parse().expect("it is a header value"));

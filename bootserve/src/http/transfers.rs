@@ -1,7 +1,7 @@
 //! What is being sent to whom, and how far it has come. Kept in memory alone: the newest download of each address.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,7 @@ const MAX_KEPT: usize = 20_000;
 /// The newest download of each address.
 #[derive(Debug)]
 pub struct Transfers {
-    newest: Mutex<HashMap<IpAddr, Arc<Transfer>>>,
+    newest: Mutex<HashMap<Ipv4Addr, Arc<Transfer>>>,
     began: Instant,
 }
 
@@ -93,7 +93,7 @@ impl Default for Transfers {
 
 impl Transfers {
     /// A download by `peer` begins.
-    pub fn begin(&self, peer: IpAddr, wanted: Wanted, now: Instant) -> UnderWay {
+    pub fn begin(&self, peer: Ipv4Addr, wanted: Wanted, now: Instant) -> UnderWay {
         let Wanted { file, size_bytes, boot, first, wanted_bytes } = wanted;
         let transfer = Arc::new(Transfer {
             file,
@@ -116,7 +116,7 @@ impl Transfers {
     }
 
     /// The newest of each address.
-    pub fn newest(&self) -> HashMap<IpAddr, Arc<Transfer>> {
+    pub fn newest(&self) -> HashMap<Ipv4Addr, Arc<Transfer>> {
         self.lock().clone()
     }
 
@@ -125,7 +125,7 @@ impl Transfers {
         self.lock().values().filter(|transfer| !transfer.is_over.load(Ordering::Relaxed)).count()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Transfer>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Arc<Transfer>>> {
         // The map is whole even if a thread panicked while it held the lock.
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_download_is_followed_to_its_end() {
-        let (transfers, peer) = (Transfers::default(), IpAddr::from([10, 0, 0, 1]));
+        let (transfers, peer) = (Transfers::default(), Ipv4Addr::from([10, 0, 0, 1]));
         let progress = || transfers.newest()[&peer].progress(Instant::now());
         let under_way = transfers.begin(peer, wanted(40, 60), Instant::now());
         under_way.transfer().sent(20);
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_is_told_of() {
-        let (transfers, peer) = (Transfers::default(), IpAddr::from([10, 0, 0, 1]));
+        let (transfers, peer) = (Transfers::default(), Ipv4Addr::from([10, 0, 0, 1]));
         let under_way = transfers.begin(peer, wanted(0, 100), Instant::now());
         let later = Instant::now() + Duration::from_secs(30);
         assert!(under_way.transfer().progress(later).still >= Duration::from_secs(29));
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn what_has_ended_is_forgotten_when_there_is_much_of_it() {
         let transfers = Transfers::default();
-        let address = |number: usize| IpAddr::from((number as u32).to_be_bytes());
+        let address = |number: usize| Ipv4Addr::from((number as u32).to_be_bytes());
         let last = transfers.begin(address(0), wanted(0, 1), Instant::now());
         (1..MAX_KEPT + 5)
             .for_each(|number| drop(transfers.begin(address(number), wanted(0, 1), Instant::now())));

@@ -1,7 +1,7 @@
 //! Whose status is told: every configured node, and every machine that has had a lease.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -24,9 +24,9 @@ pub struct Seen<'a> {
     /// What became of them.
     pub courses: &'a Courses,
     /// The newest download of each address.
-    pub transfers: HashMap<IpAddr, Arc<Transfer>>,
+    pub transfers: HashMap<Ipv4Addr, Arc<Transfer>>,
     /// How many are let in to download before each that waits.
-    pub waiting: HashMap<IpAddr, usize>,
+    pub waiting: HashMap<Ipv4Addr, usize>,
 }
 
 /// A machine and what it is.
@@ -72,11 +72,10 @@ fn node_status(
 ) -> NodeStatus {
     let nothing = Course::default();
     let course = machine.mac.and_then(|mac| seen.courses.get(&mac)).unwrap_or(&nothing);
-    let address = IpAddr::from(machine.address);
     let transfer = course.boot.and_then(|boot| by_boot.get(&boot).copied());
-    let transfer = transfer.or_else(|| seen.transfers.get(&address));
+    let transfer = transfer.or_else(|| seen.transfers.get(&machine.address));
     let progress = transfer.filter(|transfer| is_of(transfer, course)).map(|it| it.progress(Instant::now()));
-    let waits_behind = seen.waiting.get(&address).copied();
+    let waits_behind = seen.waiting.get(&machine.address).copied();
     let Verdict { state, what } = judge(Evidence { course, progress: progress.as_ref(), waits_behind, now });
     let image = machine.node.map(|node| &node.image).or(seen.config.boot.default_image.as_ref());
     let newest = course.newest();
@@ -142,7 +141,7 @@ mod tests {
         let transfers = Transfers::default();
         let wanted =
             Wanted { file: "vmlinuz".to_owned(), size_bytes: 200, boot: None, first: 0, wanted_bytes: 200 };
-        let under_way = transfers.begin(config.nodes()[1].address.into(), wanted, Instant::now());
+        let under_way = transfers.begin(config.nodes()[1].address, wanted, Instant::now());
         under_way.transfer().sent(50);
         let seen = Seen {
             config: &config,

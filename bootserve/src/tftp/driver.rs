@@ -82,7 +82,7 @@ impl Server {
             while let Some((client, outcome)) = to_note.recv().await {
                 match outcome {
                     Outcome::Sent(file) => self.events.note_nbp(client, file).await,
-                    Outcome::Refused(reason) => self.events.refuse_at(client.into(), None, &reason).await,
+                    Outcome::Refused(reason) => self.events.refuse_at(client, None, &reason).await,
                 }
             }
         };

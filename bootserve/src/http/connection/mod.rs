@@ -9,7 +9,7 @@ mod response;
 mod stream;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(super) struct Context {
 /// A connection from `peer`.
 pub(super) struct Connection<'a> {
     stream: Stream,
-    peer: SocketAddr,
+    peer: SocketAddrV4,
     /// What was received and is not used yet.
     received: BytesMut,
     context: &'a Context,
@@ -101,7 +101,7 @@ impl<'a> Connection<'a> {
     pub fn new(
         stream: Stream,
         received: BytesMut,
-        peer: SocketAddr,
+        peer: SocketAddrV4,
         context: &'a Context,
         slot: &'a Slot,
     ) -> Self {
