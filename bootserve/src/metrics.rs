@@ -17,7 +17,7 @@ use crate::dns::answer::Outcome;
 use crate::http::HANDED_OUT;
 use crate::secrets::Refusal;
 use crate::status::State;
-use crate::status::course::{BootEnd, Ended};
+use crate::status::course::{BootEnd, Change};
 
 /// One label.
 type Label = [(&'static str, String); 1];
@@ -203,11 +203,11 @@ impl Metrics {
     }
 
     /// Counts what an event of a machine has brought to an end.
-    pub fn boot_went_on(&self, ended: Ended) {
-        if let Some((phase, lasted)) = ended.phase {
+    pub fn boot_went_on(&self, change: Change) {
+        if let Some((phase, lasted)) = change.phase {
             self.phases.get_or_create(&label("phase", phase)).observe(lasted.as_secs_f64());
         }
-        if let Some(end) = ended.boot {
+        if let Some(end) = change.boot {
             self.boots.get_or_create(&label("result", end.word())).inc();
         }
     }
@@ -325,7 +325,7 @@ mod tests {
         metrics.dns_answered(Outcome::NoName);
         let lasted = std::time::Duration::from_secs(2);
         let boot = Some(BootEnd::Ready);
-        metrics.boot_went_on(Ended { phase: Some((Phase::Kernel, lasted)), boot });
+        metrics.boot_went_on(Change { phase: Some((Phase::Kernel, lasted)), boot, ..Change::default() });
         let present = Present {
             phases: BTreeMap::from([(None, 3), (Some(Phase::Ready), 2)]),
             states: BTreeMap::from([(State::Stuck, 3)]),

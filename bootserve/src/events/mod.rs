@@ -284,10 +284,10 @@ impl Shared {
             return;
         }
         let mut courses = self.courses();
-        let ended: Vec<_> =
+        let changes: Vec<_> =
             events.iter().map(|event| courses.entry(event.mac).or_default().add(event)).collect();
         drop(courses);
-        ended.into_iter().for_each(|ended| self.metrics.boot_went_on(ended));
+        changes.into_iter().for_each(|change| self.metrics.boot_went_on(change));
         self.news.send_replace(());
         log(&self.live, events);
     }

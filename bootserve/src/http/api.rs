@@ -20,6 +20,7 @@ use super::{App, internal_error, text};
 use crate::database::DatabaseError;
 use crate::dhcp::store::read_leases;
 use crate::events::BootEvent;
+use crate::status::course::Course;
 use bootspec::diagnosis::explain;
 
 /// `POST /v1/events`: a node's report.
@@ -67,13 +68,29 @@ pub(super) async fn events_of(State(app): State<Arc<App>>, Path(node): Path<Stri
     let mac = match app.served.config.machine_called(&node) {
         Some(Some(mac)) => mac,
         // It has not asked for an address yet.
-        Some(None) => return Json(Vec::<BootEvent>::new()).into_response(),
+        Some(None) => return Json(Vec::<NodeEvent>::new()).into_response(),
         None => return no_such_node(&node),
     };
     match app.events.events_of(mac).await {
-        Ok(events) => Json(events).into_response(),
+        Ok(events) => {
+            let mut course = Course::default();
+            let told = events.into_iter().map(|event| {
+                let begins_boot = course.add(&event).begins_boot;
+                NodeEvent { event, begins_boot }
+            });
+            Json(told.collect::<Vec<_>>()).into_response()
+        }
         Err(error) => internal_error(&error),
     }
+}
+
+/// An event in the answer of [`events_of`].
+#[derive(Serialize)]
+struct NodeEvent {
+    #[serde(flatten)]
+    event: BootEvent,
+    /// Whether it is the first one of a boot.
+    begins_boot: bool,
 }
 
 pub(super) fn no_such_node(name: &str) -> Response {

@@ -77,12 +77,14 @@ pub struct Course {
     is_open: bool,
 }
 
-/// What an event has brought to an end, to be counted.
+/// What an event begins and ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
-    /// A phase, and how long it took.
+pub struct Change {
+    /// Whether it is the first one of a boot.
+    pub begins_boot: bool,
+    /// The phase that it ends, and how long that took.
     pub phase: Option<(Phase, Duration)>,
-    /// A boot.
+    /// How a boot ends with it.
     pub boot: Option<BootEnd>,
 }
 
@@ -123,32 +125,33 @@ impl Course {
     }
 
     /// Takes note of an event. Events come in the order in which they were stored.
-    pub fn add(&mut self, event: &BootEvent) -> Ended {
+    pub fn add(&mut self, event: &BootEvent) -> Change {
         match event.phase {
             Phase::Refused if is_of_secrets(event) => {
                 self.refused_secrets = Some(Problem::told_by(event, Witness::Server));
-                return Ended::default();
+                return Change::default();
             }
             Phase::Refused => {
                 self.stop(event, Witness::Server);
-                return Ended::default();
+                return Change::default();
             }
-            Phase::Policy => return Ended::default(),
+            Phase::Policy => return Change::default(),
             // Of a boot before: its report came late.
             _ if event.uptime_ms.is_some()
                 && event.boot.is_some_and(|id| Some(id) != self.boot.or(Some(id))) =>
             {
-                return Ended::default();
+                return Change::default();
             }
             Phase::Dhcp if self.asks_again(event) => {
                 self.asked += 1;
-                return Ended::default();
+                return Change::default();
             }
             _ => {}
         }
         (self.is_stopped, self.refused_secrets) = (false, None);
         let before = self.newest();
-        if self.begins_boot(event) {
+        let begins_boot = self.begins_boot(event);
+        if begins_boot {
             self.steps.clear();
             self.loads = 0;
         }
@@ -162,7 +165,7 @@ impl Course {
             let lasted = u64::try_from(event.time_unix_ms - before.time_unix_ms).ok()?;
             Some((before.phase, Duration::from_millis(lasted)))
         });
-        Ended { phase, boot }
+        Change { begins_boot, phase, boot }
     }
 
     /// Whether the machine, which was given an address, asks for one again without having loaded anything.
@@ -170,10 +173,10 @@ impl Course {
         self.newest().is_some_and(|newest| newest.phase == Phase::Dhcp && is_soon(newest, event))
     }
 
-    /// Whether a step of this phase is the first one of another boot. iPXE asks for an address, too, so one that follows a
+    /// Whether a step of this phase is the first one of a boot. iPXE asks for an address, too, so one that follows a
     /// boot program begins none.
     fn begins_boot(&self, event: &BootEvent) -> bool {
-        let Some(newest) = self.newest() else { return false };
+        let Some(newest) = self.newest() else { return true };
         match event.phase {
             Phase::Dhcp => newest.phase != Phase::Nbp || !is_soon(newest, event),
             Phase::Nbp => newest.phase > Phase::Nbp,
@@ -331,15 +334,19 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_is_told_once() {
+    fn what_begins_and_ends_is_told_once() {
         let mut course = Course::default();
         let mut add = |phase, seconds| course.add(&event(phase, seconds));
         let phase = |phase, seconds| Some((phase, Duration::from_secs(seconds)));
-        assert_eq!(add(Script, 1), Ended::default());
-        assert_eq!(add(Initramfs, 4), Ended { phase: phase(Script, 3), boot: None });
-        assert_eq!(add(Script, 9), Ended { phase: None, boot: Some(BootEnd::Restarted) });
-        assert_eq!(add(Ready, 20), Ended { phase: phase(Script, 11), boot: Some(BootEnd::Ready) });
-        assert_eq!(add(Dhcp, 99), Ended::default(), "how long it was up is no phase of a boot");
+        let first = Change { begins_boot: true, ..Change::default() };
+        let ends = |phase, boot| Change { begins_boot: false, phase, boot };
+        assert_eq!(add(Script, 1), first);
+        assert_eq!(add(Refused, 2), Change::default());
+        assert_eq!(add(Initramfs, 4), ends(phase(Script, 3), None));
+        assert_eq!(add(Script, 9), Change { boot: Some(BootEnd::Restarted), ..first });
+        assert_eq!(add(Ready, 20), ends(phase(Script, 11), Some(BootEnd::Ready)));
+        assert_eq!(add(Dhcp, 99), first, "how long it was up is no phase of a boot");
+        assert_eq!(add(Dhcp, 110), Change::default(), "it asks again");
     }
 
     #[test]

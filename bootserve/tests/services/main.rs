@@ -456,6 +456,8 @@ fn a_boot_is_followed_from_script_to_ready_over_a_restart() {
     assert_eq!(phases(&daemon, 5), ["script", "kernel", "initramfs", "init", "ready"]);
     let events = daemon.json(&format!("/v1/nodes/{NODE_MAC}/events"));
     assert_eq!((&events[4]["boot"], &events[4]["image"]), (&json!(boot), &json!(IMAGE)));
+    let begins = events.as_array().unwrap().iter().map(|event| event["begins_boot"].as_bool());
+    assert_eq!(begins.collect::<Vec<_>>(), [true, false, false, false, false].map(Some));
     assert_eq!(daemon.json("/v1/nodes")[0]["phase"], "ready");
     assert_eq!(daemon.get("/v1/nodes/nobody/events").status, 404);
 }

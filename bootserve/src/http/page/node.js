@@ -4,16 +4,11 @@ import { fill, h, message, problem } from './dom.js';
 import { ask, token } from './server.js';
 import { STATES, clock, dateAndClock, duration, isDown, plural, size } from './words.js';
 
-/// Firmware that was not answered asks again within this time; what comes later is another power-on.
-const SAME_POWER_ON_MS = 120000;
 /// Boots that are shown, the newest first.
 const BOOTS = 20;
 const DOWNLOAD_MS = 1000;
-/// Phases in the order of time; `ready` and `failed` end a boot.
-const ORDER = ['dhcp', 'nbp', 'script', 'kernel', 'initramfs', 'init', 'network', 'unpack', 'switch-root', 'ready', 'failed'];
+/// Phases that end a boot.
 const ENDS = ['ready', 'failed'];
-/// Not of a boot, but of what happened meanwhile.
-const ASIDE = ['refused', 'policy'];
 
 export class Node {
   constructor(root, model) {
@@ -190,25 +185,12 @@ export class Node {
 
 const written = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
 
-/// Sets boots apart, as bootserve's status does. What is no step of a boot is in the one that it happened in.
-export function splitBoots(events) {
+/// Sets boots apart. What is no step of a boot is in the one that it happened in.
+function splitBoots(events) {
   const boots = [];
-  let newest = null;
   for (const event of events) {
-    const isAside = ASIDE.includes(event.phase);
-    if (boots.length === 0 || (!isAside && beginsBoot(newest, event))) boots.push({ steps: [] });
+    if (boots.length === 0 || event.begins_boot) boots.push({ steps: [] });
     boots.at(-1).steps.push(event);
-    if (!isAside) newest = event;
   }
   return boots;
-}
-
-function beginsBoot(newest, event) {
-  if (newest === null) return false;
-  const rank = (phase) => ORDER.indexOf(phase);
-  const isSoon = event.time_unix_ms - newest.time_unix_ms < SAME_POWER_ON_MS;
-  if (event.phase === 'dhcp') return newest.phase === 'dhcp' ? !isSoon : newest.phase !== 'nbp' || !isSoon;
-  if (event.phase === 'nbp') return rank(newest.phase) > rank('nbp');
-  if (event.phase === 'script') return rank(newest.phase) >= rank('script');
-  return ENDS.includes(newest.phase) && rank(event.phase) < rank(newest.phase);
 }
