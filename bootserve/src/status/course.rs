@@ -124,7 +124,7 @@ impl Course {
         self.newest().is_some_and(|newest| newest.phase == Phase::Ready)
     }
 
-    /// Takes note of an event. Events come in the order in which they were stored.
+    /// Takes note of an event. Events come in the order in which they were stored, or in that of time.
     pub fn add(&mut self, event: &BootEvent) -> Change {
         match event.phase {
             Phase::Refused if is_of_secrets(event) => {
@@ -161,7 +161,7 @@ impl Course {
             *last = Step { phase: event.phase, time_unix_ms: event.time_unix_ms };
         }
         let boot = self.count(event);
-        let phase = before.filter(|_| self.steps.len() > 1).and_then(|before| {
+        let phase = before.filter(|_| !begins_boot).and_then(|before| {
             let lasted = u64::try_from(event.time_unix_ms - before.time_unix_ms).ok()?;
             Some((before.phase, Duration::from_millis(lasted)))
         });
