@@ -21,6 +21,10 @@ pub const SERVER_ADDRESS: &str = "192.168.0.1";
 /// The lab's network.
 pub const SUBNET: &str = "192.168.0.0/24";
 
+/// What starts a program in a namespace with a /dev/shm that is empty and its own: ip(8) gives each a table of mounts. For one
+/// that shares its names there with all of its kind, or leaves files behind.
+pub const WITH_OWN_SHM: [&str; 3] = ["sh", "-c", r#"mount -t tmpfs shm /dev/shm && exec "$0" "$@""#];
+
 const PREFIX: &str = "bootlab-";
 /// Where ip(8) keeps the handles of named namespaces.
 const NETNS_DIR: &str = "/run/netns";

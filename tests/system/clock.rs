@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bootlab::api;
 use bootlab::deadline::within;
-use bootlab::netns::SERVER_ADDRESS;
+use bootlab::netns::{SERVER_ADDRESS, WITH_OWN_SHM};
 use bootlab::served::{CLIENT_INTERFACE, Served};
 use bootlab::tftp::{Terms, fetch};
 
@@ -31,7 +31,7 @@ impl Site {
         let offset = dir.path().join("offset");
         fs::write(dir.path().join("undionly.kpxe"), "a boot program")?;
         fs::write(&offset, "+0")?;
-        let starter = vec![
+        let faketime = [
             "env".to_owned(),
             format!("LD_PRELOAD={library}"),
             format!("FAKETIME_TIMESTAMP_FILE={}", offset.display()),
@@ -40,6 +40,7 @@ impl Site {
             "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
             "DONT_FAKE_MONOTONIC=1".to_owned(),
         ];
+        let starter: Vec<String> = WITH_OWN_SHM.map(str::to_owned).into_iter().chain(faketime).collect();
         let arguments: Vec<&str> = starter.iter().map(String::as_str).collect();
         let served = Served::start(dir, NETWORK, "", &arguments)?;
         Ok(Self { served, starter })

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bootlab::deadline::wait_until;
-use bootlab::netns::{NetNs, SERVER_ADDRESS};
+use bootlab::netns::{NetNs, SERVER_ADDRESS, WITH_OWN_SHM};
 use bootlab::places::{RunDir, program};
 use bootlab::rpm_repo;
 use imagebuild::digest::digest;
@@ -151,8 +151,9 @@ impl Site {
         let config = self.run.path().join("squid.conf");
         fs::write(&config, self.squid_config(&state)?)?;
         let squid = |option: &str| {
-            let mut squid = self.netns.command("squid");
-            squid.args(["-N", option, "-f"]).arg(&config).stdin(Stdio::null());
+            let [sh, script @ ..] = WITH_OWN_SHM;
+            let mut squid = self.netns.command(sh);
+            squid.args(script).args(["squid", "-N", option, "-f"]).arg(&config).stdin(Stdio::null());
             squid
         };
         run_to_end(&mut squid("-z"))?;
