@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,7 +53,7 @@ impl Redfish {
         command.arg("--config").arg(dir.path().join("config.py"));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Self { _emulator: Emulator(child), dir, port };
-        wait_until(|| TcpStream::connect(started.address()).is_ok());
+        wait_for_listener("/proc/net/tcp", port);
         started
     }
 
@@ -128,8 +128,7 @@ impl Ipmi {
         command.arg("-s").arg(path("state")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let emulator = Emulator(command.spawn().unwrap());
         let sim = Self { _emulator: emulator, dir, port };
-        // It listens when the port is taken.
-        wait_until(|| UdpSocket::bind(("127.0.0.1", port)).is_err());
+        wait_for_listener("/proc/net/udp", port);
         sim
     }
 
@@ -144,10 +143,13 @@ impl Ipmi {
     }
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
+/// Waits until the emulator has `port` of 127.0.0.1. Whoever tried the port could take it from the emulator; the kernel's
+/// `table` of sockets is looked at instead.
+fn wait_for_listener(table: &str, port: u16) {
+    let listens = format!(": 0100007F:{port:04X} 00000000:0000 ");
     let deadline = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "the emulated BMC does not answer");
+    while !fs::read_to_string(table).unwrap().contains(&listens) {
+        assert!(Instant::now() < deadline, "the emulated BMC does not listen");
         sleep(Duration::from_millis(20));
     }
 }
