@@ -21,8 +21,8 @@ pub const SERVER_ADDRESS: &str = "192.168.0.1";
 /// The lab's network.
 pub const SUBNET: &str = "192.168.0.0/24";
 
-/// What starts a program in a namespace with a /dev/shm that is empty and its own: ip(8) gives each a table of mounts. For one
-/// that shares its names there with all of its kind, or leaves files behind.
+/// A starter ([`NetNs::command_by`]) that gives a program a /dev/shm of its own, for one that shares its names there with all
+/// of its kind, or leaves files behind. What is mounted is the program's own: ip(8) gives each a table of mounts.
 pub const WITH_OWN_SHM: [&str; 3] = ["sh", "-c", r#"mount -t tmpfs shm /dev/shm && exec "$0" "$@""#];
 
 const PREFIX: &str = "bootlab-";
@@ -136,8 +136,14 @@ impl NetNs {
 
     /// A command that will run inside the namespace. The process started is `program` itself, not a wrapper.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.command_by(&[], program)
+    }
+
+    /// The same by way of `starter`: a program, with its arguments, that then becomes the one named behind them: env(1),
+    /// prlimit(1), [`WITH_OWN_SHM`].
+    pub fn command_by(&self, starter: &[&str], program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
+        command.args(["netns", "exec", &self.name]).args(starter).arg(program);
         command
     }
 

@@ -33,9 +33,8 @@ pub struct Served {
 
 impl Served {
     /// Serves what is in `dir`: images in `store`, files of single nodes in `overlays` if it is there, boot programs beside
-    /// them. `network` are further keys of that table, `more`
-    /// further sections of the configuration. `starter` is a program, with its arguments, that then becomes the one named
-    /// behind them: env(1), prlimit(1).
+    /// them. `network` are further keys of that table, `more` further sections of the configuration; of `starter` see
+    /// [`NetNs::command_by`].
     pub fn start(dir: TempDir, network: &str, more: &str, starter: &[&str]) -> Result<Self> {
         crate::netns::sweep()?;
         let (server, client) = (NetNs::create()?, NetNs::empty()?);
@@ -110,17 +109,9 @@ fn log(dir: &Path) -> PathBuf {
 }
 
 /// Starts bootserve on the machine `server`, and waits until it serves. Its configuration is `bootserve.toml` in `dir`, its log
-/// will be `bootserve.log` there; of `starter` see [`Served::start`].
+/// will be `bootserve.log` there; of `starter` see [`NetNs::command_by`].
 pub fn spawn(server: &NetNs, dir: &Path, starter: &[&str]) -> Result<Daemon> {
-    let bootserve = program("bootserve")?;
-    let mut command = match starter {
-        [] => server.command(bootserve),
-        [first, arguments @ ..] => {
-            let mut command = server.command(first);
-            command.args(arguments).arg(bootserve);
-            command
-        }
-    };
+    let mut command = server.command_by(starter, program("bootserve")?);
     command.args(["serve", "--config"]).arg(dir.join("bootserve.toml"));
     let daemon = Daemon::start(command, &log(dir))?;
     let serves = wait_until(LIMIT, || api::healthy(server).unwrap_or(false));

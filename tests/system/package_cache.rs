@@ -151,9 +151,8 @@ impl Site {
         let config = self.run.path().join("squid.conf");
         fs::write(&config, self.squid_config(&state)?)?;
         let squid = |option: &str| {
-            let [sh, script @ ..] = WITH_OWN_SHM;
-            let mut squid = self.netns.command(sh);
-            squid.args(script).args(["squid", "-N", option, "-f"]).arg(&config).stdin(Stdio::null());
+            let mut squid = self.netns.command_by(&WITH_OWN_SHM, "squid");
+            squid.args(["-N", option, "-f"]).arg(&config).stdin(Stdio::null());
             squid
         };
         run_to_end(&mut squid("-z"))?;
